@@ -1,0 +1,46 @@
+"""Packaging of depth_anything_hf."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+root = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (root / "src/depth_anything_hf/__init__.py").read_text()).group(1)
+
+setup(
+    name="depth_anything_hf",
+    version=version,
+    description="Train, label with, measure and share Depth Anything in the Hugging Face ecosystem",
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"depth_anything_hf": ["py.typed", "templates/*.md"]},
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.3",
+        "accelerate>=1.10",
+        "datasets>=4.0",
+        "huggingface_hub>=1.0",
+        "safetensors>=0.5",
+        "evaluate>=0.4.5",
+        "peft>=0.18",
+        "kornia>=0.8",
+        "numpy>=1.26",
+        "Pillow>=10.1",
+        "PyYAML>=6.0",
+    ],
+    extras_require={"test": ["pytest>=8", "ruff==0.17.6"]},
+    entry_points={"console_scripts": ["depth-anything-hf=depth_anything_hf.cli.main:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

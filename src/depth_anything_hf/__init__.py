@@ -1,0 +1,45 @@
+"""Train, label with, measure and share Depth Anything in the Hugging Face ecosystem.
+
+Names are imported on first use, so that `import depth_anything_hf` does not wait for PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "DepthAnythingForDepthEstimation": "modeling",
+    "DepthAnythingImageProcessor": "image_processing",
+    "DepthAnythingTrainer": "training.trainer",
+    "DepthAnythingTrainingArguments": "training.arguments",
+    "DepthCollator": "training.collator",
+    "StrongPerturbation": "augmentation",
+    "config_for": "configuration",
+    "config_for_encoder": "configuration",
+    "load_folder": "data.folder",
+    "load_images": "data.folder",
+    "load_pairs": "data.pairs",
+}
+__all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604 - computed from the table above
+
+if TYPE_CHECKING:
+    from depth_anything_hf.augmentation import StrongPerturbation
+    from depth_anything_hf.configuration import config_for, config_for_encoder
+    from depth_anything_hf.data.folder import load_folder, load_images
+    from depth_anything_hf.data.pairs import load_pairs
+    from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+    from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+    from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+    from depth_anything_hf.training.collator import DepthCollator
+    from depth_anything_hf.training.trainer import DepthAnythingTrainer
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(sorted(_HOME_OF))}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,108 @@
+"""Per-image fits of scale and shift between a prediction and its ground truth, batched and masked.
+
+The fits run in float64 and return plain numbers an image: `scale * prediction + shift` is the aligned prediction. A
+scale that is not positive means that the prediction has near and far the wrong way round; it is returned as it is, for
+the caller to report, and never made positive.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from depth_anything_hf.geometry import masked_mean, masked_median
+
+
+def fit_scale_shift(
+    prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Fit \(\arg\min_{s,b} \sum_m (s\,d_i + b - d^*_i)^2\) in closed form for each image.
+
+    Args:
+        prediction (`torch.Tensor`): `(batch, height, width)`, float.
+        target (`torch.Tensor`): Same shape, in the same space (disparity for a relative model).
+        mask (`torch.Tensor`): Bool, same shape: the pixels to fit on.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: scale and shift, `(batch,)`, float64. A constant prediction gets scale 0
+        and the mean of the target as its shift; so does an image without valid pixels, with shift 0.
+
+    Source: MiDaS (Ranftl et al., 2020), section 5; Depth Anything V1, supplementary section 6.
+
+    Example:
+        >>> prediction = torch.tensor([[[1.0, 2.0, 4.0]]])
+        >>> scale, shift = fit_scale_shift(prediction, 3 * prediction + 5, torch.ones(1, 1, 3, dtype=torch.bool))
+        >>> round(scale.item(), 6), round(shift.item(), 6)
+        (3.0, 5.0)
+    """
+    prediction, target = prediction.double(), target.double()
+    mean_prediction, mean_target = masked_mean(prediction, mask), masked_mean(target, mask)  # (batch,)
+    centred_prediction = prediction - mean_prediction[:, None, None]
+    centred_target = target - mean_target[:, None, None]
+    # Centring first keeps the 2x2 normal equations well conditioned for predictions far from zero.
+    variance = masked_mean(centred_prediction.square(), mask)
+    covariance = masked_mean(centred_prediction * centred_target, mask)
+    usable = variance > torch.finfo(torch.float32).eps ** 2 * mean_prediction.square()
+    scale = torch.where(usable, covariance / torch.where(usable, variance, 1.0), 0.0)
+    return scale, mean_target - scale * mean_prediction
+
+
+def fit_scale(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    r"""Fit \(\arg\min_s \sum_m (s\,d_i - d^*_i)^2\) for each image.
+
+    Args:
+        prediction (`torch.Tensor`): `(batch, height, width)`, float.
+        target (`torch.Tensor`): Same shape.
+        mask (`torch.Tensor`): Bool, same shape.
+
+    Returns:
+        `torch.Tensor`: `(batch,)`, float64; 0 where the prediction is zero or nothing is valid.
+
+    Example:
+        >>> prediction = torch.tensor([[[1.0, 2.0]]])
+        >>> fit_scale(prediction, 3 * prediction, torch.ones(1, 1, 2, dtype=torch.bool)).item()
+        3.0
+    """
+    prediction, target = prediction.double(), target.double()
+    energy = masked_mean(prediction.square(), mask)
+    return torch.where(energy > 0, masked_mean(prediction * target, mask) / torch.where(energy > 0, energy, 1.0), 0.0)
+
+
+def fit_median(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Fit the ratio of the medians of target and prediction for each image (self-supervised convention).
+
+    Args:
+        prediction (`torch.Tensor`): `(batch, height, width)`, float.
+        target (`torch.Tensor`): Same shape.
+        mask (`torch.Tensor`): Bool, same shape.
+
+    Returns:
+        `torch.Tensor`: `(batch,)`, float64; 0 where the prediction's median is zero or nothing is valid.
+
+    Source: Zhou et al., 2017, "Unsupervised Learning of Depth and Ego-Motion from Video", section 4.1.
+
+    Example:
+        >>> prediction = torch.tensor([[[1.0, 2.0, 50.0]]])
+        >>> fit_median(prediction, torch.tensor([[[3.0, 6.0, 7.0]]]), torch.ones(1, 1, 3, dtype=torch.bool)).item()
+        3.0
+    """
+    middle = masked_median(prediction.double(), mask)
+    return torch.where(middle != 0, masked_median(target.double(), mask) / torch.where(middle != 0, middle, 1.0), 0.0)
+
+
+def apply_fit(prediction: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """Apply one scale and shift an image: `scale * prediction + shift`, in float64.
+
+    Args:
+        prediction (`torch.Tensor`): `(batch, height, width)`.
+        scale (`torch.Tensor`): `(batch,)`.
+        shift (`torch.Tensor` or `float`): `(batch,)`, or one number for all.
+
+    Returns:
+        `torch.Tensor`: `(batch, height, width)`, float64.
+
+    Example:
+        >>> apply_fit(torch.ones(1, 1, 2), torch.tensor([2.0]), torch.tensor([0.5])).tolist()
+        [[[2.5, 2.5]]]
+    """
+    shift = torch.as_tensor(shift, dtype=torch.float64, device=prediction.device).expand_as(scale)
+    return prediction.double() * scale.double()[:, None, None] + shift[:, None, None]

@@ -1,0 +1,150 @@
+"""Configurations of the released sizes, and of a decoder that fits any DINOv2 encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import DepthAnythingConfig, Dinov2Config
+
+
+@dataclass(frozen=True)
+class SizePreset:
+    """One released size: encoder and decoder widths, and the blocks that V2 reads (1-based)."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    neck_hidden_sizes: tuple[int, int, int, int]
+    fusion_hidden_size: int
+    v2_blocks: tuple[int, int, int, int]
+    swiglu: bool = False
+
+
+# Source: `dpt.py` and `dinov2.py` of the authors' repositories.
+SIZE_PRESETS = {
+    "small": SizePreset(384, 12, 6, (48, 96, 192, 384), 64, (3, 6, 9, 12)),
+    "base": SizePreset(768, 12, 12, (96, 192, 384, 768), 128, (3, 6, 9, 12)),
+    "large": SizePreset(1024, 24, 16, (256, 512, 1024, 1024), 256, (5, 12, 18, 24)),
+    "giant": SizePreset(1536, 40, 24, (1536, 1536, 1536, 1536), 384, (10, 20, 30, 40), swiglu=True),
+}
+VERSIONS = ("v1", "v2")
+
+
+def check_version(version: str) -> str:
+    """Return `version` if it is `"v1"` or `"v2"`, and raise a `ValueError` otherwise."""
+    if version not in VERSIONS:
+        raise ValueError(
+            f"version is {version!r}; it must be one of {VERSIONS}. The two share all weight names and read different "
+            "encoder blocks (V1 the last four, V2 four spread over the depth), so that the wrong one loads without an "
+            "error and gives bad depth."
+        )
+    return version
+
+
+def encoder_blocks(num_hidden_layers: int, version: str) -> list[int]:
+    """List the four encoder blocks that the decoder reads, 1-based, for an encoder of any depth.
+
+    Args:
+        num_hidden_layers (`int`): Depth of the encoder, at least 4.
+        version (`str`): `"v1"`: the last four. `"v2"`: the authors' choice for 12, 24 and 40 blocks, else the quarters.
+
+    Returns:
+        `list[int]`: Four block numbers, ascending; the last is the encoder's last.
+
+    Raises:
+        ValueError: The encoder is too shallow or the version unknown.
+
+    Example:
+        >>> encoder_blocks(24, "v2"), encoder_blocks(24, "v1")
+        ([5, 12, 18, 24], [21, 22, 23, 24])
+    """
+    if num_hidden_layers < 4:
+        raise ValueError(f"the encoder has {num_hidden_layers} blocks; the decoder reads 4, so it needs at least 4.")
+    if check_version(version) == "v1":
+        return list(range(num_hidden_layers - 3, num_hidden_layers + 1))
+    released = {preset.num_hidden_layers: preset.v2_blocks for preset in SIZE_PRESETS.values()}
+    quarters = (num_hidden_layers * k // 4 for k in (1, 2, 3, 4))
+    return list(released.get(num_hidden_layers, quarters))
+
+
+def config_for_encoder(
+    backbone_config: Dinov2Config, version: str = "v2", max_depth: float | None = None
+) -> DepthAnythingConfig:
+    """Build the configuration of a Depth Anything model around a DINOv2 encoder of any size.
+
+    A released width gets the released decoder; any other gets the proportions of the small one.
+
+    Args:
+        backbone_config (`Dinov2Config`): Of `Dinov2Model` or `Dinov2Backbone`.
+        version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads.
+        max_depth (`float`, *optional*): Given, the model is metric and its output lies in (0, max_depth) metres.
+            Left out, it is relative: disparity of unknown scale and shift.
+
+    Returns:
+        `DepthAnythingConfig`: Of the stock class.
+
+    Raises:
+        ValueError: The encoder is too shallow, the version unknown, or `max_depth` not positive.
+
+    Example:
+        >>> config = config_for_encoder(Dinov2Config(hidden_size=96, num_hidden_layers=8, num_attention_heads=3))
+        >>> config.backbone_config.out_indices, config.neck_hidden_sizes, config.fusion_hidden_size
+        ([2, 4, 6, 8], [12, 24, 48, 96], 16)
+    """
+    if max_depth is not None and not max_depth > 0:
+        raise ValueError(f"max_depth is {max_depth}; it must be positive metres: 20 indoors, 80 outdoors, as the authors.")
+    width = backbone_config.hidden_size
+    released = {preset.hidden_size: preset for preset in SIZE_PRESETS.values()}.get(width)
+    backbone = backbone_config.to_dict() | {
+        "out_indices": encoder_blocks(backbone_config.num_hidden_layers, version),
+        "out_features": None,
+        "apply_layernorm": True,
+        "reshape_hidden_states": False,
+    }
+    backbone = {key: value for key, value in backbone.items() if key not in ("stage_names", "architectures", "dtype")}
+    return DepthAnythingConfig(
+        backbone_config=Dinov2Config(**backbone),
+        patch_size=backbone_config.patch_size,
+        reassemble_hidden_size=width,
+        neck_hidden_sizes=list(released.neck_hidden_sizes if released else (width // 8, width // 4, width // 2, width)),
+        fusion_hidden_size=released.fusion_hidden_size if released else max(width // 6, 8),
+        depth_estimation_type="relative" if max_depth is None else "metric",
+        max_depth=1 if max_depth is None else max_depth,
+    )
+
+
+def config_for(size: str, version: str = "v2", max_depth: float | None = None) -> DepthAnythingConfig:
+    """Build the configuration of a released model size.
+
+    Args:
+        size (`str`): `"small"` (24.8M parameters), `"base"` (97.5M), `"large"` (335.3M) or `"giant"` (1.3B, V2 only).
+        version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads. Their weights have the same names, so
+            the wrong version loads without an error and gives bad depth.
+        max_depth (`float`, *optional*): Metres, for a metric model: 20 indoors, 80 outdoors. Left out: relative.
+
+    Returns:
+        `DepthAnythingConfig`: Of the stock class.
+
+    Raises:
+        ValueError: Unknown size or version, or V1 giant, which does not exist.
+
+    Source: the authors' repositories; Depth Anything V2, section 5.
+
+    Example:
+        >>> config_for("small", "v1").backbone_config.out_indices
+        [9, 10, 11, 12]
+    """
+    if size not in SIZE_PRESETS:
+        raise ValueError(f"size is {size!r}; it must be one of {tuple(SIZE_PRESETS)}.")
+    if size == "giant" and check_version(version) == "v1":
+        raise ValueError("size is 'giant' and version 'v1'; V1 has no giant model. Pass version='v2'.")
+    preset = SIZE_PRESETS[size]
+    encoder = Dinov2Config(
+        image_size=518,
+        patch_size=14,
+        hidden_size=preset.hidden_size,
+        num_hidden_layers=preset.num_hidden_layers,
+        num_attention_heads=preset.num_attention_heads,
+        use_swiglu_ffn=preset.swiglu,
+    )
+    return config_for_encoder(encoder, version, max_depth)

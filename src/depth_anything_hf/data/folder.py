@@ -1,0 +1,444 @@
+"""Records on disk: the imagefolder form, parquet, plain photographs, and pairs of images and depth files.
+
+`datasets` reads the first two without this module. `load_folder` avoids its traps: it takes split names from file and
+folder names (one file called `test_1.png` hides `metadata.jsonl`, hence every label), and column types from the first
+10 MB of `metadata.jsonl` (an integer `depth_scale` there turns a later 0.5 into 0).
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from .records import (
+    SPACES,
+    decode_record,
+    depth_map_to_image,
+    encode_record,
+    image_to_codes,
+    open_image,
+    record_features,
+)
+
+if TYPE_CHECKING:
+    import datasets
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+DEPTH_EXTENSIONS = (".png", ".npy", ".npz")
+METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+_METADATA, _PARTIAL, _FOLDERS = "metadata.jsonl", ".partial", ("images", "depth", "sky")
+_REQUIRED = ("image", "depth_map", "depth_scale", "depth_offset", "space")
+_IMAGE_COLUMNS = ("image", "depth_map", "sky_mask")
+_SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
+_SPLIT_WORDS |= dict.fromkeys(("val", "valid", "validation", "dev"), "validation")
+
+
+def write_image_folder(
+    records: Iterable[Mapping[str, Any]],
+    out_dir: str | os.PathLike,
+    overwrite: bool = False,
+    jpeg_quality: int | None = None,
+) -> Path:
+    """Write records one by one as an imagefolder: `images/`, `depth/`, `sky/` and, last, `metadata.jsonl`.
+
+    Images are checked and written as upright RGB; codes are kept bit for bit. Everything is staged in
+    `out_dir/.partial`, so a folder with `metadata.jsonl` is complete, and records may be read lazily from the very
+    folder that is overwritten.
+
+    Args:
+        records: Rows of the record schema; those without `depth_map` are photographs without label.
+        out_dir: Folder to create.
+        overwrite: Replace what an earlier call wrote there (never a file of another origin).
+        jpeg_quality: None writes lossless PNG images; 1..95 writes JPEG. Depth and sky are always PNG.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: `out_dir` is not empty and `overwrite` is False, or it holds files of another origin.
+        ValueError: A record breaks a rule of the schema, or there is none.
+
+    Example:
+        >>> import tempfile
+        >>> record = encode_record(np.zeros((1, 2, 3), np.uint8), values=[[1.0, 2.0]])
+        >>> folder = write_image_folder([record], tempfile.mkdtemp())
+        >>> sorted(path.name for path in folder.iterdir())
+        ['depth', 'images', 'metadata.jsonl']
+    """
+    out = Path(out_dir).expanduser()
+    _check_target(out, overwrite)
+    staging = out / _PARTIAL
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        count = 0
+        with open(staging / _METADATA, "w", encoding="utf-8") as metadata:
+            for count, record in enumerate(records, start=1):
+                row = _write_record(record, staging, f"{count - 1:06d}", jpeg_quality)
+                metadata.write(json.dumps(row, default=_plain, allow_nan=False) + "\n")
+        if count == 0:
+            raise ValueError(f"no records to write to {out}; a folder needs at least one: check the iterable.")
+        (out / _METADATA).unlink(missing_ok=True)
+        for folder in _FOLDERS:
+            shutil.rmtree(out / folder, ignore_errors=True)
+            if (staging / folder).exists():
+                os.replace(staging / folder, out / folder)
+        os.replace(staging / _METADATA, out / _METADATA)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return out
+
+
+def load_folder(path: str | os.PathLike) -> datasets.Dataset:
+    """Read a folder of records: an imagefolder (`metadata.jsonl`) or parquet files, there or in `data/`.
+
+    All of it is one set, whatever the names of its files; schema columns get the types of `record_features`.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The set; images are decoded when a row is read, `depth_map` as 16-bit PIL images.
+
+    Raises:
+        FileNotFoundError: No such folder, or neither form in it.
+        ValueError: A column of the schema is missing, or parquet files of several splits lie together.
+
+    Example:
+        >>> import tempfile
+        >>> record = encode_record(np.zeros((1, 2, 3), np.uint8), values=[[1.0, 2.0]])
+        >>> load_folder(write_image_folder([record], tempfile.mkdtemp()))[0]["depth_map"].mode
+        'I;16'
+    """
+    import datasets
+
+    root = Path(path).expanduser()
+    if (root / _METADATA).is_file():
+        files, builder = [root / _METADATA], "imagefolder"
+        features = _merge(_metadata_features(files[0]))
+    else:
+        files, builder = _parquet_files(root), "parquet"
+        features = _merge(map(_parquet_features, files))
+    missing = [column for column in _REQUIRED if column not in features]
+    if missing:
+        raise ValueError(
+            f"{root}: columns {missing} are missing, found {sorted(features)}; a folder of records needs {_REQUIRED} "
+            "(docs/data_format.md): add them, or read photographs with load_images and plain pairs with load_pairs."
+        )
+    data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
+    return datasets.load_dataset(builder, data_files=data_files, features=features, split="train")
+
+
+def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> datasets.Dataset:
+    """Read photographs without labels: a file, a folder with all its subfolders, or a glob pattern.
+
+    Args:
+        path_or_glob: "photos", "photos/a.jpg" or "photos/**/*.png"; hidden files are left out.
+        extensions: Endings taken, upper or lower case.
+
+    Returns:
+        A set sorted by path with the columns `image` (decoded when a row is read) and `source` (the path below the
+        folder, or below the part of the pattern before the first wildcard).
+
+    Raises:
+        FileNotFoundError: No photograph there.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> Image.new("RGB", (4, 3)).save(folder + "/a.png")
+        >>> load_images(folder)["source"][0]
+        'a.png'
+    """
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
+
+    given = Path(path_or_glob).expanduser()
+    if given.is_file():
+        root, found = given.parent, [str(given)]
+    elif given.is_dir():
+        root, found = given, _files_below(given)
+    else:
+        fixed = [part for part, whole in zip(given.parts, _prefixes(given), strict=True) if not glob.has_magic(whole)]
+        root, found = Path(*fixed), glob.glob(str(given), recursive=True)
+    files = _sorted_files(found, extensions)
+    if not files:
+        raise FileNotFoundError(
+            f"no photograph at {given}; looked for files ending in {', '.join(extensions)}: check the path, quote a "
+            "glob pattern in the shell, or pass other extensions."
+        )
+    columns = {"image": [str(file.absolute()) for file in files], "source": [_below(file, root) for file in files]}
+    return Dataset.from_dict(columns, features=Features({"image": ImageFeature(), "source": Value("string")}))
+
+
+def load_pairs(
+    images_dir: str | os.PathLike,
+    depth_dir: str | os.PathLike,
+    space: str,
+    depth_scale: float | None = None,
+    unit: str | None = None,
+) -> PairedFolder:
+    """Read plain pairs: an image and a 16-bit PNG, npy or npz file with the same stem (subfolders included).
+
+    Stored values <= 0, nan and inf are not labels. PNG codes are kept; arrays are quantised to 16 bits over their own
+    range (`encode_depth_map`). npz: the array named as `space`, "depth" or "disparity", or the only array.
+
+    Args:
+        images_dir: Folder of the images.
+        depth_dir: Folder of the labels.
+        space: "depth" or "disparity".
+        depth_scale: Metres (or disparity units) per stored unit, > 0.
+        unit: Stored unit of depth, "m", "cm" or "mm"; with space="depth" give exactly one of `depth_scale` and `unit`.
+
+    Returns:
+        A map-style set that reads one record at a time.
+
+    Raises:
+        ValueError: Unknown space or unit, an image or a label without partner, or two files with one stem.
+        FileNotFoundError: No image in `images_dir`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> os.makedirs(folder + "/rgb"), os.makedirs(folder + "/depth")
+        (None, None)
+        >>> Image.new("RGB", (2, 1)).save(folder + "/rgb/a.png")
+        >>> np.save(folder + "/depth/a.npy", np.array([[1500, 0]]))
+        >>> pairs = load_pairs(folder + "/rgb", folder + "/depth", "depth", unit="mm")
+        >>> decode_record(pairs[0]).values.tolist()
+        [[1.5, 0.0]]
+    """
+    scale = _pair_scale(space, depth_scale, unit)
+    images, depths = _by_stem(images_dir, IMAGE_EXTENSIONS), _by_stem(depth_dir, DEPTH_EXTENSIONS)
+    if not images:
+        raise FileNotFoundError(f"no photograph in {images_dir}; looked for {', '.join(IMAGE_EXTENSIONS)}.")
+    for have, other, place, kind in (
+        (images, depths, depth_dir, f"label ({', '.join(DEPTH_EXTENSIONS)})"),
+        (depths, images, images_dir, "image"),
+    ):
+        alone = sorted(have.keys() - other.keys())
+        if alone:
+            raise ValueError(
+                f"{len(alone)} of {len(have)} files have no {kind} with the same stem in {place}, first {alone[:3]}: "
+                "rename or remove them, so that every stem is in both folders."
+            )
+    return PairedFolder([(stem, images[stem], depths[stem]) for stem in sorted(images)], space, scale)
+
+
+class PairedFolder:
+    """Give the records of image and label files, read when they are asked for (a map-style set for a `DataLoader`).
+
+    Args:
+        pairs: (stem, image file, label file).
+        space: "depth" or "disparity".
+        scale: Metres or disparity units per stored unit.
+
+    Example:
+        >>> len(PairedFolder([], "depth", 1.0))
+        0
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, Path, Path]], space: str, scale: float):
+        self.pairs, self.space, self.scale = list(pairs), space, scale
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        stem, image_file, depth_file = self.pairs[index]
+        try:
+            with Image.open(image_file) as image:
+                if depth_file.suffix.lower() != ".png":
+                    values = _read_array(depth_file, self.space) * self.scale
+                    usable = np.isfinite(values) & (values > 0)
+                    return encode_record(image, values, usable, self.space, source=stem)
+                record = encode_record(image, source=stem)
+            with Image.open(depth_file) as depth:
+                codes = image_to_codes(depth)
+        except ValueError as error:
+            raise ValueError(f"{image_file} with {depth_file}: {error}") from error
+        label = {"depth_map": depth_map_to_image(codes), "depth_scale": self.scale, "depth_offset": 0.0}
+        record |= label | {"space": self.space}
+        decode_record(record)
+        return record
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    present = {entry.name for entry in out.iterdir()} - {_PARTIAL}
+    foreign = sorted(present - {_METADATA, *_FOLDERS})
+    if foreign:
+        raise FileExistsError(f"{out} holds files of another origin, {foreign[:3]}: give a new or an empty folder.")
+    if present and not overwrite:
+        raise FileExistsError(f"{out} is not empty; pass overwrite=True to replace its records, or a new folder.")
+
+
+def _write_record(record: Mapping[str, Any], root: Path, stem: str, jpeg_quality: int | None) -> dict[str, Any]:
+    sample = decode_record(record)
+    row: dict[str, Any] = {
+        "file_name": f"images/{stem}.{'png' if jpeg_quality is None else 'jpg'}",
+        "depth_map_file_name": None,
+        "sky_mask_file_name": None,
+    }
+    options = {} if jpeg_quality is None else {"quality": jpeg_quality}
+    _save(sample.image, root / row["file_name"], **options)
+    if sample.values is not None:
+        row["depth_map_file_name"] = f"depth/{stem}.png"
+        codes = image_to_codes(open_image(record["depth_map"], "depth_map"))
+        _save(depth_map_to_image(codes), root / row["depth_map_file_name"])
+    if sample.sky is not None:
+        row["sky_mask_file_name"] = f"sky/{stem}.png"
+        _save(Image.fromarray(sample.sky.astype(np.uint8) * 255), root / row["sky_mask_file_name"])
+    for key in (
+        "depth_scale",
+        "depth_offset",
+    ):  # with a decimal point, so that no reader takes the column for integers
+        row[key] = None if record.get(key) is None else float(record[key])
+    row["space"] = record.get("space")
+    row["intrinsics"] = None if sample.intrinsics is None else list(sample.intrinsics)
+    row["source"] = sample.source
+    return row | {key: value for key, value in record.items() if key not in row and key not in _IMAGE_COLUMNS}
+
+
+def _save(image: Image.Image, path: Path, **options: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    image.save(path, **options)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"a column holds {type(value).__name__}; metadata.jsonl holds numbers, text and lists: drop it.")
+
+
+def _metadata_features(path: Path) -> Iterator[datasets.Features]:
+    import pyarrow as pa
+    import pyarrow.json as pj
+    from datasets import Features, Value
+    from datasets import Image as ImageFeature
+
+    with open(path, "rb") as file:
+        while batch := file.read(10 << 20):
+            batch += file.readline()
+            try:
+                table = pj.read_json(io.BytesIO(batch), read_options=pj.ReadOptions(block_size=len(batch) + 1))
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{path}: {error}; each line must be one JSON object with the same keys.") from error
+            features = Features()
+            for field in table.schema:
+                name = re.sub("_file_name$", "", "image_file_name" if field.name == "file_name" else field.name)
+                if name != field.name:
+                    features[name] = ImageFeature()
+                elif pa.types.is_timestamp(field.type):  # text such as "2024-01-31", which nobody called a time
+                    features[name] = Value("string")
+                else:
+                    features[name] = Features.from_arrow_schema(pa.schema([field]))[name]
+            yield features
+
+
+def _parquet_files(root: Path) -> list[Path]:
+    files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+    if not files:
+        nested = sorted(str(file.parent) for file in root.glob(f"*/{_METADATA}"))
+        hint = f"load one of {nested[:3]}" if nested else "check the path, or read photographs with load_images"
+        state = "no such folder" if not root.exists() else f"neither {_METADATA} nor *.parquet in it"
+        raise FileNotFoundError(f"{root}: {state}; {hint}.")
+    words = {_SPLIT_WORDS.get(re.split(r"[-_.]", file.name.lower())[0]) for file in files} - {None}
+    if len(words) > 1:
+        raise ValueError(
+            f"{root} holds the splits {sorted(words)}; load_folder reads one set: give each split its own folder, or "
+            "use datasets.load_dataset(folder, split=...)."
+        )
+    return files
+
+
+def _parquet_features(path: Path) -> datasets.Features:
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    return Features.from_arrow_schema(pq.read_schema(path))
+
+
+def _merge(parts: Iterable[datasets.Features]) -> datasets.Features:
+    from datasets import Features, Value
+
+    merged = Features()
+    for features in parts:
+        for name, feature in features.items():
+            known = merged.get(name, Value("null"))
+            if known == Value("null") or (known == Value("int64") and feature == Value("float64")):
+                merged[name] = feature
+    schema = record_features(with_sky=True, with_group=True)
+    return Features({name: schema.get(name, feature) for name, feature in merged.items()})
+
+
+def _files_below(folder: Path) -> list[str]:
+    return glob.glob(os.path.join(glob.escape(str(folder)), "**", "*"), recursive=True)
+
+
+def _sorted_files(paths: Iterable[str], extensions: Sequence[str]) -> list[Path]:
+    endings = tuple(extension.lower() for extension in extensions)
+    return sorted(Path(path) for path in paths if path.lower().endswith(endings) and os.path.isfile(path))
+
+
+def _prefixes(path: Path) -> Iterator[str]:
+    for count in range(1, len(path.parts) + 1):
+        yield str(Path(*path.parts[:count]))
+
+
+def _below(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix()
+
+
+def _by_stem(folder: str | os.PathLike, extensions: Sequence[str]) -> dict[str, Path]:
+    root = Path(folder).expanduser()
+    found: dict[str, Path] = {}
+    for file in _sorted_files(_files_below(root), extensions):
+        stem = _below(file.with_suffix(""), root)
+        if stem in found:
+            raise ValueError(f"{found[stem]} and {file} share one stem; a pair needs it once: move one away.")
+        found[stem] = file
+    return found
+
+
+def _pair_scale(space: str, depth_scale: float | None, unit: str | None) -> float:
+    if space not in SPACES:
+        raise ValueError(f"space={space!r}; it must be one of {SPACES}.")
+    if space == "depth" and (depth_scale is None) == (unit is None):
+        raise ValueError(
+            f"depth_scale={depth_scale!r}, unit={unit!r}; stored depth has no unit of its own: give exactly one, "
+            f"unit in {tuple(METRES)} or depth_scale in metres per stored unit."
+        )
+    if space == "disparity" and unit is not None:
+        raise ValueError(f"unit={unit!r} with space='disparity', which has no unit: leave it out.")
+    if unit is not None and unit not in METRES:
+        raise ValueError(f"unit={unit!r}; it must be one of {tuple(METRES)}, or give depth_scale.")
+    scale = METRES[unit] if unit is not None else 1.0 if depth_scale is None else float(depth_scale)
+    if not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"depth_scale={depth_scale!r}; it must be finite and > 0.")
+    return scale
+
+
+def _read_array(path: Path, space: str) -> np.ndarray:
+    data = np.load(path, allow_pickle=False)
+    if path.suffix.lower() == ".npz":
+        with data:
+            key = space if space in data.files else data.files[0]
+            if key != space and len(data.files) != 1:
+                raise ValueError(f"arrays {data.files}; needed: one named {space!r}, or a single array.")
+            data = data[key]
+    array = np.asarray(data, dtype=np.float64)
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):  # (height, width, 1) or (1, height, width)
+        return array.squeeze(-1 if array.shape[-1] == 1 else 0)
+    return array

@@ -1,0 +1,118 @@
+"""Score predictions against ground truth in the model's own space: align, floor, invert, measure."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from depth_anything_hf.alignment import apply_fit, fit_scale_shift
+from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
+from depth_anything_hf.geometry import invert, masked_mean, valid_mask
+
+SCORE_NAMES = (*METRIC_NAMES, "disparity_abs_rel", "scale")
+
+
+def score_relative(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    space: str,
+    cap: float | None = None,
+) -> dict[str, torch.Tensor]:
+    """Align each relative prediction with its ground truth by least squares in disparity, and score it.
+
+    The aligned disparity is floored at the farthest depth that counts, so that one pixel near zero does not own the
+    score. The metrics are those of depth (the inverse, at an unknown scale, for ground truth in disparity).
+
+    Args:
+        prediction (`torch.Tensor`): `(batch, height, width)`, the model's disparity at the ground truth's size.
+        target (`torch.Tensor`): Same shape: metres or disparity.
+        mask (`torch.Tensor`, *optional*): Bool, same shape. Pixels at infinity (disparity 0) are never scored.
+        space (`str`): What `target` holds: `"depth"` or `"disparity"`.
+        cap (`float`, *optional*): Farthest depth that counts, metres. Left out: the farthest of each image.
+
+    Returns:
+        `dict[str, torch.Tensor]`: For each of `SCORE_NAMES` `(batch,)` float64. `scale` is the fitted one: not positive,
+        the image's near and far are the wrong way round. NaN for an image without a valid pixel.
+
+    Source: Depth Anything V1, supplementary section 6 (alignment following MiDaS).
+
+    Example:
+        >>> depth = torch.tensor([[[1.0, 2.0, 4.0]]])
+        >>> scores = score_relative(5 / depth + 1, depth, None, "depth")
+        >>> round(scores["abs_rel"].item(), 6), round(scores["scale"].item(), 6)
+        (0.0, 0.2)
+    """
+    mask = valid_mask(target, mask, space) & (target > 0)
+    if cap is not None:
+        mask = mask & (target <= cap if space == "depth" else target >= 1 / cap)
+    target = torch.where(mask, target.double(), 1.0)
+    disparity = invert(target, mask) if space == "depth" else target
+    scale, shift = fit_scale_shift(torch.where(mask, prediction.double(), 0.0), disparity, mask)
+    smallest = torch.where(mask, disparity, math.inf).amin(dim=(1, 2)) if cap is None else torch.full_like(scale, 1 / cap)
+    aligned = torch.maximum(apply_fit(prediction, scale, shift), smallest[:, None, None])
+    scores = depth_metrics(invert(aligned, mask), invert(disparity, mask), mask)
+    error = torch.where(mask, (aligned - disparity).abs() / torch.where(mask, disparity, 1.0), 0.0)
+    empty = ~mask.flatten(1).any(dim=1)
+    scores["disparity_abs_rel"] = torch.where(empty, torch.nan, masked_mean(error, mask))
+    scores["scale"] = torch.where(empty, torch.nan, scale)
+    return scores
+
+
+def score_metric(
+    prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None, max_depth: float, min_depth: float = 1e-3
+) -> dict[str, torch.Tensor]:
+    """Score metric predictions as they are, without alignment.
+
+    Args:
+        prediction (`torch.Tensor`): `(batch, height, width)`, metres; clamped to the range before scoring.
+        target (`torch.Tensor`): Same shape, metres.
+        mask (`torch.Tensor`, *optional*): Bool, same shape. Pixels beyond the range are never scored.
+        max_depth (`float`): Farthest depth that counts, metres.
+        min_depth (`float`): Nearest depth that counts, metres.
+
+    Returns:
+        `dict[str, torch.Tensor]`: For each of `SCORE_NAMES` `(batch,)` float64; `scale` is 1.
+
+    Source: the authors' `metric_depth/train.py`.
+
+    Example:
+        >>> depth = torch.tensor([[[1.0, 2.0, 90.0]]])
+        >>> score_metric(depth, depth, None, max_depth=80.0)["delta1"].item()
+        1.0
+    """
+    mask = valid_mask(target, mask, "depth") & (target >= min_depth) & (target <= max_depth)
+    prediction = prediction.double().clamp(min_depth, max_depth)
+    scores = depth_metrics(prediction, target, mask)
+    # In disparity |1/p - 1/y| / (1/y) = |y - p| / p.
+    error = torch.where(mask, (target.double() - prediction).abs() / prediction, 0.0)
+    empty = torch.isnan(scores["abs_rel"])
+    scores["disparity_abs_rel"] = torch.where(empty, torch.nan, masked_mean(error, mask))
+    scores["scale"] = torch.where(empty, torch.nan, 1.0)
+    return scores
+
+
+def summarize(scores: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Average each metric over the images that have labels.
+
+    Args:
+        scores (`dict[str, torch.Tensor]`): `(images,)` for each name of `SCORE_NAMES`, NaN where nothing was valid.
+
+    Returns:
+        `dict[str, float]`: The means, and the counts `images`, `images_without_labels` and `non_positive_scales`. NaN
+        where no image has labels.
+
+    Example:
+        >>> scores = dict.fromkeys(SCORE_NAMES, torch.tensor([0.1, 0.3, float("nan")], dtype=torch.float64))
+        >>> summary = summarize(scores)
+        >>> round(summary["abs_rel"], 6), summary["images"], summary["images_without_labels"]
+        (0.2, 2, 1)
+    """
+    labeled = ~torch.isnan(scores["abs_rel"])
+    summary = {name: scores[name][labeled].double().mean().item() for name in SCORE_NAMES if name != "scale"}
+    return summary | {
+        "images": int(labeled.sum()),
+        "images_without_labels": int((~labeled).sum()),
+        "non_positive_scales": int((scores["scale"][labeled] <= 0).sum()),
+    }

@@ -1,0 +1,232 @@
+"""Depth and disparity: conversion, valid masks, per-image normalisation, unprojection.
+
+Every function takes float tensors `(batch, height, width)` and bool masks of the same shape. Values under a false mask
+are never read into a result: they may be NaN or infinite.
+"""
+
+from __future__ import annotations
+
+import torch
+
+SPACES = ("depth", "disparity")
+SMALLEST_SPREAD = 1e-6  # below this mean absolute deviation a prediction is constant in float32 (MiDaS reference code)
+
+
+def check_space(space: str) -> str:
+    """Return `space` if it is one of `"depth"` and `"disparity"`, and raise a `ValueError` otherwise."""
+    if space not in SPACES:
+        raise ValueError(
+            f"space is {space!r}; it must be one of {SPACES}: 'depth' is metres along the optical axis, 'disparity' is "
+            "inverse depth at any scale. Pass the one that your maps hold."
+        )
+    return space
+
+
+def valid_mask(values: torch.Tensor, mask: torch.Tensor | None = None, space: str = "depth") -> torch.Tensor:
+    """Mark the values that are labels: finite, inside `mask`, and above zero.
+
+    In disparity zero itself is a label: the sky, infinitely far away.
+
+    Args:
+        values (`torch.Tensor`): Any shape; metres (`space="depth"`) or disparity.
+        mask (`torch.Tensor`, *optional*): Bool, same shape. Left out, every pixel may be a label.
+        space (`str`): `"depth"` or `"disparity"`.
+
+    Returns:
+        `torch.Tensor`: Bool, same shape.
+
+    Raises:
+        ValueError: `space` is unknown.
+
+    Example:
+        >>> valid_mask(torch.tensor([2.0, 0.0, float("nan")])).tolist()
+        [True, False, False]
+        >>> valid_mask(torch.tensor([2.0, 0.0, float("nan")]), space="disparity").tolist()
+        [True, True, False]
+    """
+    positive = values >= 0 if check_space(space) == "disparity" else values > 0
+    valid = torch.isfinite(values) & positive
+    return valid if mask is None else valid & mask
+
+
+def invert(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Turn depth into disparity, or disparity into depth: `1 / values` inside the mask, 0 outside.
+
+    Args:
+        values (`torch.Tensor`): Any shape; positive inside `mask`.
+        mask (`torch.Tensor`): Bool, same shape.
+
+    Returns:
+        `torch.Tensor`: Same shape and dtype.
+
+    Example:
+        >>> invert(torch.tensor([4.0, 0.0]), torch.tensor([True, False])).tolist()
+        [0.25, 0.0]
+    """
+    return torch.where(mask, 1.0 / torch.where(mask, values, 1.0), 0.0)
+
+
+def masked_median(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Take each image's median over its valid pixels (the lower of the two middle values, as `torch.median`).
+
+    Masked-out pixels take no part: zeros in their place would pull the median down, the known fault of the MiDaS
+    reference code.
+
+    Args:
+        values (`torch.Tensor`): `(batch, height, width)`, float.
+        mask (`torch.Tensor`): Bool, same shape.
+
+    Returns:
+        `torch.Tensor`: `(batch,)`; 0 where an image has no valid pixel.
+
+    Example:
+        >>> masked_median(torch.tensor([[[5.0, 1.0, 9.0, 7.0]]]), torch.tensor([[[True, True, True, False]]])).tolist()
+        [5.0]
+    """
+    holes = torch.where(mask, values, torch.nan).flatten(1)  # (batch, pixels)
+    median = holes.nanmedian(dim=1).values
+    return torch.where(mask.flatten(1).any(dim=1), median, 0.0)
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Average each image over its valid pixels.
+
+    Args:
+        values (`torch.Tensor`): `(batch, height, width)`, float.
+        mask (`torch.Tensor`): Bool, same shape.
+
+    Returns:
+        `torch.Tensor`: `(batch,)`; 0, with its graph, where an image has no valid pixel.
+
+    Example:
+        >>> masked_mean(torch.tensor([[[1.0, 3.0, 100.0]]]), torch.tensor([[[True, True, False]]])).tolist()
+        [2.0]
+    """
+    total = torch.where(mask, values, 0.0).flatten(1).sum(dim=1)
+    return total / mask.flatten(1).sum(dim=1).clamp(min=1)
+
+
+def normalize_robust(
+    values: torch.Tensor, mask: torch.Tensor, smallest_spread: float = SMALLEST_SPREAD
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Remove each image's own shift (median) and scale (mean absolute deviation from it).
+
+    Args:
+        values (`torch.Tensor`): `(batch, height, width)`, float32 or float64.
+        mask (`torch.Tensor`): Bool, same shape.
+        smallest_spread (`float`): The scale is never taken smaller than this.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: The normalised values, 0 outside the mask, `(batch, height, width)`; and
+        the scale before the clamp, `(batch,)`.
+
+    Source: Depth Anything V1, section 3.1, eq. 2 and 3.
+
+    Example:
+        >>> normalized, spread = normalize_robust(torch.tensor([[[1.0, 2.0, 6.0]]]), torch.ones(1, 1, 3, dtype=torch.bool))
+        >>> spread.item(), (normalized * spread).tolist()
+        (1.6666666269302368, [[[-1.0, 0.0, 4.0]]])
+    """
+    centred = torch.where(mask, values - masked_median(values, mask)[:, None, None], 0.0)
+    spread = masked_mean(centred.abs(), mask)
+    return centred / spread.clamp(min=smallest_spread)[:, None, None], spread
+
+
+def normalize_min_max(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Stretch each image's valid values to [0, 1], as V1 does with its disparity labels.
+
+    Args:
+        values (`torch.Tensor`): `(batch, height, width)`, float.
+        mask (`torch.Tensor`): Bool, same shape.
+
+    Returns:
+        `torch.Tensor`: Same shape; 0 outside the mask and for an image whose valid values are all equal.
+
+    Source: Depth Anything V1, section 3.1.
+
+    Example:
+        >>> normalize_min_max(torch.tensor([[[2.0, 4.0, 6.0]]]), torch.ones(1, 1, 3, dtype=torch.bool)).tolist()
+        [[[0.0, 0.5, 1.0]]]
+    """
+    low = torch.where(mask, values, torch.inf).amin(dim=(1, 2), keepdim=True)
+    high = torch.where(mask, values, -torch.inf).amax(dim=(1, 2), keepdim=True)
+    spread = high - low
+    usable = mask & (spread > 0)
+    return torch.where(usable, (torch.where(mask, values, 0.0) - low) / torch.where(spread > 0, spread, 1.0), 0.0)
+
+
+def unproject(depth: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
+    """Lift planar depth to points in the camera's frame (x right, y down, z forward).
+
+    Args:
+        depth (`torch.Tensor`): `(batch, height, width)`, metres along the optical axis.
+        intrinsics (`torch.Tensor`): `(batch, 4)`: fx, fy, cx, cy in pixels; pixel centres lie at half-integers.
+
+    Returns:
+        `torch.Tensor`: `(batch, height, width, 3)`, metres.
+
+    Raises:
+        ValueError: The shapes do not fit together.
+
+    Example:
+        >>> unproject(torch.full((1, 1, 1), 2.0), torch.tensor([[4.0, 4.0, 0.0, 0.5]])).tolist()
+        [[[[0.25, 0.0, 2.0]]]]
+    """
+    if depth.ndim != 3 or intrinsics.shape != (depth.shape[0], 4):
+        raise ValueError(
+            f"depth has shape {tuple(depth.shape)} and intrinsics {tuple(intrinsics.shape)}; they must be "
+            "(batch, height, width) and (batch, 4). Add the batch dimension with unsqueeze(0)."
+        )
+    _, height, width = depth.shape
+    fx, fy, cx, cy = (value[:, None, None] for value in intrinsics.unbind(dim=1))
+    v = torch.arange(height, device=depth.device, dtype=depth.dtype)[None, :, None] + 0.5
+    u = torch.arange(width, device=depth.device, dtype=depth.dtype)[None, None, :] + 0.5
+    return torch.stack([(u - cx) / fx * depth, (v - cy) / fy * depth, depth], dim=-1)
+
+
+def label_from_map(
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    space: str,
+    depth_estimation_type: str,
+    sky: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring a depth map into the space that a model predicts: disparity for relative models, metres for metric ones.
+
+    Sky is a label of disparity 0 for a relative model, and no label for a metric one.
+
+    Args:
+        values (`torch.Tensor`): Any shape: metres or disparity.
+        mask (`torch.Tensor`, *optional*): Bool, same shape: where `values` may be read.
+        space (`str`): What `values` holds: `"depth"` or `"disparity"`.
+        depth_estimation_type (`str`): The model's: `"relative"` or `"metric"`.
+        sky (`torch.Tensor`, *optional*): Bool, same shape.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: The label, 0 where there is none, and the mask; same shape.
+
+    Raises:
+        ValueError: Unknown names, or a disparity map for a metric model: its scale is unknown.
+
+    Source: Depth Anything V1, section 3.1; sky: DepthAnything/Depth-Anything-V2#181 (relative), #109 (metric).
+
+    Example:
+        >>> values, sky = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([False, True, False])
+        >>> [x.tolist() for x in label_from_map(values, None, "depth", "relative", sky)]
+        [[0.5, 0.0, 0.0], [True, True, False]]
+    """
+    if depth_estimation_type not in ("relative", "metric"):
+        raise ValueError(f"depth_estimation_type is {depth_estimation_type!r}; it must be 'relative' or 'metric'.")
+    valid = valid_mask(values, mask, space)
+    if depth_estimation_type == "metric":
+        if space == "disparity":
+            raise ValueError(
+                "space is 'disparity' and the model is metric; disparity of unknown scale cannot be turned into metres. "
+                "Train a relative model on it, or give depth in metres."
+            )
+        valid = valid if sky is None else valid & ~sky
+        return torch.where(valid, values, 0.0), valid
+    disparity = torch.where(valid, values, 0.0) if space == "disparity" else invert(values, valid)
+    if sky is None:
+        return disparity, valid
+    return torch.where(sky, 0.0, disparity), valid | sky

@@ -1,0 +1,302 @@
+"""Images and depth maps in, batches and full-size depth out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import BatchFeature
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    get_image_size,
+    make_flat_list_of_images,
+)
+from transformers.utils import is_torchvision_available
+
+from depth_anything_hf.geometry import label_from_map
+
+if is_torchvision_available():
+    from transformers import DPTImageProcessor as StockProcessor
+else:
+    from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil as StockProcessor
+
+RESIZE_METHODS = ("lower_bound", "minimal")
+
+
+def resized_size(
+    height: int,
+    width: int,
+    target: tuple[int, int],
+    multiple: int = 14,
+    keep_aspect_ratio: bool = True,
+    method: str = "lower_bound",
+) -> tuple[int, int]:
+    """Compute the size to which an image is resized before the model sees it.
+
+    Args:
+        height (`int`): Of the image, pixels.
+        width (`int`): Of the image, pixels.
+        target (`tuple[int, int]`): Height and width to aim at, pixels.
+        multiple (`int`): Both sides of the result are multiples of this.
+        keep_aspect_ratio (`bool`): False gives the target itself, rounded.
+        method (`str`): `"lower_bound"`: the smallest size that covers the target, as the authors' code.
+            `"minimal"`: whichever side needs the smaller change of scale is brought to the target, as the stock DPT
+            processor (and MiDaS) does; the other side may fall below it.
+
+    Returns:
+        `tuple[int, int]`: height and width.
+
+    Raises:
+        ValueError: Unknown method, or a side below 1.
+
+    Source: `Resize` in the authors' `dpt.py`; `get_resize_output_image_size` in transformers.
+
+    Example:
+        >>> resized_size(240, 320, (518, 518)), resized_size(240, 320, (518, 518), method="minimal")
+        ((518, 686), (392, 518))
+    """
+    if method not in RESIZE_METHODS:
+        raise ValueError(f"resize_method is {method!r}; it must be one of {RESIZE_METHODS}.")
+    if min(height, width, *target, multiple) < 1:
+        raise ValueError(f"an image of {height} x {width} cannot be resized to {target} in multiples of {multiple}.")
+    scale_height, scale_width = target[0] / height, target[1] / width
+    if keep_aspect_ratio and method == "lower_bound":
+        scale_height = scale_width = max(scale_height, scale_width)
+    elif keep_aspect_ratio:
+        nearer = scale_width if abs(1 - scale_width) < abs(1 - scale_height) else scale_height
+        scale_height = scale_width = nearer
+
+    def rounded(length: float, least: int) -> int:
+        nearest = round(length / multiple) * multiple
+        return math.ceil(length / multiple) * multiple if nearest < least else nearest
+
+    covers = keep_aspect_ratio and method == "lower_bound"
+    return (
+        rounded(scale_height * height, target[0] if covers else multiple),
+        rounded(scale_width * width, target[1] if covers else multiple),
+    )
+
+
+def resize_map(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize maps by nearest neighbour: no value is invented, and none is blended across a hole.
+
+    Args:
+        values (`torch.Tensor`): `(batch, height, width)`, float or bool.
+        size (`tuple[int, int]`): height and width.
+
+    Returns:
+        `torch.Tensor`: `(batch, *size)`, same dtype.
+    """
+    resized = F.interpolate(values[:, None].float(), size=size, mode="nearest-exact")[:, 0]
+    return resized.to(values.dtype)
+
+
+def resize_prediction(predicted_depth: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
+    """Bring predictions to another size.
+
+    Args:
+        predicted_depth (`torch.Tensor`): `(batch, height, width)`.
+        size (`tuple[int, int]`): height and width.
+        mode (`str`): `"bilinear"` with aligned corners, as the authors; or `"bicubic"`, as the stock processor, which
+            can overshoot below zero.
+
+    Returns:
+        `torch.Tensor`: `(batch, *size)`, float32 at least.
+
+    Raises:
+        ValueError: Unknown mode.
+    """
+    if mode not in ("bilinear", "bicubic"):
+        raise ValueError(f"mode is {mode!r}; it must be 'bilinear' (as the authors) or 'bicubic' (as the stock processor).")
+    values = predicted_depth[:, None].to(torch.promote_types(predicted_depth.dtype, torch.float32))
+    return F.interpolate(values, size=tuple(size), mode=mode, align_corners=mode == "bilinear")[:, 0]
+
+
+class DepthAnythingImageProcessor(StockProcessor):
+    """Prepare images, and depth maps along with them, for Depth Anything.
+
+    A subclass of the stock DPT processor on the backend that is installed (torchvision, else PIL). What it saves names
+    the stock class, so that a checkpoint loads without this package.
+
+    Args:
+        resize_method (`str`): `"lower_bound"`, as the authors' code, or `"minimal"`, as the stock processor. See
+            `resized_size`. It is not saved: the stock class knows only its own.
+        kwargs: As of the stock class; the defaults are Depth Anything's: `size` 518 x 518, `ensure_multiple_of` 14,
+            `keep_aspect_ratio` True, ImageNet mean and standard deviation.
+
+    Example:
+        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
+        >>> image, depth = np.zeros((60, 80, 3), dtype=np.uint8), np.full((60, 80), 2.0)
+        >>> batch = processor(image, depth_maps=depth, space="depth", return_tensors="pt")
+        >>> batch["pixel_values"].shape, batch["labels"].unique().tolist()
+        (torch.Size([1, 3, 56, 70]), [0.5])
+    """
+
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"height": 518, "width": 518}
+    ensure_multiple_of = 14
+    keep_aspect_ratio = True
+    resize_method = "lower_bound"
+
+    def __init__(self, resize_method: str = "lower_bound", **kwargs):
+        super().__init__(**kwargs)
+        if resize_method not in RESIZE_METHODS:
+            raise ValueError(f"resize_method is {resize_method!r}; it must be one of {RESIZE_METHODS}.")
+        self.resize_method = resize_method
+
+    def to_dict(self) -> dict:
+        """List what is saved: the settings of the stock class, under its name."""
+        settings = super().to_dict()
+        settings.pop("resize_method", None)
+        return settings | {"image_processor_type": "DPTImageProcessor"}
+
+    def input_size(self, height: int, width: int, **overrides) -> tuple[int, int]:
+        """Compute the size to which an image of `height` x `width` is resized, with per-call overrides."""
+        size = overrides.get("size") or self.size
+        return resized_size(
+            height,
+            width,
+            (size["height"], size["width"]) if isinstance(size, dict) else (size.height, size.width),
+            overrides.get("ensure_multiple_of") or self.ensure_multiple_of,
+            self.keep_aspect_ratio if overrides.get("keep_aspect_ratio") is None else overrides["keep_aspect_ratio"],
+            overrides.get("resize_method") or self.resize_method,
+        )
+
+    def preprocess(
+        self,
+        images,
+        depth_maps=None,
+        masks=None,
+        space: str | None = None,
+        sky_masks=None,
+        depth_estimation_type: str = "relative",
+        return_tensors: str | None = None,
+        **kwargs,
+    ) -> BatchFeature:
+        """Turn images, and their depth maps, into model inputs. `processor(...)` calls this.
+
+        Args:
+            images: One image or a list: PIL, array, tensor, path or URL.
+            depth_maps (*optional*): For each image a `(height, width)` array of its size: metres or disparity.
+            masks (*optional*): For each depth map a bool array: where it may be read. Left out: finite and positive.
+            space (`str`, *optional*): What the depth maps hold: `"depth"` or `"disparity"`. Required with them.
+            sky_masks (*optional*): For each image a bool array, or None.
+            depth_estimation_type (`str`): The model's: `"relative"` gets disparity labels, `"metric"` metres.
+            return_tensors (`str`, *optional*): `"pt"` for a batch; left out, lists.
+            kwargs: As of the stock class, and `resize_method`.
+
+        Returns:
+            `BatchFeature`: `pixel_values` `(batch, 3, height, width)`; with depth maps also `labels` float32 and
+            `label_mask` bool, `(batch, height, width)`.
+
+        Raises:
+            ValueError: Sizes or counts do not fit, `space` is missing, or a batch of several sizes is asked for.
+        """
+        images = make_flat_list_of_images(self.fetch_images(images))
+        if not images:
+            raise ValueError("images is empty; pass at least one.")
+        resize_method = kwargs.pop("resize_method", None)
+        pixel_values, sizes = [], []
+        for image in images:
+            height, width = image.size[::-1] if hasattr(image, "getexif") else get_image_size(image)
+            size = (height, width)
+            one_size = kwargs
+            if kwargs.get("do_resize", self.do_resize) is not False:
+                size = self.input_size(height, width, resize_method=resize_method, **kwargs)
+                exact = {"size": {"height": size[0], "width": size[1]}, "keep_aspect_ratio": False, "ensure_multiple_of": 1}
+                one_size = kwargs | exact
+            pixel_values.append(super().preprocess(image, return_tensors="pt", **one_size)["pixel_values"][0])
+            sizes.append(((height, width), size))
+        data = {"pixel_values": pixel_values}
+        if depth_maps is not None:
+            data |= self._labels(depth_maps, masks, sky_masks, space, depth_estimation_type, sizes)
+        return BatchFeature(_stacked(data) if return_tensors else data)
+
+    def _labels(self, depth_maps, masks, sky_masks, space, depth_estimation_type, sizes) -> dict[str, list]:
+        """Convert each depth map to the model's space and resize it to its image's input size."""
+        if space is None:
+            raise ValueError("depth_maps are given without space; say space='depth' (metres) or space='disparity'.")
+        depth_maps, masks, sky_masks = (_as_list(maps, len(sizes)) for maps in (depth_maps, masks, sky_masks))
+        labels, label_masks = [], []
+        for (original, resized), values, mask, sky in zip(sizes, depth_maps, masks, sky_masks, strict=True):
+            values, mask, sky = _as_map(values, original), _as_map(mask, original), _as_map(sky, original)
+            label, valid = label_from_map(
+                values.float(),
+                None if mask is None else mask.bool(),
+                space,
+                depth_estimation_type,
+                None if sky is None else sky.bool(),
+            )
+            labels.append(resize_map(label[None], resized)[0])
+            label_masks.append(resize_map(valid[None], resized)[0])
+        return {"labels": labels, "label_mask": label_masks}
+
+    def post_process_depth_estimation(
+        self, outputs, target_sizes: list[tuple[int, int]] | None = None, mode: str = "bilinear"
+    ) -> list[dict[str, torch.Tensor]]:
+        """Bring predictions to the sizes of the images.
+
+        Args:
+            outputs: Of the model, with `predicted_depth` `(batch, height, width)`.
+            target_sizes (`list[tuple[int, int]]`, *optional*): height and width of each image.
+            mode (`str`): `"bilinear"`, as the authors, or `"bicubic"`, as the stock processor.
+
+        Returns:
+            `list[dict[str, torch.Tensor]]`: `predicted_depth` `(height, width)` for each image.
+
+        Raises:
+            ValueError: As many sizes as predictions are needed.
+        """
+        predicted_depth = outputs.predicted_depth
+        if target_sizes is not None and len(target_sizes) != len(predicted_depth):
+            raise ValueError(f"{len(target_sizes)} target_sizes for {len(predicted_depth)} predictions; give one for each.")
+        sizes = [depth.shape for depth in predicted_depth] if target_sizes is None else target_sizes
+        return [
+            {"predicted_depth": resize_prediction(depth[None], (int(size[0]), int(size[1])), mode)[0]}
+            for depth, size in zip(predicted_depth, sizes, strict=True)
+        ]
+
+
+def _as_list(maps, count: int) -> list:
+    """Spread one map or None over the images, and check the count."""
+    if maps is None:
+        return [None] * count
+    one_map = (
+        not isinstance(maps, (list, tuple))
+        and getattr(maps, "ndim", 2) == 2
+        or isinstance(maps, (list, tuple))
+        and len(maps) > 0
+        and np.isscalar(maps[0])
+    )
+    maps = [maps] if one_map else list(maps)
+    if len(maps) != count:
+        raise ValueError(f"{len(maps)} maps for {count} images; give one for each image.")
+    return maps
+
+
+def _as_map(values, size: tuple[int, int]) -> torch.Tensor | None:
+    """Check a map's shape against its image's and make it a tensor."""
+    if values is None:
+        return None
+    values = torch.as_tensor(np.array(values))
+    if tuple(values.shape) != size:
+        raise ValueError(
+            f"a depth map or mask has shape {tuple(values.shape)} and its image {size}; both must be (height, width) of "
+            "the same image. Squeeze a channel dimension of 1, or pass the image at the map's size."
+        )
+    return values
+
+
+def _stacked(data: dict[str, list]) -> dict[str, torch.Tensor]:
+    """Stack each list into a batch."""
+    shapes = sorted({tuple(values.shape[-2:]) for values in data["pixel_values"]})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the images have the input sizes {shapes}; a batch needs one. Pass keep_aspect_ratio=False, one image at a "
+            "time, or train with DepthCollator, which crops."
+        )
+    return {key: torch.stack(values) for key, values in data.items()}

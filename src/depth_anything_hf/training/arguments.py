@@ -1,0 +1,147 @@
+"""What controls a training run: the stock arguments, and those of the two papers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from depth_anything_hf.augmentation import StrongPerturbation
+
+# Each value's source: V1 sections 3.1 to 3.3; V2 sections 5 and B.7, and Depth-Anything-V2#207 (no perturbation needed).
+PRESETS = {
+    "v1": {
+        "gradient_matching_weight": 0.0,
+        "trim_fraction": 0.0,
+        "strong_perturbation": True,
+        "cutmix_probability": 0.5,
+        "feature_alignment_weight": 1.0,
+    },
+    "v2": {
+        "gradient_matching_weight": 2.0,
+        "trim_fraction": 0.1,
+        "strong_perturbation": False,
+        "cutmix_probability": 0.0,
+        "feature_alignment_weight": 1.0,
+    },
+}
+
+
+@dataclass
+class DepthAnythingTrainingArguments(TrainingArguments):
+    r"""Arguments of `DepthAnythingTrainer`: those of `TrainingArguments`, and the papers' own.
+
+    Fields left at None take the value of the `preset`; after construction none of them is None.
+
+    > Parameters that control the recipe: `preset`, `labeled_batch_size`, `unlabeled_batch_size`,
+    > `decoder_lr_multiplier`, `flip_probability`.
+
+    > Parameters that control the losses: `gradient_matching_weight`, `trim_fraction`, `feature_alignment_weight`,
+    > `feature_alignment_margin`, `labeled_weight`, `unlabeled_weight`, `silog_variance_focus`, `silog_weight`.
+
+    > Parameters that control the student's view: `strong_perturbation`, `perturbation_kwargs`, `cutmix_probability`.
+
+    These defaults differ from the stock class: `learning_rate` 5e-6 (the encoder's; both papers), `weight_decay` 0.01
+    (the authors' metric code), `remove_unused_columns` False (records carry columns that the collator needs) and
+    `logging_nan_inf_filter` False (a non-finite loss stops the run instead).
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "perturbation_kwargs"]  # noqa: RUF012 - upstream's
+
+    learning_rate: float = field(
+        default=5e-6, metadata={"help": "Learning rate of the encoder. Both papers: 5e-6."}
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay. Unpublished; the metric code has 0.01."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: records carry extra columns."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep False: a non-finite loss stops the run."})
+    preset: str = field(
+        default="v1",
+        metadata={"help": "'v1': strong perturbation, CutMix, no gradient matching. 'v2': plain view, gradient matching "
+                          "x2, the worst tenth of each pseudo-label trimmed. Any field given by name wins."},
+    )
+    labeled_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Labelled images in a batch of one device. Default: a third of per_device_train_batch_size "
+                          "when there are unlabelled ones (V1: 1:2), else all of it."},
+    )
+    unlabeled_batch_size: int | None = field(
+        default=None, metadata={"help": "Unlabelled images in a batch of one device. Default: the rest of the batch."}
+    )
+    decoder_lr_multiplier: float = field(
+        default=10.0, metadata={"help": "The decoder learns at learning_rate times this. Both papers: 10."}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "Share of the training images that are mirrored."})
+    gradient_matching_weight: float | None = field(
+        default=None, metadata={"help": "Weight of gradient matching beside the affine-invariant loss. V1: 0, V2: 2."}
+    )
+    trim_fraction: float | None = field(
+        default=None, metadata={"help": "Share of each pseudo-label's worst pixels to ignore. V1: 0, V2: 0.1."}
+    )
+    feature_alignment_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the alignment with the frozen encoder, on unlabelled images. 1; 0 is off."}
+    )
+    feature_alignment_margin: float = field(
+        default=0.85, metadata={"help": "Patches with a larger cosine are left alone. V1: 0.85."}
+    )
+    labeled_weight: float = field(default=1.0, metadata={"help": "Weight of the labelled loss in the average."})
+    unlabeled_weight: float = field(default=1.0, metadata={"help": "Weight of the unlabelled loss in the average."})
+    silog_variance_focus: float = field(
+        default=0.5, metadata={"help": "Metric models: how much of a common factor SiLog forgives. V2: 0.5, V1: 0.85."}
+    )
+    silog_weight: float = field(default=1.0, metadata={"help": "Metric models: factor on SiLog. V2: 1, V1: 10."})
+    strong_perturbation: bool | None = field(
+        default=None, metadata={"help": "Perturb colours and sharpness of the student's unlabelled view. V1: yes."}
+    )
+    perturbation_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "JSON of StrongPerturbation's strengths, such as '{\"hue\": 0.1}'."}
+    )
+    cutmix_probability: float | None = field(
+        default=None, metadata={"help": "Share of the unlabelled images that get a CutMix box. V1: 0.5, V2: 0."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset is {self.preset!r}; it must be one of {tuple(PRESETS)}.")
+        for name, value in PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        self.perturbation = StrongPerturbation(**(self.perturbation_kwargs or {}))
+        ranges = {
+            "flip_probability": (0, 1), "cutmix_probability": (0, 1), "trim_fraction": (0, 0.99),
+            "feature_alignment_margin": (-0.99, 1), "silog_variance_focus": (0, 1), "gradient_matching_weight": (0, 1e6),
+            "feature_alignment_weight": (0, 1e6), "labeled_weight": (0, 1e6), "unlabeled_weight": (0, 1e6),
+            "decoder_lr_multiplier": (0, 1e6), "silog_weight": (0, 1e6),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [{low}, {high}].")
+
+    def stream_batch_sizes(self, has_labeled: bool, has_unlabeled: bool) -> tuple[int, int]:
+        """Split a device's batch between the streams.
+
+        Args:
+            has_labeled (`bool`): Whether there are labelled images.
+            has_unlabeled (`bool`): Whether there are unlabelled ones.
+
+        Returns:
+            `tuple[int, int]`: Labelled and unlabelled images in a batch; 0 for a stream that is missing.
+
+        Raises:
+            ValueError: Nothing is left for a stream.
+        """
+        total = self.per_device_train_batch_size
+        if not has_unlabeled:
+            return self.labeled_batch_size or total, 0
+        if not has_labeled:
+            return 0, self.unlabeled_batch_size or total
+        if self.labeled_batch_size and self.unlabeled_batch_size:
+            return self.labeled_batch_size, self.unlabeled_batch_size
+        labeled = self.labeled_batch_size or (total - self.unlabeled_batch_size if self.unlabeled_batch_size else total // 3)
+        unlabeled = self.unlabeled_batch_size or total - labeled
+        if labeled < 1 or unlabeled < 1:
+            raise ValueError(
+                f"per_device_train_batch_size is {total}, which leaves {labeled} labelled and {unlabeled} unlabelled images; "
+                "both must be at least 1. Raise it to 3 or more, or give labeled_batch_size and unlabeled_batch_size."
+            )
+        return labeled, unlabeled

@@ -1,0 +1,120 @@
+"""Records to batches: for training with resize, crop and flip; for evaluation at full size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from depth_anything_hf.augmentation import crop_and_flip, random_crop_box
+from depth_anything_hf.data.records import DepthSample, decode_record
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+
+
+class DepthCollator:
+    """Turn records into a training batch for the stock `Trainer` or for `DepthAnythingTrainer`.
+
+    Each image is resized so that it covers the processor's size, cropped to it at a random place, and mirrored half of
+    the time; its label and mask go the same way. A record without a depth map is a photograph: its mask is empty.
+
+    Args:
+        processor (`DepthAnythingImageProcessor`): Its `size` is the crop.
+        depth_estimation_type (`str`): The model's: `"relative"` or `"metric"`.
+        flip_probability (`float`): Share of the images that are mirrored.
+
+    Example:
+        >>> from PIL import Image
+        >>> from depth_anything_hf.data.records import encode_record
+        >>> import numpy as np
+        >>> record = encode_record(Image.new("RGB", (80, 60)), np.full((60, 80), 2.0), space="depth")
+        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
+        >>> {name: tuple(values.shape) for name, values in DepthCollator(processor)([record]).items()}
+        {'pixel_values': (1, 3, 56, 56), 'labels': (1, 56, 56), 'label_mask': (1, 56, 56)}
+    """
+
+    def __init__(
+        self,
+        processor: DepthAnythingImageProcessor,
+        depth_estimation_type: str = "relative",
+        flip_probability: float = 0.5,
+    ):
+        if not 0 <= flip_probability <= 1:
+            raise ValueError(f"flip_probability is {flip_probability}; it must lie in [0, 1].")
+        self.processor = processor
+        self.depth_estimation_type = depth_estimation_type
+        self.flip_probability = flip_probability
+        self.crop = processor.input_size(1, 1, keep_aspect_ratio=False)
+
+    def __call__(self, records: Sequence[dict]) -> dict:
+        """Collate records into `pixel_values`, `labels` and `label_mask` (and, for two streams, `num_labeled`)."""
+        samples = [decode_record(record) for record in records]
+        views = [self._view(sample, record.get("draw_seed")) for sample, record in zip(samples, records, strict=True)]
+        batch = {
+            "pixel_values": torch.stack([view[0] for view in views]),
+            "labels": torch.stack([view[1] for view in views]),
+            "label_mask": torch.stack([view[2] for view in views]),
+        }
+        if "stream" in records[0]:
+            batch["num_labeled"] = sum(record["stream"] == 0 for record in records)
+            batch["sources"] = [sample.source for sample in samples]
+        return batch
+
+    def _view(
+        self, sample: DepthSample, draw_seed: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw one augmented view: image `(3, height, width)`, label and mask `(height, width)`."""
+        # Without a seed of its own the draw follows PyTorch's, which the stock Trainer saves and restores.
+        generator = torch.default_generator if draw_seed is None else torch.Generator().manual_seed(draw_seed)
+        pixel_values, label, mask = prepare_sample(
+            self.processor, sample, self.depth_estimation_type, resize_method="lower_bound", keep_aspect_ratio=True
+        )
+        box = random_crop_box(tuple(pixel_values.shape[-2:]), self.crop, generator)
+        flip = bool(torch.rand((), generator=generator) < self.flip_probability)
+        return tuple(crop_and_flip(values, box, flip) for values in (pixel_values, label, mask))
+
+
+def prepare_sample(
+    processor: DepthAnythingImageProcessor, sample: DepthSample, depth_estimation_type: str, **resize
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Resize a sample to the model's input: `(3, height, width)`, and label and mask `(height, width)`."""
+    if sample.values is None:
+        pixel_values = processor(sample.image, return_tensors="pt", **resize)["pixel_values"][0]
+        label = torch.zeros(pixel_values.shape[-2:])
+        return pixel_values, label, torch.zeros_like(label, dtype=torch.bool)
+    batch = processor(
+        sample.image,
+        depth_maps=sample.values,
+        masks=sample.mask,
+        sky_masks=None if sample.sky is None else [sample.sky],
+        space=sample.space,
+        depth_estimation_type=depth_estimation_type,
+        return_tensors="pt",
+        **resize,
+    )
+    return batch["pixel_values"][0], batch["labels"][0], batch["label_mask"][0]
+
+
+class EvaluationCollator:
+    """Turn records into an evaluation batch: resized images, and ground truth at its own full size.
+
+    Args:
+        processor (`DepthAnythingImageProcessor`): Resizes the image, keeping its aspect; nothing is cropped.
+    """
+
+    def __init__(self, processor: DepthAnythingImageProcessor):
+        self.processor = processor
+
+    def __call__(self, records: Sequence[dict]) -> dict:
+        """Collate records into lists, one entry an image: sizes may differ."""
+        samples = [decode_record(record) for record in records]
+        for sample in samples:
+            if sample.values is None:
+                raise ValueError(f"{sample.source or 'a record'} has no depth_map; evaluation needs ground truth.")
+        return {
+            # First, so that the Trainer reads the batch size off it.
+            "num_in_batch": torch.arange(len(samples)),
+            "pixel_values": [self.processor(sample.image, return_tensors="pt")["pixel_values"][0] for sample in samples],
+            "targets": [torch.from_numpy(sample.values) for sample in samples],
+            "target_masks": [torch.from_numpy(sample.mask) for sample in samples],
+            "spaces": [sample.space for sample in samples],
+        }

@@ -1,0 +1,143 @@
+r"""The self-training step: teacher's view, student's view, three losses.
+
+\(L = \mathrm{mean}(L_l, L_u, L_{feat})\): labelled images, unlabelled images with the teacher's labels under strong
+perturbation and CutMix, and feature alignment on the unlabelled ones (Depth Anything V1, section 3.3). With one stream
+alone the same step trains the teacher (labelled only) or V2's student (unlabelled only).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from depth_anything_hf.augmentation import cutmix, cutmix_boxes, perturb_colors
+from depth_anything_hf.geometry import valid_mask
+from depth_anything_hf.losses import (
+    cutmix_loss_per_image,
+    feature_alignment_loss,
+    mean_over_labeled,
+    relative_loss_per_image,
+    silog_loss,
+)
+from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+
+
+class View(NamedTuple):
+    """What the student sees of the unlabelled images, and what it is compared with."""
+
+    pixel_values: torch.Tensor  # (batch, 3, height, width)
+    labels: torch.Tensor  # (batch, height, width)
+    label_mask: torch.Tensor  # (batch, height, width), bool
+    boxes: torch.Tensor  # (batch, height, width), bool: from the partner
+
+
+@torch.no_grad()
+def teacher_labels(teacher: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Label clean images with the teacher: the labels and their mask, `(batch, height, width)`."""
+    labels = teacher(pixel_values=pixel_values).predicted_depth.float()
+    return labels, torch.isfinite(labels)
+
+
+@torch.no_grad()
+def student_view(
+    pixel_values: torch.Tensor,
+    labels: torch.Tensor,
+    label_mask: torch.Tensor,
+    args: DepthAnythingTrainingArguments,
+    normalization: tuple[torch.Tensor, torch.Tensor],
+    generator: torch.Generator,
+) -> View:
+    """Perturb each image's colours, then mix each with its partner in a random box, labels and masks along with it.
+
+    Args:
+        pixel_values (`torch.Tensor`): `(batch, 3, height, width)`, normalised, clean.
+        labels (`torch.Tensor`): `(batch, height, width)`, of the clean images.
+        label_mask (`torch.Tensor`): Bool, same shape as the labels.
+        args (`DepthAnythingTrainingArguments`): Which perturbations, and how strong.
+        normalization (`tuple[torch.Tensor, torch.Tensor]`): Mean and standard deviation, `(3, 1, 1)` each.
+        generator (`torch.Generator`): Source of all random numbers, on the CPU.
+
+    Returns:
+        `View`: The student's view. Source: Depth Anything V1, section 3.2.
+    """
+    batch, _, height, width = pixel_values.shape
+    if args.strong_perturbation:
+        mean, std = normalization
+        colors = perturb_colors((pixel_values * std + mean).clamp(0, 1), args.perturbation, generator)
+        pixel_values = (colors - mean) / std
+    boxes = cutmix_boxes(batch, height, width, generator, args.cutmix_probability).to(pixel_values.device)
+    pixel_values, labels, label_mask = cutmix([pixel_values, labels, label_mask], boxes)
+    return View(pixel_values, labels, label_mask, boxes)
+
+
+def supervised_loss(
+    predicted_depth: torch.Tensor, view: View, args: DepthAnythingTrainingArguments, trim_fraction: float, max_depth=None
+) -> dict[str, torch.Tensor]:
+    """Compute the terms of one stream's loss by name, unweighted, and their weighted sum as `total`.
+
+    Args:
+        predicted_depth (`torch.Tensor`): `(batch, height, width)`.
+        view (`View`): What the images were and what they are compared with.
+        args (`DepthAnythingTrainingArguments`): The weights.
+        trim_fraction (`float`): Share of the worst pixels to ignore.
+        max_depth (`float`, *optional*): The model's, if it is metric.
+
+    Returns:
+        `dict[str, torch.Tensor]`: Scalars.
+    """
+    if max_depth is not None:
+        mask = valid_mask(view.labels, view.label_mask, "depth") & (view.labels <= max_depth)
+        total = silog_loss(predicted_depth, view.labels, mask, args.silog_variance_focus, args.silog_weight)
+        return {"silog": total.detach(), "total": total}
+    mask = valid_mask(view.labels, view.label_mask, "disparity")
+    with_gradient_matching = args.gradient_matching_weight > 0
+    if args.cutmix_probability > 0 and view.boxes is not None:
+        terms = cutmix_loss_per_image(
+            predicted_depth, view.labels, mask, view.boxes, trim_fraction, with_gradient_matching
+        )
+    else:
+        terms = relative_loss_per_image(predicted_depth, view.labels, mask, trim_fraction, with_gradient_matching)
+    affine_invariant = mean_over_labeled(terms.affine_invariant, terms.labeled)
+    named = {"affine_invariant": affine_invariant.detach()}
+    if not with_gradient_matching:
+        return named | {"total": affine_invariant}
+    gradient_matching = mean_over_labeled(terms.gradient_matching, terms.labeled)
+    named["gradient_matching"] = gradient_matching.detach()
+    return named | {"total": affine_invariant + args.gradient_matching_weight * gradient_matching}
+
+
+def frozen_patch_features(encoder: nn.Module, pixel_values: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Read a frozen encoder's last patch tokens on the student's patch grid.
+
+    Args:
+        encoder (`nn.Module`): Any vision model with `config.patch_size` and `last_hidden_state` whose last tokens are
+            the patches, row by row (DINOv2, DINOv3, CLIP, SigLIP, ViT).
+        pixel_values (`torch.Tensor`): `(batch, 3, height, width)`.
+        grid (`tuple[int, int]`): The student's patch rows and columns; another grid is resized to it.
+
+    Returns:
+        `torch.Tensor`: `(batch, rows * columns, channels)`.
+    """
+    patch = encoder.config.patch_size
+    rows, columns = pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
+    with torch.no_grad():
+        tokens = encoder(pixel_values=pixel_values).last_hidden_state[:, -rows * columns :]
+        if (rows, columns) == grid:
+            return tokens
+        maps = tokens.transpose(1, 2).unflatten(2, (rows, columns))  # (batch, channels, rows, columns)
+        return F.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+
+
+def combine(weighted: list[tuple[float, torch.Tensor]]) -> torch.Tensor:
+    """Average losses by weight: equal weights give V1's plain average of the terms that are in use."""
+    return sum(weight * loss for weight, loss in weighted) / sum(weight for weight, _ in weighted)
+
+
+def align_features(
+    features: torch.Tensor, frozen: torch.Tensor, projector: nn.Module | None, margin: float
+) -> torch.Tensor:
+    """Compute the alignment loss, through the projector where the widths differ."""
+    return feature_alignment_loss(features if projector is None else projector(features), frozen, margin)

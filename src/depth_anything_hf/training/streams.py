@@ -1,0 +1,110 @@
+"""Two streams, labelled and unlabelled, in one data loader with a fixed ratio in every batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from depth_anything_hf.training.seeding import derive_seed, generator_at
+
+LABELED, UNLABELED = 0, 1
+
+
+class Draw(NamedTuple):
+    """One sample of a batch: which stream, which record of it, and the seed of its geometric augmentation."""
+
+    stream: int
+    index: int
+    seed: int
+
+
+class TrainingStreams(Dataset):
+    """Hold the labelled and the unlabelled records behind one index, which is a `Draw`.
+
+    Args:
+        labeled (*optional*): Map-style dataset of records with labels.
+        unlabeled (*optional*): Map-style dataset of records: photographs, or pseudo-labels.
+
+    Raises:
+        ValueError: Both are missing, or one is empty.
+        TypeError: One has no length.
+    """
+
+    def __init__(self, labeled=None, unlabeled=None):
+        self.streams = (labeled, unlabeled)
+        if labeled is None and unlabeled is None:
+            raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
+        for name, stream in (("train_dataset", labeled), ("unlabeled_dataset", unlabeled)):
+            if stream is not None and not hasattr(stream, "__len__"):
+                raise TypeError(f"{name} is a {type(stream).__name__} without a length; pass a map-style dataset.")
+            if stream is not None and len(stream) == 0:
+                raise ValueError(f"{name} has 0 records; check its folder, or leave it out.")
+
+    def __len__(self) -> int:
+        return sum(len(stream) for stream in self.streams if stream is not None)
+
+    def __getitem__(self, draw: Draw) -> dict:
+        return {**self.streams[draw.stream][draw.index], "stream": draw.stream, "draw_seed": draw.seed}
+
+
+class StreamBatchSampler(Sampler[list[Draw]]):
+    """Draw batches of so many labelled and so many unlabelled records, labelled first, every batch full.
+
+    An epoch is one sweep over the unlabelled records (V1, section 4.1), or over the labelled ones where they are alone;
+    the last batch is filled from the next shuffle. The other stream goes round at its own pace. Everything follows from
+    the seed and the epoch.
+
+    Args:
+        streams (`TrainingStreams`): The two sets.
+        batch_sizes (`tuple[int, int]`): Labelled and unlabelled records in a batch; 0 for a stream that is missing.
+        seed (`int`): Of the shuffles and the augmentation.
+
+    Raises:
+        ValueError: A batch size does not fit its stream.
+    """
+
+    drop_last = False  # read by accelerate
+
+    def __init__(self, streams: TrainingStreams, batch_sizes: tuple[int, int], seed: int = 0):
+        for stream, size in zip(streams.streams, batch_sizes, strict=True):
+            if (stream is None) != (size == 0) or size < 0:
+                raise ValueError(
+                    f"batch_sizes (labelled, unlabelled) are {batch_sizes}; each must be positive where its data set is "
+                    "given and 0 where it is not."
+                )
+        self.lengths = [0 if stream is None else len(stream) for stream in streams.streams]
+        self.batch_sizes = batch_sizes
+        self.batch_size = sum(batch_sizes)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches are drawn next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        swept = UNLABELED if self.batch_sizes[UNLABELED] else LABELED
+        return math.ceil(self.lengths[swept] / self.batch_sizes[swept])
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        orders: dict[tuple[int, int], torch.Tensor] = {}
+
+        def record(stream: int, position: int) -> int:
+            sweep, offset = divmod(position, self.lengths[stream])
+            if (stream, sweep) not in orders:
+                orders.pop((stream, sweep - 1), None)
+                order = torch.randperm(self.lengths[stream], generator=generator_at(self.seed, stream, sweep))
+                orders[stream, sweep] = order
+            return int(orders[stream, sweep][offset])
+
+        first = self.epoch * len(self)
+        for batch in range(first, first + len(self)):
+            yield [
+                Draw(stream, record(stream, position), derive_seed(self.seed, 2 + stream, position))
+                for stream in (LABELED, UNLABELED)
+                for position in range(batch * self.batch_sizes[stream], (batch + 1) * self.batch_sizes[stream])
+            ]

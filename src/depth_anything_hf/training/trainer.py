@@ -1,0 +1,342 @@
+"""`DepthAnythingTrainer`: the stock Trainer with two streams, a teacher, a frozen encoder and true metrics."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import AutoModel, Trainer, TrainerCallback
+
+from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_metric, score_relative, summarize
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor, resize_prediction
+from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
+from depth_anything_hf.training.seeding import derive_seed, generator_at
+from depth_anything_hf.training.self_training import (
+    View,
+    align_features,
+    combine,
+    frozen_patch_features,
+    student_view,
+    supervised_loss,
+    teacher_labels,
+)
+from depth_anything_hf.training.streams import StreamBatchSampler, TrainingStreams
+
+DINOV2_OF_WIDTH = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
+PROJECTOR_FILE = "feature_projector.pt"
+
+
+class _SetEpoch(TrainerCallback):
+    """Tell the sampler its epoch: after a resume accelerate's wrappers hide it from the Trainer."""
+
+    def __init__(self, sampler: StreamBatchSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(state.global_step * args.gradient_accumulation_steps // max(self.batches_per_epoch(args), 1))
+
+    def batches_per_epoch(self, args) -> int:
+        steps = -(-len(self.sampler) // args.world_size)
+        return -(-steps // args.gradient_accumulation_steps) * args.gradient_accumulation_steps
+
+
+class DepthAnythingTrainer(Trainer):
+    """Train Depth Anything: a teacher on labelled images, or a student on labelled and unlabelled ones.
+
+    Args:
+        model (`DepthAnythingForDepthEstimation`): The student (or the teacher, in the first stage).
+        args (`DepthAnythingTrainingArguments`): The recipe.
+        processing_class (`DepthAnythingImageProcessor`): Its `size` is the training crop. Saved with every checkpoint.
+        train_dataset (*optional*): Labelled records, map-style.
+        unlabeled_dataset (*optional*): Pseudo-labelled records; or photographs, with `teacher`.
+        teacher (`nn.Module`, *optional*): Labels the clean unlabelled images in every step. Frozen.
+        feature_encoder (`nn.Module` or `str`, *optional*): Frozen encoder for the alignment loss. Default: the DINOv2
+            of the student's size from the Hub. A linear projector is learnt only where the widths differ.
+        eval_dataset (*optional*): Labelled records, or a dict of such sets.
+        kwargs: As of the stock Trainer: callbacks, optimizers, ...
+
+    Raises:
+        TypeError: `model` has no Depth Anything head, or `args` are stock arguments.
+        ValueError: Data, teacher or encoder do not fit the model; what and why is in the message.
+
+    Example:
+        See "Self-training" in the README.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: DepthAnythingTrainingArguments,
+        processing_class: DepthAnythingImageProcessor,
+        train_dataset=None,
+        unlabeled_dataset=None,
+        teacher: nn.Module | None = None,
+        feature_encoder: nn.Module | str | None = None,
+        eval_dataset=None,
+        **kwargs,
+    ):
+        if not isinstance(args, DepthAnythingTrainingArguments):
+            raise TypeError(f"args is a {type(args).__name__}; pass DepthAnythingTrainingArguments.")
+        config = model.config
+        if getattr(config, "model_type", None) != "depth_anything":
+            raise TypeError(
+                f"model is a {type(model).__name__}; DepthAnythingTrainer trains DepthAnythingForDepthEstimation. Other "
+                "depth models can be the teacher."
+            )
+        if "compute_metrics" in kwargs or "data_collator" in kwargs:
+            raise ValueError("DepthAnythingTrainer collates and scores records itself; leave out data_collator and compute_metrics.")
+        self.max_depth = config.max_depth if config.depth_estimation_type == "metric" else None
+        self.batch_sizes = args.stream_batch_sizes(train_dataset is not None, unlabeled_dataset is not None)
+        args.per_device_train_batch_size = sum(self.batch_sizes)
+        streams = None
+        if train_dataset is not None or unlabeled_dataset is not None:
+            streams = TrainingStreams(train_dataset, unlabeled_dataset)
+        super().__init__(
+            model=model,
+            args=args,
+            processing_class=processing_class,
+            train_dataset=streams,
+            eval_dataset=eval_dataset,
+            data_collator=DepthCollator(processing_class, config.depth_estimation_type, args.flip_probability),
+            compute_metrics=_mean_scores,
+            **kwargs,
+        )
+        self.teacher = self._frozen(_check_teacher(teacher, config, unlabeled_dataset))
+        self.feature_encoder, self.feature_projector = None, None
+        if unlabeled_dataset is not None and args.feature_alignment_weight > 0:
+            self._set_feature_encoder(feature_encoder)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (processing_class.image_mean, processing_class.image_std))
+        self.normalization = (mean.to(args.device), std.to(args.device))
+        self._last_step, self._micro_step = -1, 0
+        self._logged = defaultdict(list)
+
+    def _frozen(self, model: nn.Module | None) -> nn.Module | None:
+        """Move a helper model to the device, without gradients and without dropout."""
+        return None if model is None else model.requires_grad_(False).eval().to(self.args.device)
+
+    def _set_feature_encoder(self, encoder: nn.Module | str | None) -> None:
+        """Load the frozen encoder, and make a projector if its width differs from the student's."""
+        width = self.model.config.reassemble_hidden_size
+        if encoder is None:
+            if width not in DINOV2_OF_WIDTH:
+                raise ValueError(
+                    f"feature_alignment_weight is {self.args.feature_alignment_weight} and the encoder's width {width} is of no "
+                    "released DINOv2. Pass feature_encoder=a model or id, or set feature_alignment_weight=0."
+                )
+            encoder = f"facebook/dinov2-{DINOV2_OF_WIDTH[width]}"
+        self.feature_encoder = self._frozen(AutoModel.from_pretrained(encoder) if isinstance(encoder, str) else encoder)
+        frozen_width = self.feature_encoder.config.hidden_size
+        if frozen_width != width:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(self.args.seed, 4))
+                self.feature_projector = nn.Linear(width, frozen_width).to(self.args.device)
+
+    # Data
+
+    def _loader(self, dataset, collate, **sampling) -> DataLoader:
+        return self.accelerator.prepare(
+            DataLoader(
+                dataset,
+                collate_fn=collate,
+                num_workers=self.args.dataloader_num_workers,
+                pin_memory=self.args.dataloader_pin_memory,
+                persistent_workers=self.args.dataloader_persistent_workers,
+                prefetch_factor=self.args.dataloader_prefetch_factor,
+                **sampling,
+            )
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return batches with the fixed ratio of the two streams, labelled images first."""
+        if self.train_dataset is None:
+            raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
+        sampler = StreamBatchSampler(self.train_dataset, self.batch_sizes, self.args.seed)
+        self.remove_callback(_SetEpoch)
+        self.add_callback(_SetEpoch(sampler))
+        return self._loader(self.train_dataset, self.data_collator, batch_sampler=sampler)
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """Return batches of whole images with ground truth at its own size."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        if dataset is None or len(dataset) == 0:
+            raise ValueError("eval_dataset is missing or has 0 records; pass one to the Trainer or to evaluate().")
+        return self._loader(dataset, EvaluationCollator(self.processing_class), batch_size=self.args.eval_batch_size)
+
+    get_test_dataloader = get_eval_dataloader
+
+    # Optimisation
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Create the optimizer with two learning rates: the encoder's, and the decoder's `decoder_lr_multiplier` higher."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(model))
+        groups = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups[".backbone." in f".{name}", name in decayed].append(parameter)
+        if self.feature_projector is not None:
+            groups[False, True].extend(self.feature_projector.parameters())
+        optimizer_cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = optimizer_cls(
+            [
+                {
+                    "params": parameters,
+                    "lr": self.args.learning_rate * (1 if in_encoder else self.args.decoder_lr_multiplier),
+                    "weight_decay": self.args.weight_decay if decay else 0.0,
+                }
+                for (in_encoder, decay), parameters in sorted(groups.items())
+            ],
+            **kwargs,
+        )
+        return self.optimizer
+
+    # The step
+
+    def _step_generator(self) -> torch.Generator:
+        """Make the generator of this micro-batch's perturbation, from where training stands."""
+        self._micro_step = self._micro_step + 1 if self.state.global_step == self._last_step else 0
+        self._last_step = self.state.global_step
+        return generator_at(self.args.seed, 5, self.state.global_step, self._micro_step, self.args.process_index)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Run the student once on both streams' images, and average the losses."""
+        sources, count = inputs.pop("sources"), inputs.pop("num_labeled")
+        pixel_values, labels, mask = inputs["pixel_values"], inputs["labels"], inputs["label_mask"]
+        labeled = View(pixel_values[:count], labels[:count], mask[:count], None)
+        clean, unlabeled = pixel_values[count:], None
+        views = [labeled.pixel_values]
+        if len(clean):
+            pseudo = (labels[count:], mask[count:]) if self.teacher is None else self._teacher_labels(clean)
+            unlabeled = student_view(clean, *pseudo, self.args, self.normalization, self._step_generator())
+            views.append(unlabeled.pixel_values)
+        aligned = unlabeled is not None and self.feature_encoder is not None
+        outputs = model(pixel_values=torch.cat(views), output_features=aligned)
+        predicted = outputs.predicted_depth
+        terms = []
+        if count:
+            losses = supervised_loss(predicted[:count], labeled, self.args, 0.0, self.max_depth)
+            terms.append((self.args.labeled_weight, self._log_terms("labeled", losses)))
+        if unlabeled is not None:
+            losses = supervised_loss(predicted[count:], unlabeled, self.args, self.args.trim_fraction, self.max_depth)
+            terms.append((self.args.unlabeled_weight, self._log_terms("unlabeled", losses)))
+        if aligned:
+            patch = self.model.config.patch_size
+            grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+            frozen = frozen_patch_features(self.feature_encoder, unlabeled.pixel_values, grid)
+            alignment = align_features(
+                outputs.features[count:], frozen, self.feature_projector, self.args.feature_alignment_margin
+            )
+            self._logged["feature_alignment_loss"].append(alignment.detach())
+            terms.append((self.args.feature_alignment_weight, alignment))
+        loss = combine(terms)
+        self._check_health(loss, predicted, sources)
+        return (loss, outputs) if return_outputs else loss
+
+    def _teacher_labels(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.autocast_smart_context_manager():
+            return teacher_labels(self.teacher, clean)
+
+    def _log_terms(self, stream: str, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Remember a stream's named terms for the next log, and return its total."""
+        total = losses.pop("total")
+        for name, value in losses.items():
+            self._logged[f"{stream}_{name}_loss"].append(value)
+        self._logged[f"{stream}_loss"].append(total.detach())
+        return total
+
+    def _check_health(self, loss: torch.Tensor, predicted: torch.Tensor, sources: list[str]) -> None:
+        """Stop on a non-finite loss or an all-zero prediction, naming the samples of the batch."""
+        zero_share = (predicted.detach() == 0).float().mean()
+        self._logged["zero_share"].append(zero_share)
+        finite, dead = torch.stack([torch.isfinite(loss.detach()), zero_share == 1]).tolist()  # one synchronisation
+        named = ", ".join(source or "(unnamed)" for source in sources)
+        step = self.state.global_step
+        if not finite:
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {step}; it must be finite. Batch: {named}. Look at these labels, lower "
+                "learning_rate, or set max_grad_norm=1. Nothing of this step was applied; the last checkpoint is sound."
+            )
+        if dead:
+            raise RuntimeError(
+                f"every predicted value is 0 at step {step}: the head's final ReLU is dead and will not recover. Batch: "
+                f"{named}. Start again with a lower learning_rate or decoder_lr_multiplier, or from a pretrained encoder."
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with each training loss by name: the mean over the steps and processes since the last log."""
+        if "loss" in logs and self._logged:
+            names = sorted(self._logged)
+            means = torch.stack([torch.stack(self._logged[name]).float().mean() for name in names])
+            means = self.accelerator.reduce(means, reduction="mean").tolist()
+            logs = logs | {name: round(value, 6) for name, value in zip(names, means, strict=True)}
+            self._logged.clear()
+        super().log(logs, start_time)
+
+    # Evaluation
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Score a batch: what is kept of it is one row of numbers an image."""
+        inputs = self._prepare_inputs(inputs)
+        rows = [None] * len(inputs["targets"])
+        by_shape = defaultdict(list)
+        for i, image in enumerate(inputs["pixel_values"]):
+            by_shape[image.shape].append(i)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for members in by_shape.values():
+                predicted = model(pixel_values=torch.stack([inputs["pixel_values"][i] for i in members])).predicted_depth
+                for i, depth in zip(members, predicted, strict=True):
+                    rows[i] = self._score(depth, inputs["targets"][i], inputs["target_masks"][i], inputs["spaces"][i])
+        rows = torch.stack(rows)  # (batch, scores)
+        return None, rows, inputs["num_in_batch"]
+
+    def _score(self, depth: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, space: str) -> torch.Tensor:
+        predicted = resize_prediction(depth[None], tuple(target.shape))
+        if self.max_depth is None:
+            scores = score_relative(predicted, target[None], mask[None], space)
+        elif space == "depth":
+            scores = score_metric(predicted, target[None], mask[None], self.max_depth)
+        else:
+            raise ValueError("a metric model is evaluated on ground truth in 'disparity'; give depth in metres.")
+        return torch.stack([scores[name][0] for name in SCORE_NAMES])
+
+    # Checkpoints
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.feature_projector is not None and self.args.should_save:
+            torch.save(self.feature_projector.state_dict(), os.path.join(output_dir, PROJECTOR_FILE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        path = os.path.join(checkpoint or "", PROJECTOR_FILE)
+        if self.feature_projector is not None and os.path.isfile(path):
+            self.feature_projector.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
+
+
+def _check_teacher(teacher: nn.Module | None, config, unlabeled_dataset) -> nn.Module | None:
+    """Check that the teacher predicts what the student is to learn."""
+    if teacher is None:
+        return None
+    if unlabeled_dataset is None:
+        raise ValueError("a teacher is given and no unlabeled_dataset; pass the images that it is to label.")
+    teacher_type = getattr(teacher.config, "depth_estimation_type", config.depth_estimation_type)
+    if teacher_type != config.depth_estimation_type:
+        raise ValueError(
+            f"the teacher is {teacher_type!r} and the student {config.depth_estimation_type!r}; both must predict the same. "
+            "Label offline and convert, or choose another teacher."
+        )
+    return teacher
+
+
+def _mean_scores(prediction) -> dict[str, float]:
+    """Average the rows of `prediction_step`."""
+    rows = torch.as_tensor(prediction.predictions, dtype=torch.float64)
+    return summarize({name: rows[:, i] for i, name in enumerate(SCORE_NAMES)})
