@@ -24,7 +24,8 @@ def fit_scale_shift(
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: scale and shift, `(batch,)`, float64. A constant prediction gets scale 0
-        and the mean of the target as its shift; so does an image without valid pixels, with shift 0.
+        and the mean of the target as its shift; so does an image without valid pixels, with shift 0. A value under
+        the mask that is not finite makes both NaN.
 
     Source: MiDaS (Ranftl et al., 2020), section 5; Depth Anything V1, supplementary section 6.
 
@@ -41,8 +42,8 @@ def fit_scale_shift(
     # Centring first keeps the 2x2 normal equations well conditioned for predictions far from zero.
     variance = masked_mean(centred_prediction.square(), mask)
     covariance = masked_mean(centred_prediction * centred_target, mask)
-    usable = variance > torch.finfo(torch.float32).eps ** 2 * mean_prediction.square()
-    scale = torch.where(usable, covariance / torch.where(usable, variance, 1.0), 0.0)
+    constant = variance <= torch.finfo(torch.float32).eps ** 2 * mean_prediction.square()
+    scale = torch.where(constant, 0.0, covariance / torch.where(constant, 1.0, variance))
     return scale, mean_target - scale * mean_prediction
 
 
@@ -64,7 +65,8 @@ def fit_scale(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
     """
     prediction, target = prediction.double(), target.double()
     energy = masked_mean(prediction.square(), mask)
-    return torch.where(energy > 0, masked_mean(prediction * target, mask) / torch.where(energy > 0, energy, 1.0), 0.0)
+    zero = energy == 0
+    return torch.where(zero, 0.0, masked_mean(prediction * target, mask) / torch.where(zero, 1.0, energy))
 
 
 def fit_median(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

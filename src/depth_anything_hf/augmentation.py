@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import torch
 
 
-def random_crop_box(size: tuple[int, int], crop: tuple[int, int], generator: torch.Generator) -> tuple[int, int, int, int]:
+def random_crop_box(
+    size: tuple[int, int], crop: tuple[int, int], generator: torch.Generator
+) -> tuple[int, int, int, int]:
     """Draw where to crop: top, left, height, width, every corner equally likely.
 
     Args:
@@ -38,7 +40,9 @@ def random_crop_box(size: tuple[int, int], crop: tuple[int, int], generator: tor
         (0, 0, 5, 8)
     """
     if crop[0] > size[0] or crop[1] > size[1]:
-        raise ValueError(f"crop {crop} is larger than the image {size}; resize with 'lower_bound' to cover the crop first.")
+        raise ValueError(
+            f"crop {crop} is larger than the image {size}; resize with 'lower_bound' to cover the crop first."
+        )
     top = int(torch.randint(size[0] - crop[0] + 1, (), generator=generator))
     left = int(torch.randint(size[1] - crop[1] + 1, (), generator=generator))
     return top, left, *crop
@@ -170,7 +174,8 @@ def _gaussian_blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     reach = min(9, (min(images.shape[-2:]) - 1) // 2)  # 4 sigma at the largest default, and within a small image
     if reach < 1:
         return images
-    return gaussian_blur2d(images, 2 * reach + 1, torch.stack([sigma, sigma], dim=1))
+    blurred = gaussian_blur2d(images, 2 * reach + 1, torch.stack([sigma, sigma], dim=1))
+    return blurred.clamp(0, 1)  # the kernel sums to 1 within rounding only
 
 
 def cutmix_boxes(
@@ -184,7 +189,8 @@ def cutmix_boxes(
 ) -> torch.Tensor:
     """Draw one CutMix box an image, or none.
 
-    The area is drawn once; aspect and corner are drawn again until the box lies inside the image.
+    The area is drawn once; aspect and corner are drawn again until the box lies inside the image. Where no box of the
+    area and aspect fits, as in a narrow strip, the aspect gives way.
 
     Args:
         batch (`int`): Number of images.
@@ -210,8 +216,8 @@ def cutmix_boxes(
     """
     if not 0 <= probability <= 1 or not 0 < area[0] <= area[1] < 1 or not 0 < aspect[0] <= aspect[1]:
         raise ValueError(
-            f"probability {probability}, area {area} and aspect {aspect} must lie in [0, 1], (0, 1) and above 0, the smaller "
-            "number first. The authors' are 0.5, (0.02, 0.4) and (0.3, 1 / 0.3)."
+            f"probability {probability}, area {area} and aspect {aspect} must lie in [0, 1], (0, 1) and above 0, the "
+            "smaller number first. The authors' are 0.5, (0.02, 0.4) and (0.3, 1 / 0.3)."
         )
 
     def uniform(low: float, high: float) -> float:
@@ -222,12 +228,16 @@ def cutmix_boxes(
         if uniform(0, 1) >= probability:
             continue
         pixels = uniform(*area) * height * width
-        while True:
+        for _ in range(1000):
             ratio = uniform(*aspect)
             box_height, box_width = int(math.sqrt(pixels * ratio)), int(math.sqrt(pixels / ratio))
             top, left = int(uniform(0, height)), int(uniform(0, width))
             if top + box_height <= height and left + box_width <= width:
                 break
+        else:
+            box_height = min(max(box_height, math.ceil(pixels / width)), height)
+            box_width = int(pixels / box_height)
+            top, left = int(uniform(0, height - box_height + 1)), int(uniform(0, width - box_width + 1))
         box[top : top + box_height, left : left + box_width] = True
     return boxes
 
@@ -249,6 +259,4 @@ def cutmix(tensors: Sequence[torch.Tensor], boxes: torch.Tensor) -> list[torch.T
         >>> cutmix([torch.tensor([[[1, 2]], [[3, 4]]])], boxes)[0].tolist()
         [[[3, 2]], [[3, 4]]]
     """
-    return [
-        torch.where(boxes if values.ndim == 3 else boxes[:, None], values.flip(0), values) for values in tensors
-    ]
+    return [torch.where(boxes if values.ndim == 3 else boxes[:, None], values.flip(0), values) for values in tensors]

@@ -107,7 +107,7 @@ def config_for_encoder(
         patch_size=backbone_config.patch_size,
         reassemble_hidden_size=width,
         neck_hidden_sizes=list(released.neck_hidden_sizes if released else (width // 8, width // 4, width // 2, width)),
-        fusion_hidden_size=released.fusion_hidden_size if released else max(width // 6, 8),
+        fusion_hidden_size=released.fusion_hidden_size if released else max(round(width / 48) * 8, 8),
         depth_estimation_type="relative" if max_depth is None else "metric",
         max_depth=1 if max_depth is None else max_depth,
     )

@@ -16,8 +16,8 @@ def check_space(space: str) -> str:
     """Return `space` if it is one of `"depth"` and `"disparity"`, and raise a `ValueError` otherwise."""
     if space not in SPACES:
         raise ValueError(
-            f"space is {space!r}; it must be one of {SPACES}: 'depth' is metres along the optical axis, 'disparity' is "
-            "inverse depth at any scale. Pass the one that your maps hold."
+            f"space is {space!r}; it must be one of {SPACES}: 'depth' is metres along the optical axis, 'disparity' "
+            "is inverse depth at any scale. Pass the one that your maps hold."
         )
     return space
 
@@ -83,9 +83,14 @@ def masked_median(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         >>> masked_median(torch.tensor([[[5.0, 1.0, 9.0, 7.0]]]), torch.tensor([[[True, True, True, False]]])).tolist()
         [5.0]
     """
-    holes = torch.where(mask, values, torch.nan).flatten(1)  # (batch, pixels)
-    median = holes.nanmedian(dim=1).values
-    return torch.where(mask.flatten(1).any(dim=1), median, 0.0)
+    # A stable sort, NaN last, always picks the same pixel among equal ones, hence the same gradient; `nanmedian` on
+    # CUDA picks any, and refuses to run under `torch.use_deterministic_algorithms`.
+    order = (
+        torch.where(mask, values.detach(), torch.nan).flatten(1).sort(dim=1, stable=True).indices
+    )  # (batch, pixels)
+    count = mask.flatten(1).sum(dim=1, keepdim=True)
+    median = values.flatten(1).gather(1, order.gather(1, (count - 1).clamp(min=0) // 2))
+    return torch.where(count > 0, median, 0.0)[:, 0]
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -96,25 +101,28 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         mask (`torch.Tensor`): Bool, same shape.
 
     Returns:
-        `torch.Tensor`: `(batch,)`; 0, with its graph, where an image has no valid pixel.
+        `torch.Tensor`: `(batch,)`, float32 (float64 for float64 input): a sum over an image overflows float16. 0, with
+        its graph, where an image has no valid pixel.
 
     Example:
         >>> masked_mean(torch.tensor([[[1.0, 3.0, 100.0]]]), torch.tensor([[[True, True, False]]])).tolist()
         [2.0]
     """
-    total = torch.where(mask, values, 0.0).flatten(1).sum(dim=1)
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    total = torch.where(mask, values, 0.0).flatten(1).sum(dim=1, dtype=dtype)
     return total / mask.flatten(1).sum(dim=1).clamp(min=1)
 
 
 def normalize_robust(
-    values: torch.Tensor, mask: torch.Tensor, smallest_spread: float = SMALLEST_SPREAD
+    values: torch.Tensor, mask: torch.Tensor, smallest_spread: float | torch.Tensor = SMALLEST_SPREAD
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Remove each image's own shift (median) and scale (mean absolute deviation from it).
 
     Args:
         values (`torch.Tensor`): `(batch, height, width)`, float32 or float64.
         mask (`torch.Tensor`): Bool, same shape.
-        smallest_spread (`float`): The scale is never taken smaller than this.
+        smallest_spread (`float` or `torch.Tensor`): The scale is never taken smaller than this; one number, or
+            `(batch,)`, above 0.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: The normalised values, 0 outside the mask, `(batch, height, width)`; and
@@ -123,7 +131,8 @@ def normalize_robust(
     Source: Depth Anything V1, section 3.1, eq. 2 and 3.
 
     Example:
-        >>> normalized, spread = normalize_robust(torch.tensor([[[1.0, 2.0, 6.0]]]), torch.ones(1, 1, 3, dtype=torch.bool))
+        >>> everywhere = torch.ones(1, 1, 3, dtype=torch.bool)
+        >>> normalized, spread = normalize_robust(torch.tensor([[[1.0, 2.0, 6.0]]]), everywhere)
         >>> spread.item(), (normalized * spread).tolist()
         (1.6666666269302368, [[[-1.0, 0.0, 4.0]]])
     """
@@ -221,12 +230,14 @@ def label_from_map(
     if depth_estimation_type == "metric":
         if space == "disparity":
             raise ValueError(
-                "space is 'disparity' and the model is metric; disparity of unknown scale cannot be turned into metres. "
-                "Train a relative model on it, or give depth in metres."
+                "space is 'disparity' and the model is metric; disparity of unknown scale cannot be turned into "
+                "metres. Train a relative model on it, or give depth in metres."
             )
         valid = valid if sky is None else valid & ~sky
         return torch.where(valid, values, 0.0), valid
     disparity = torch.where(valid, values, 0.0) if space == "disparity" else invert(values, valid)
+    finite = torch.isfinite(disparity)  # 1 / depth overflows for a depth of almost nothing
+    disparity, valid = torch.where(finite, disparity, 0.0), valid & finite
     if sky is None:
         return disparity, valid
     return torch.where(sky, 0.0, disparity), valid | sky

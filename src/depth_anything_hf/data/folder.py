@@ -1,4 +1,4 @@
-"""Records on disk: the imagefolder form, parquet, plain photographs, and pairs of images and depth files.
+"""Records on disk: the imagefolder form, parquet, and plain photographs (`pairs.py` reads pairs of files).
 
 `datasets` reads the first two without this module. `load_folder` avoids its traps: it takes split names from file and
 folder names (one file called `test_1.png` hides `metadata.jsonl`, hence every label), and column types from the first
@@ -20,22 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from .records import (
-    SPACES,
-    decode_record,
-    depth_map_to_image,
-    encode_record,
-    image_to_codes,
-    open_image,
-    record_features,
-)
+from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes, open_image, sky_to_image
+from depth_anything_hf.data.records import decode_record, record_features
 
 if TYPE_CHECKING:
     import datasets
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-DEPTH_EXTENSIONS = (".png", ".npy", ".npz")
-METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 _METADATA, _PARTIAL, _FOLDERS = "metadata.jsonl", ".partial", ("images", "depth", "sky")
 _REQUIRED = ("image", "depth_map", "depth_scale", "depth_offset", "space")
 _IMAGE_COLUMNS = ("image", "depth_map", "sky_mask")
@@ -70,6 +61,7 @@ def write_image_folder(
 
     Example:
         >>> import tempfile
+        >>> from depth_anything_hf.data.records import encode_record
         >>> record = encode_record(np.zeros((1, 2, 3), np.uint8), values=[[1.0, 2.0]])
         >>> folder = write_image_folder([record], tempfile.mkdtemp())
         >>> sorted(path.name for path in folder.iterdir())
@@ -116,6 +108,7 @@ def load_folder(path: str | os.PathLike) -> datasets.Dataset:
 
     Example:
         >>> import tempfile
+        >>> from depth_anything_hf.data.records import encode_record
         >>> record = encode_record(np.zeros((1, 2, 3), np.uint8), values=[[1.0, 2.0]])
         >>> load_folder(write_image_folder([record], tempfile.mkdtemp()))[0]["depth_map"].mode
         'I;16'
@@ -133,7 +126,8 @@ def load_folder(path: str | os.PathLike) -> datasets.Dataset:
     if missing:
         raise ValueError(
             f"{root}: columns {missing} are missing, found {sorted(features)}; a folder of records needs {_REQUIRED} "
-            "(docs/data_format.md): add them, or read photographs with load_images and plain pairs with load_pairs."
+            "(docs/data_format.md): add them, or read photographs with load_images and pairs of files with "
+            "data.pairs.load_pairs."
         )
     data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
     return datasets.load_dataset(builder, data_files=data_files, features=features, split="train")
@@ -163,114 +157,45 @@ def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMA
     from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature
 
+    root, files = find_files(path_or_glob, extensions)
+    if not files:
+        raise FileNotFoundError(
+            f"no photograph at {Path(path_or_glob).expanduser()}; looked for files ending in {', '.join(extensions)}: "
+            "check the path, quote a glob pattern in the shell, or pass other extensions."
+        )
+    sources = [file.relative_to(root).as_posix() for file in files]
+    columns = {"image": [str(file.absolute()) for file in files], "source": sources}
+    return Dataset.from_dict(columns, features=Features({"image": ImageFeature(), "source": Value("string")}))
+
+
+def find_files(path_or_glob: str | os.PathLike, extensions: Sequence[str]) -> tuple[Path, list[Path]]:
+    """List the files with certain endings: a file, a folder with all its subfolders, or a glob pattern.
+
+    Args:
+        path_or_glob: A path or a pattern; hidden files are left out.
+        extensions: Endings taken, upper or lower case.
+
+    Returns:
+        root: The folder, or the part of the pattern before the first wildcard; every file is below it.
+        files: Sorted by path; empty where there is none.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "a.NPY").touch()
+        >>> find_files(folder, [".npy"]) == (folder, [folder / "a.NPY"])
+        True
+    """
     given = Path(path_or_glob).expanduser()
     if given.is_file():
         root, found = given.parent, [str(given)]
     elif given.is_dir():
-        root, found = given, _files_below(given)
+        root, found = given, glob.glob(os.path.join(glob.escape(str(given)), "**", "*"), recursive=True)
     else:
-        fixed = [part for part, whole in zip(given.parts, _prefixes(given), strict=True) if not glob.has_magic(whole)]
-        root, found = Path(*fixed), glob.glob(str(given), recursive=True)
-    files = _sorted_files(found, extensions)
-    if not files:
-        raise FileNotFoundError(
-            f"no photograph at {given}; looked for files ending in {', '.join(extensions)}: check the path, quote a "
-            "glob pattern in the shell, or pass other extensions."
-        )
-    columns = {"image": [str(file.absolute()) for file in files], "source": [_below(file, root) for file in files]}
-    return Dataset.from_dict(columns, features=Features({"image": ImageFeature(), "source": Value("string")}))
-
-
-def load_pairs(
-    images_dir: str | os.PathLike,
-    depth_dir: str | os.PathLike,
-    space: str,
-    depth_scale: float | None = None,
-    unit: str | None = None,
-) -> PairedFolder:
-    """Read plain pairs: an image and a 16-bit PNG, npy or npz file with the same stem (subfolders included).
-
-    Stored values <= 0, nan and inf are not labels. PNG codes are kept; arrays are quantised to 16 bits over their own
-    range (`encode_depth_map`). npz: the array named as `space`, "depth" or "disparity", or the only array.
-
-    Args:
-        images_dir: Folder of the images.
-        depth_dir: Folder of the labels.
-        space: "depth" or "disparity".
-        depth_scale: Metres (or disparity units) per stored unit, > 0.
-        unit: Stored unit of depth, "m", "cm" or "mm"; with space="depth" give exactly one of `depth_scale` and `unit`.
-
-    Returns:
-        A map-style set that reads one record at a time.
-
-    Raises:
-        ValueError: Unknown space or unit, an image or a label without partner, or two files with one stem.
-        FileNotFoundError: No image in `images_dir`.
-
-    Example:
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> os.makedirs(folder + "/rgb"), os.makedirs(folder + "/depth")
-        (None, None)
-        >>> Image.new("RGB", (2, 1)).save(folder + "/rgb/a.png")
-        >>> np.save(folder + "/depth/a.npy", np.array([[1500, 0]]))
-        >>> pairs = load_pairs(folder + "/rgb", folder + "/depth", "depth", unit="mm")
-        >>> decode_record(pairs[0]).values.tolist()
-        [[1.5, 0.0]]
-    """
-    scale = _pair_scale(space, depth_scale, unit)
-    images, depths = _by_stem(images_dir, IMAGE_EXTENSIONS), _by_stem(depth_dir, DEPTH_EXTENSIONS)
-    if not images:
-        raise FileNotFoundError(f"no photograph in {images_dir}; looked for {', '.join(IMAGE_EXTENSIONS)}.")
-    for have, other, place, kind in (
-        (images, depths, depth_dir, f"label ({', '.join(DEPTH_EXTENSIONS)})"),
-        (depths, images, images_dir, "image"),
-    ):
-        alone = sorted(have.keys() - other.keys())
-        if alone:
-            raise ValueError(
-                f"{len(alone)} of {len(have)} files have no {kind} with the same stem in {place}, first {alone[:3]}: "
-                "rename or remove them, so that every stem is in both folders."
-            )
-    return PairedFolder([(stem, images[stem], depths[stem]) for stem in sorted(images)], space, scale)
-
-
-class PairedFolder:
-    """Give the records of image and label files, read when they are asked for (a map-style set for a `DataLoader`).
-
-    Args:
-        pairs: (stem, image file, label file).
-        space: "depth" or "disparity".
-        scale: Metres or disparity units per stored unit.
-
-    Example:
-        >>> len(PairedFolder([], "depth", 1.0))
-        0
-    """
-
-    def __init__(self, pairs: Sequence[tuple[str, Path, Path]], space: str, scale: float):
-        self.pairs, self.space, self.scale = list(pairs), space, scale
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        stem, image_file, depth_file = self.pairs[index]
-        try:
-            with Image.open(image_file) as image:
-                if depth_file.suffix.lower() != ".png":
-                    values = _read_array(depth_file, self.space) * self.scale
-                    usable = np.isfinite(values) & (values > 0)
-                    return encode_record(image, values, usable, self.space, source=stem)
-                record = encode_record(image, source=stem)
-            with Image.open(depth_file) as depth:
-                codes = image_to_codes(depth)
-        except ValueError as error:
-            raise ValueError(f"{image_file} with {depth_file}: {error}") from error
-        label = {"depth_map": depth_map_to_image(codes), "depth_scale": self.scale, "depth_offset": 0.0}
-        record |= label | {"space": self.space}
-        decode_record(record)
-        return record
+        root = next(path for path in (given, *given.parents) if not glob.has_magic(str(path)))
+        found = glob.glob(str(given), recursive=True)
+    endings = tuple(extension.lower() for extension in extensions)
+    return root, sorted(Path(path) for path in found if path.lower().endswith(endings) and os.path.isfile(path))
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -299,11 +224,8 @@ def _write_record(record: Mapping[str, Any], root: Path, stem: str, jpeg_quality
         _save(depth_map_to_image(codes), root / row["depth_map_file_name"])
     if sample.sky is not None:
         row["sky_mask_file_name"] = f"sky/{stem}.png"
-        _save(Image.fromarray(sample.sky.astype(np.uint8) * 255), root / row["sky_mask_file_name"])
-    for key in (
-        "depth_scale",
-        "depth_offset",
-    ):  # with a decimal point, so that no reader takes the column for integers
+        _save(sky_to_image(sample.sky), root / row["sky_mask_file_name"])
+    for key in ("depth_scale", "depth_offset"):  # with a decimal point: no reader takes the column for integers
         row[key] = None if record.get(key) is None else float(record[key])
     row["space"] = record.get("space")
     row["intrinsics"] = None if sample.intrinsics is None else list(sample.intrinsics)
@@ -381,64 +303,3 @@ def _merge(parts: Iterable[datasets.Features]) -> datasets.Features:
                 merged[name] = feature
     schema = record_features(with_sky=True, with_group=True)
     return Features({name: schema.get(name, feature) for name, feature in merged.items()})
-
-
-def _files_below(folder: Path) -> list[str]:
-    return glob.glob(os.path.join(glob.escape(str(folder)), "**", "*"), recursive=True)
-
-
-def _sorted_files(paths: Iterable[str], extensions: Sequence[str]) -> list[Path]:
-    endings = tuple(extension.lower() for extension in extensions)
-    return sorted(Path(path) for path in paths if path.lower().endswith(endings) and os.path.isfile(path))
-
-
-def _prefixes(path: Path) -> Iterator[str]:
-    for count in range(1, len(path.parts) + 1):
-        yield str(Path(*path.parts[:count]))
-
-
-def _below(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix()
-
-
-def _by_stem(folder: str | os.PathLike, extensions: Sequence[str]) -> dict[str, Path]:
-    root = Path(folder).expanduser()
-    found: dict[str, Path] = {}
-    for file in _sorted_files(_files_below(root), extensions):
-        stem = _below(file.with_suffix(""), root)
-        if stem in found:
-            raise ValueError(f"{found[stem]} and {file} share one stem; a pair needs it once: move one away.")
-        found[stem] = file
-    return found
-
-
-def _pair_scale(space: str, depth_scale: float | None, unit: str | None) -> float:
-    if space not in SPACES:
-        raise ValueError(f"space={space!r}; it must be one of {SPACES}.")
-    if space == "depth" and (depth_scale is None) == (unit is None):
-        raise ValueError(
-            f"depth_scale={depth_scale!r}, unit={unit!r}; stored depth has no unit of its own: give exactly one, "
-            f"unit in {tuple(METRES)} or depth_scale in metres per stored unit."
-        )
-    if space == "disparity" and unit is not None:
-        raise ValueError(f"unit={unit!r} with space='disparity', which has no unit: leave it out.")
-    if unit is not None and unit not in METRES:
-        raise ValueError(f"unit={unit!r}; it must be one of {tuple(METRES)}, or give depth_scale.")
-    scale = METRES[unit] if unit is not None else 1.0 if depth_scale is None else float(depth_scale)
-    if not (np.isfinite(scale) and scale > 0):
-        raise ValueError(f"depth_scale={depth_scale!r}; it must be finite and > 0.")
-    return scale
-
-
-def _read_array(path: Path, space: str) -> np.ndarray:
-    data = np.load(path, allow_pickle=False)
-    if path.suffix.lower() == ".npz":
-        with data:
-            key = space if space in data.files else data.files[0]
-            if key != space and len(data.files) != 1:
-                raise ValueError(f"arrays {data.files}; needed: one named {space!r}, or a single array.")
-            data = data[key]
-    array = np.asarray(data, dtype=np.float64)
-    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):  # (height, width, 1) or (1, height, width)
-        return array.squeeze(-1 if array.shape[-1] == 1 else 0)
-    return array

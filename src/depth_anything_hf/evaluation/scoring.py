@@ -9,8 +9,24 @@ import torch
 from depth_anything_hf.alignment import apply_fit, fit_scale_shift
 from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
 from depth_anything_hf.geometry import invert, masked_mean, valid_mask
+from depth_anything_hf.image_processing import resize_prediction
 
 SCORE_NAMES = (*METRIC_NAMES, "disparity_abs_rel", "scale")
+
+
+def _check_prediction(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> None:
+    """Raise where a prediction cannot be scored: NaN in the scores is kept for images without labels."""
+    if prediction.ndim != 3 or prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}; both must be the same "
+            "(batch, height, width). Resize the prediction to the ground truth."
+        )
+    broken = int((mask & ~torch.isfinite(prediction)).sum())
+    if broken:
+        raise ValueError(
+            f"the prediction is NaN or infinite at {broken} of {int(mask.sum())} scored pixels; every one must be "
+            "finite. Check the weights, or predict in float32."
+        )
 
 
 def score_relative(
@@ -33,8 +49,11 @@ def score_relative(
         cap (`float`, *optional*): Farthest depth that counts, metres. Left out: the farthest of each image.
 
     Returns:
-        `dict[str, torch.Tensor]`: For each of `SCORE_NAMES` `(batch,)` float64. `scale` is the fitted one: not positive,
-        the image's near and far are the wrong way round. NaN for an image without a valid pixel.
+        `dict[str, torch.Tensor]`: For each of `SCORE_NAMES` `(batch,)` float64. `scale` is the fitted one: where it is
+        not positive, near and far are the wrong way round. NaN for an image without a valid pixel.
+
+    Raises:
+        ValueError: `space` or `cap` is out of range, the shapes differ, or the prediction is not finite.
 
     Source: Depth Anything V1, supplementary section 6 (alignment following MiDaS).
 
@@ -44,13 +63,19 @@ def score_relative(
         >>> round(scores["abs_rel"].item(), 6), round(scores["scale"].item(), 6)
         (0.0, 0.2)
     """
+    if cap is not None and not cap > 0:
+        raise ValueError(
+            f"cap is {cap}; it must be positive metres, or None. The usual ones: 10 for NYUv2, 80 for KITTI."
+        )
     mask = valid_mask(target, mask, space) & (target > 0)
     if cap is not None:
         mask = mask & (target <= cap if space == "depth" else target >= 1 / cap)
+    _check_prediction(prediction, target, mask)
     target = torch.where(mask, target.double(), 1.0)
     disparity = invert(target, mask) if space == "depth" else target
     scale, shift = fit_scale_shift(torch.where(mask, prediction.double(), 0.0), disparity, mask)
-    smallest = torch.where(mask, disparity, math.inf).amin(dim=(1, 2)) if cap is None else torch.full_like(scale, 1 / cap)
+    farthest = torch.where(mask, disparity, math.inf).amin(dim=(1, 2))  # (batch,)
+    smallest = farthest if cap is None else torch.full_like(scale, 1 / cap)
     aligned = torch.maximum(apply_fit(prediction, scale, shift), smallest[:, None, None])
     scores = depth_metrics(invert(aligned, mask), invert(disparity, mask), mask)
     error = torch.where(mask, (aligned - disparity).abs() / torch.where(mask, disparity, 1.0), 0.0)
@@ -61,7 +86,11 @@ def score_relative(
 
 
 def score_metric(
-    prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None, max_depth: float, min_depth: float = 1e-3
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    max_depth: float,
+    min_depth: float = 1e-3,
 ) -> dict[str, torch.Tensor]:
     """Score metric predictions as they are, without alignment.
 
@@ -75,6 +104,9 @@ def score_metric(
     Returns:
         `dict[str, torch.Tensor]`: For each of `SCORE_NAMES` `(batch,)` float64; `scale` is 1.
 
+    Raises:
+        ValueError: The range is empty, the shapes differ, or the prediction is not finite.
+
     Source: the authors' `metric_depth/train.py`.
 
     Example:
@@ -82,7 +114,12 @@ def score_metric(
         >>> score_metric(depth, depth, None, max_depth=80.0)["delta1"].item()
         1.0
     """
+    if not 0 < min_depth < max_depth:
+        raise ValueError(
+            f"min_depth is {min_depth} and max_depth {max_depth}; they must be positive, the smaller first."
+        )
     mask = valid_mask(target, mask, "depth") & (target >= min_depth) & (target <= max_depth)
+    _check_prediction(prediction, target, mask)
     prediction = prediction.double().clamp(min_depth, max_depth)
     scores = depth_metrics(prediction, target, mask)
     # In disparity |1/p - 1/y| / (1/y) = |y - p| / p.
@@ -91,6 +128,37 @@ def score_metric(
     scores["disparity_abs_rel"] = torch.where(empty, torch.nan, masked_mean(error, mask))
     scores["scale"] = torch.where(empty, torch.nan, 1.0)
     return scores
+
+
+def score_prediction(
+    predicted_depth: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None, space: str, max_depth: float | None
+) -> torch.Tensor:
+    """Bring one prediction to its ground truth's size and score it as its model's kind asks.
+
+    Args:
+        predicted_depth (`torch.Tensor`): `(height, width)`, of any size.
+        target (`torch.Tensor`): `(height, width)`, metres or disparity.
+        mask (`torch.Tensor`, *optional*): Bool, the target's shape.
+        space (`str`): What `target` holds: `"depth"` or `"disparity"`.
+        max_depth (`float`, *optional*): Of a metric model; None for a relative one.
+
+    Returns:
+        `torch.Tensor`: One number for each of `SCORE_NAMES`, float64.
+
+    Raises:
+        ValueError: A metric model and ground truth in disparity.
+    """
+    predicted = resize_prediction(predicted_depth[None], tuple(target.shape))
+    mask = None if mask is None else mask[None]
+    if max_depth is None:
+        scores = score_relative(predicted, target[None], mask, space)
+    elif space == "depth":
+        scores = score_metric(predicted, target[None], mask, max_depth)
+    else:
+        raise ValueError(
+            f"the ground truth is in {space!r} and the model metric; give ground truth in metres ('depth')."
+        )
+    return torch.stack([scores[name][0] for name in SCORE_NAMES])
 
 
 def summarize(scores: dict[str, torch.Tensor]) -> dict[str, float]:

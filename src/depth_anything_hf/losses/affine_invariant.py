@@ -5,19 +5,21 @@ Formula (V1, eq. 1 to 3), an image at a time, over its valid pixels:
 \(\hat d = (d - t(d)) / s(d)\), with \(t\) the median and \(s\) the mean absolute deviation from it, and
 \(\rho(d, d^*) = \mathrm{mean}_i\,|\hat d_i - \hat d^*_i|\).
 
-Relations: `gradient_matching` takes the same residual \(\hat d - \hat d^*\) and compares its edges; `cutmix` takes this
-loss by region. For metric depth use `silog`.
+Relations: `gradient_matching` takes the same residual \(\hat d - \hat d^*\) and compares its edges; `cutmix` takes
+this loss by region. For metric depth use `silog`.
 """
 
 from __future__ import annotations
 
 import torch
 
-from depth_anything_hf.geometry import masked_mean, normalize_robust
+from depth_anything_hf.geometry import SMALLEST_SPREAD, masked_mean, normalize_robust
 from depth_anything_hf.losses.reduction import in_full_precision, mean_over_labeled
 
 # A target whose spread is within float32 rounding of its own size holds no depth order to learn from.
 SMALLEST_RELATIVE_SPREAD = 1e-6
+# The gradient grows as 1 / spread of the prediction and returns in its dtype: float16 ends at 65504.
+SMALLEST_SPREAD_FLOAT16 = torch.finfo(torch.float16).eps
 
 
 def normalized_residual(
@@ -37,14 +39,17 @@ def normalized_residual(
     Raises:
         ValueError: The shapes differ, or the mask is not boolean.
     """
+    smallest_spread = SMALLEST_SPREAD_FLOAT16 if prediction.dtype == torch.float16 else SMALLEST_SPREAD
     prediction, target = in_full_precision(prediction, target, mask)
-    largest = torch.where(mask, target, 0.0).abs().amax(dim=(1, 2))
-    # Brings a label of any unit to the size of 1, where the clamp on the spread means what it says.
-    target = target / torch.where(largest > 0, largest, 1.0)[:, None, None]
-    target, target_spread = normalize_robust(target, mask, smallest_spread=SMALLEST_RELATIVE_SPREAD)
-    prediction, _ = normalize_robust(prediction, mask)
-    labeled = target_spread > SMALLEST_RELATIVE_SPREAD
-    return torch.where(mask & labeled[:, None, None], prediction - target, 0.0), labeled
+    # In proportion to the label's own size, so that its unit does not matter.
+    smallest_target_spread = SMALLEST_RELATIVE_SPREAD * target.detach().abs().amax(dim=(1, 2))  # (batch,)
+    tiny = torch.finfo(target.dtype).tiny
+    target, target_spread = normalize_robust(target, mask, smallest_target_spread.clamp(min=tiny))
+    labeled = target_spread > smallest_target_spread
+    # A prediction without a label to learn from is not read either: were it infinite, its gradient would be NaN.
+    mask = mask & labeled[:, None, None]
+    prediction, _ = normalize_robust(prediction, mask, smallest_spread)
+    return torch.where(mask, prediction - target, 0.0), labeled
 
 
 def trim_mask(errors: torch.Tensor, mask: torch.Tensor, fraction: float) -> torch.Tensor:
@@ -71,7 +76,9 @@ def trim_mask(errors: torch.Tensor, mask: torch.Tensor, fraction: float) -> torc
         [[[True, False, True, True]]]
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"trim_fraction is {fraction}; it must lie in [0, 1). 0.1 drops the worst tenth of the pixels.")
+        raise ValueError(
+            f"trim_fraction is {fraction}; it must lie in [0, 1). 0.1 drops the worst tenth of the pixels."
+        )
     if fraction == 0:
         return mask
     flat_mask = mask.flatten(1)
@@ -79,7 +86,7 @@ def trim_mask(errors: torch.Tensor, mask: torch.Tensor, fraction: float) -> torc
     count = flat_mask.sum(dim=1)
     kept = count - count * round(fraction * 10**6) // 10**6  # whole numbers: a tenth of 30 must be 3, not 2.9999
     threshold = ordered.gather(1, (kept - 1).clamp(min=0)[:, None])  # (batch, 1)
-    return mask & (errors.detach() <= threshold[:, :, None])
+    return mask & ~(errors.detach() > threshold[:, :, None])  # NaN stays, and shows
 
 
 def affine_invariant_loss_per_image(

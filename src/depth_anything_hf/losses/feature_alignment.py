@@ -13,8 +13,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+SMALLEST_NORM = 1e-4  # bounds the slope at a token of zeros, 1 / norm, which float16 could not hold
 
-def feature_alignment_loss(features: torch.Tensor, frozen_features: torch.Tensor, margin: float = 0.85) -> torch.Tensor:
+
+def feature_alignment_loss(
+    features: torch.Tensor, frozen_features: torch.Tensor, margin: float = 0.85
+) -> torch.Tensor:
     """Pull patch features towards those of a frozen encoder, except where they agree beyond the margin.
 
     Args:
@@ -38,14 +42,14 @@ def feature_alignment_loss(features: torch.Tensor, frozen_features: torch.Tensor
     """
     if features.ndim != 3 or features.shape != frozen_features.shape:
         raise ValueError(
-            f"features have shape {tuple(features.shape)} and frozen_features {tuple(frozen_features.shape)}; both must "
-            "be the same (batch, patches, channels). Different channels need a projector, different patches the same "
-            "patch grid."
+            f"features have shape {tuple(features.shape)} and frozen_features {tuple(frozen_features.shape)}; both "
+            "must be the same (batch, patches, channels). Different channels need a projector, different patches the "
+            "same patch grid."
         )
     if not -1 < margin <= 1:
         raise ValueError(f"margin is {margin}; it must lie in (-1, 1]. The paper's value is 0.85.")
     dtype = torch.promote_types(features.dtype, torch.float32)
-    cosine = F.cosine_similarity(features.to(dtype), frozen_features.detach().to(dtype), dim=-1)  # (batch, patches)
-    kept = cosine <= margin
+    cosine = F.cosine_similarity(features.to(dtype), frozen_features.detach().to(dtype), dim=-1, eps=SMALLEST_NORM)
+    kept = ~(cosine > margin)  # NaN stays, and shows
     distance = torch.where(kept, 1 - cosine, 0.0).sum(dim=1) / kept.sum(dim=1).clamp(min=1)  # (batch,)
     return distance.mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
 
@@ -10,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoModel, Trainer, TrainerCallback
 
-from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_metric, score_relative, summarize
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor, resize_prediction
+from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
@@ -34,15 +35,12 @@ PROJECTOR_FILE = "feature_projector.pt"
 class _SetEpoch(TrainerCallback):
     """Tell the sampler its epoch: after a resume accelerate's wrappers hide it from the Trainer."""
 
-    def __init__(self, sampler: StreamBatchSampler):
+    def __init__(self, sampler: StreamBatchSampler, updates_per_epoch: int):
         self.sampler = sampler
+        self.updates_per_epoch = updates_per_epoch
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.sampler.set_epoch(state.global_step * args.gradient_accumulation_steps // max(self.batches_per_epoch(args), 1))
-
-    def batches_per_epoch(self, args) -> int:
-        steps = -(-len(self.sampler) // args.world_size)
-        return -(-steps // args.gradient_accumulation_steps) * args.gradient_accumulation_steps
+        self.sampler.set_epoch(state.global_step // self.updates_per_epoch)
 
 
 class DepthAnythingTrainer(Trainer):
@@ -156,9 +154,10 @@ class DepthAnythingTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
         sampler = StreamBatchSampler(self.train_dataset, self.batch_sizes, self.args.seed)
+        loader = self._loader(self.train_dataset, self.data_collator, batch_sampler=sampler)
         self.remove_callback(_SetEpoch)
-        self.add_callback(_SetEpoch(sampler))
-        return self._loader(self.train_dataset, self.data_collator, batch_sampler=sampler)
+        self.add_callback(_SetEpoch(sampler, math.ceil(len(loader) / self.args.gradient_accumulation_steps)))
+        return loader
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Return batches of whole images with ground truth at its own size."""
@@ -293,19 +292,10 @@ class DepthAnythingTrainer(Trainer):
             for members in by_shape.values():
                 predicted = model(pixel_values=torch.stack([inputs["pixel_values"][i] for i in members])).predicted_depth
                 for i, depth in zip(members, predicted, strict=True):
-                    rows[i] = self._score(depth, inputs["targets"][i], inputs["target_masks"][i], inputs["spaces"][i])
+                    truth = (inputs[name][i] for name in ("targets", "target_masks", "spaces"))
+                    rows[i] = score_prediction(depth, *truth, self.max_depth)
         rows = torch.stack(rows)  # (batch, scores)
         return None, rows, inputs["num_in_batch"]
-
-    def _score(self, depth: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, space: str) -> torch.Tensor:
-        predicted = resize_prediction(depth[None], tuple(target.shape))
-        if self.max_depth is None:
-            scores = score_relative(predicted, target[None], mask[None], space)
-        elif space == "depth":
-            scores = score_metric(predicted, target[None], mask[None], self.max_depth)
-        else:
-            raise ValueError("a metric model is evaluated on ground truth in 'disparity'; give depth in metres.")
-        return torch.stack([scores[name][0] for name in SCORE_NAMES])
 
     # Checkpoints
 

@@ -1,0 +1,153 @@
+"""Plain pairs of files: an image and its depth map, with the same stem, read as records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes
+from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files
+from depth_anything_hf.data.records import decode_record, encode_record
+from depth_anything_hf.geometry import check_space
+
+DEPTH_EXTENSIONS = (".png", ".npy", ".npz")
+METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+
+
+def load_pairs(
+    images_dir: str | os.PathLike,
+    depth_dir: str | os.PathLike,
+    space: str,
+    depth_scale: float | None = None,
+    unit: str | None = None,
+) -> PairedFolder:
+    """Read plain pairs: an image and a 16-bit PNG, npy or npz file with the same stem (subfolders included).
+
+    Stored values <= 0, nan and inf are not labels. PNG codes are kept; arrays are quantised to 16 bits over their own
+    range (`encode_depth_map`). npz: the array named as `space`, "depth" or "disparity", or the only array.
+
+    Args:
+        images_dir: Folder of the images.
+        depth_dir: Folder of the labels.
+        space: "depth" or "disparity".
+        depth_scale: Metres (or disparity units) per stored unit, > 0.
+        unit: Stored unit of depth, "m", "cm" or "mm"; with space="depth" give exactly one of `depth_scale` and `unit`.
+
+    Returns:
+        A map-style set that reads one record at a time.
+
+    Raises:
+        ValueError: Unknown space or unit, an image or a label without partner, or two files with one stem.
+        FileNotFoundError: No image in `images_dir`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> os.makedirs(folder + "/rgb"), os.makedirs(folder + "/depth")
+        (None, None)
+        >>> Image.new("RGB", (2, 1)).save(folder + "/rgb/a.png")
+        >>> np.save(folder + "/depth/a.npy", np.array([[1500, 0]]))
+        >>> pairs = load_pairs(folder + "/rgb", folder + "/depth", "depth", unit="mm")
+        >>> decode_record(pairs[0]).values.tolist()
+        [[1.5, 0.0]]
+    """
+    scale = _pair_scale(space, depth_scale, unit)
+    images, depths = _by_stem(images_dir, IMAGE_EXTENSIONS), _by_stem(depth_dir, DEPTH_EXTENSIONS)
+    if not images:
+        raise FileNotFoundError(f"no photograph in {images_dir}; looked for {', '.join(IMAGE_EXTENSIONS)}.")
+    for have, other, place, kind in (
+        (images, depths, depth_dir, f"label ({', '.join(DEPTH_EXTENSIONS)})"),
+        (depths, images, images_dir, "image"),
+    ):
+        alone = sorted(have.keys() - other.keys())
+        if alone:
+            raise ValueError(
+                f"{len(alone)} of {len(have)} files have no {kind} with the same stem in {place}, first {alone[:3]}: "
+                "rename or remove them, so that every stem is in both folders."
+            )
+    return PairedFolder([(stem, images[stem], depths[stem]) for stem in sorted(images)], space, scale)
+
+
+class PairedFolder:
+    """Give the records of image and label files, read when they are asked for (a map-style set for a `DataLoader`).
+
+    Args:
+        pairs: (stem, image file, label file).
+        space: "depth" or "disparity".
+        scale: Metres or disparity units per stored unit.
+
+    Example:
+        >>> len(PairedFolder([], "depth", 1.0))
+        0
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, Path, Path]], space: str, scale: float):
+        self.pairs, self.space, self.scale = list(pairs), space, scale
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        stem, image_file, depth_file = self.pairs[index]
+        try:
+            with Image.open(image_file) as image:
+                if depth_file.suffix.lower() != ".png":
+                    values = _read_array(depth_file, self.space) * self.scale
+                    usable = np.isfinite(values) & (values > 0)
+                    return encode_record(image, values, usable, self.space, source=stem)
+                record = encode_record(image, source=stem)
+            with Image.open(depth_file) as depth:
+                codes = image_to_codes(depth)
+        except ValueError as error:
+            raise ValueError(f"{image_file} with {depth_file}: {error}") from error
+        label = {"depth_map": depth_map_to_image(codes), "depth_scale": self.scale, "depth_offset": 0.0}
+        record |= label | {"space": self.space}
+        decode_record(record)
+        return record
+
+
+def _by_stem(folder: str | os.PathLike, extensions: Sequence[str]) -> dict[str, Path]:
+    root, files = find_files(folder, extensions)
+    found: dict[str, Path] = {}
+    for file in files:
+        stem = file.relative_to(root).with_suffix("").as_posix()
+        if stem in found:
+            raise ValueError(f"{found[stem]} and {file} share one stem; a pair needs it once: move one away.")
+        found[stem] = file
+    return found
+
+
+def _pair_scale(space: str, depth_scale: float | None, unit: str | None) -> float:
+    check_space(space)
+    if space == "depth" and (depth_scale is None) == (unit is None):
+        raise ValueError(
+            f"depth_scale={depth_scale!r}, unit={unit!r}; stored depth has no unit of its own: give exactly one, "
+            f"unit in {tuple(METRES)} or depth_scale in metres per stored unit."
+        )
+    if space == "disparity" and unit is not None:
+        raise ValueError(f"unit={unit!r} with space='disparity', which has no unit: leave it out.")
+    if unit is not None and unit not in METRES:
+        raise ValueError(f"unit={unit!r}; it must be one of {tuple(METRES)}, or give depth_scale.")
+    scale = METRES[unit] if unit is not None else 1.0 if depth_scale is None else float(depth_scale)
+    if not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"depth_scale={depth_scale!r}; it must be finite and > 0.")
+    return scale
+
+
+def _read_array(path: Path, space: str) -> np.ndarray:
+    data = np.load(path, allow_pickle=False)
+    if path.suffix.lower() == ".npz":
+        with data:
+            key = space if space in data.files else data.files[0]
+            if key != space and len(data.files) != 1:
+                raise ValueError(f"arrays {data.files}; needed: one named {space!r}, or a single array.")
+            data = data[key]
+    array = np.asarray(data, dtype=np.float64)
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):  # (height, width, 1) or (1, height, width)
+        return array.squeeze(-1 if array.shape[-1] == 1 else 0)
+    return array

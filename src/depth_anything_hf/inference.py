@@ -1,0 +1,65 @@
+"""Predict depth at full size for a list of images."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import nn
+
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor, resize_prediction
+
+
+@torch.no_grad()
+def predict_depth(
+    model: nn.Module,
+    processor: DepthAnythingImageProcessor,
+    images: Sequence[Image.Image],
+    mode: str = "bilinear",
+    full_size: bool = True,
+) -> list[torch.Tensor]:
+    """Predict the depth of images of any sizes; those of one input size go through the model together.
+
+    Args:
+        model (`nn.Module`): Any depth model whose output has `predicted_depth`.
+        processor (`DepthAnythingImageProcessor`): Its `resize_method` decides the input size.
+        images (`Sequence[Image.Image]`): RGB.
+        mode (`str`): How the prediction is brought to the image's size: `"bilinear"` as the authors, `"bicubic"` as the
+            stock pipeline.
+        full_size (`bool`): False leaves the predictions at the model's input size.
+
+    Returns:
+        `list[torch.Tensor]`: For each image `(height, width)` float32 on the CPU: disparity, larger when nearer, for a
+        relative model; metres for a metric one.
+
+    Raises:
+        ValueError: `images` is empty.
+
+    Example:
+        >>> from transformers import Dinov2Config
+        >>> from depth_anything_hf import DepthAnythingForDepthEstimation, config_for_encoder
+        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
+        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
+        >>> predict_depth(model, processor, [Image.new("RGB", (80, 60))])[0].shape
+        torch.Size([60, 80])
+    """
+    if len(images) == 0:
+        raise ValueError("images is empty; pass at least one.")
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    inputs = [processor(image, return_tensors="pt")["pixel_values"][0] for image in images]
+    by_shape = defaultdict(list)
+    for i, pixel_values in enumerate(inputs):
+        by_shape[pixel_values.shape].append(i)
+    predictions: list[torch.Tensor] = [None] * len(images)
+    for members in by_shape.values():
+        batch = torch.stack([inputs[i] for i in members]).to(device)
+        for i, depth in zip(members, model(pixel_values=batch).predicted_depth, strict=True):
+            size = images[i].size[::-1] if full_size else tuple(depth.shape)
+            predictions[i] = resize_prediction(depth[None], size, mode)[0].cpu()
+    model.train(was_training)
+    return predictions

@@ -1,0 +1,342 @@
+"""Pictures of depth: a colour map, contact sheets that compare models, line charts, and predictions on disk.
+
+Colour always shows disparity: far is dark, near is bright and warm.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+
+from depth_anything_hf.alignment import apply_fit, fit_scale_shift
+from depth_anything_hf.data.codes import depth_map_to_image, encode_depth_map, upright_rgb
+from depth_anything_hf.geometry import label_from_map
+
+# Every 17th of the 256 colours of "inferno" by Nathaniel J. Smith and Stefan van der Walt (CC0, as in matplotlib).
+_POINTS = "0000040c0826240c4f420a685d126e781c6d932667ae305cc73e4cdd513aed6925f8850ffca50afac62df2e661fcffa4"
+_CHANNELS = np.frombuffer(bytes.fromhex(_POINTS), dtype=np.uint8).reshape(16, 3).T
+_COLORS = np.stack([np.interp(np.linspace(0, 15, 256), np.arange(16), channel) for channel in _CHANNELS], axis=1)
+_NO_VALUE = 128  # grey: inferno has no grey but black
+_SPARSE = 0.06  # LiDAR fills at most 4 % of an image
+_INK, _PALE = (40, 40, 40), (222, 222, 222)
+# Okabe and Ito (2008), told apart with any colour vision, without their yellow, which is too pale for lines.
+_LINES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0))
+
+Picture = Image.Image | np.ndarray
+
+
+def colorize(
+    values: np.ndarray, mask: np.ndarray | None = None, low: float | None = None, high: float | None = None
+) -> np.ndarray:
+    """Paint a disparity map: small (far) is dark purple, large (near) bright yellow, no value grey.
+
+    Args:
+        values: (height, width) disparity, any scale; nan and inf are no values.
+        mask: (height, width) bool, True where there is a value; default: everywhere.
+        low, high: Disparity of the darkest and the brightest colour; default: 2nd and 98th percentile of the values.
+
+    Returns:
+        (height, width, 3) uint8. A constant map has the one colour of the middle.
+
+    Raises:
+        ValueError: `values` is not a map, `mask` has another shape, or `low` is above `high`.
+
+    Example:
+        >>> colorize(np.array([[0.0, 1.0, np.nan]]), low=0, high=1).tolist()
+        [[[0, 0, 4], [252, 255, 164], [128, 128, 128]]]
+    """
+    if low is not None and high is not None and not low <= high:
+        raise ValueError(f"low={low:g} is not below high={high:g}; give low <= high, or leave both out.")
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or (mask is not None and np.shape(mask) != values.shape):
+        raise ValueError(
+            f"values have shape {values.shape} and mask {None if mask is None else np.shape(mask)}; both must be one "
+            "(height, width): pass one map at a time."
+        )
+    valid = np.isfinite(values) if mask is None else np.isfinite(values) & np.asarray(mask, dtype=bool)
+    picture = np.full((*values.shape, 3), _NO_VALUE, dtype=np.uint8)
+    if not valid.any():
+        return picture
+    inside = values[valid]
+    robust_low, robust_high = _robust_range(inside)
+    low, high = robust_low if low is None else float(low), robust_high if high is None else float(high)
+    place = (np.clip(inside, low, high) - low) / (high - low) if high > low else np.full(inside.shape, 0.5)
+    picture[valid] = np.rint(_COLORS[np.rint(place * 255).astype(np.uint8)])
+    return picture
+
+
+def prediction_row(
+    image: Picture,
+    target: np.ndarray | None,
+    target_mask: np.ndarray | None,
+    target_space: str,
+    predictions: Sequence[np.ndarray],
+) -> list[Picture | None]:
+    """Make a row of `sheet`: the image, its ground truth, and predictions aligned to it, all on one range of colours.
+
+    Each prediction gets the scale and shift of the least-squares fit to the ground truth in disparity; what falls
+    below the range of the ground truth has its darkest colour. A fit with a negative scale is not applied, so that a
+    prediction with near and far exchanged looks like it. Without ground truth each has its own range. Sparse ground
+    truth (LiDAR) is drawn as small squares, the nearer above the farther; the fit sees the measured pixels alone.
+
+    Args:
+        image: The photograph.
+        target: (height, width) ground truth: metres or disparity; None = there is none.
+        target_mask: (height, width) bool, True where `target` may be read; None = everywhere.
+        target_space: "depth" or "disparity": what `target` holds.
+        predictions: (height, width) disparity at the size of `target`, any scale and shift.
+
+    Returns:
+        `[image, ground truth, *predictions]`; maps as (height, width, 3) uint8, no ground truth as None.
+
+    Raises:
+        ValueError: A prediction has another size than the ground truth, or `target_space` is unknown.
+
+    Example:
+        >>> depth = np.array([[1.0, 2.0, 4.0]])
+        >>> row = prediction_row(Image.new("RGB", (3, 1)), depth, None, "depth", [5 / depth + 7])
+        >>> np.array_equal(row[1], row[2])
+        True
+    """
+    predictions = [np.asarray(prediction, dtype=np.float64) for prediction in predictions]
+    truth, valid = (None, None) if target is None else _disparity(target, target_mask, target_space)
+    if truth is None or not valid.any():
+        return [image, None, *(colorize(prediction) for prediction in predictions)]
+    low, high = _robust_range(truth[valid])
+    row: list[Picture | None] = [image, colorize(*_enlarge(truth, valid), low, high)]
+    for prediction in predictions:
+        if prediction.shape != truth.shape:
+            raise ValueError(
+                f"a prediction has shape {prediction.shape}, the ground truth {truth.shape}; the two must match: "
+                "resize the prediction to the size of the ground truth."
+            )
+        known, batch = (torch.from_numpy(array)[None] for array in (valid & np.isfinite(prediction), prediction))
+        scale, shift = fit_scale_shift(batch, torch.from_numpy(truth)[None], known)
+        aligned = apply_fit(batch, scale, shift)[0].numpy()
+        row.append(colorize(prediction) if scale.item() < 0 else colorize(aligned, None, low, high))
+    return row
+
+
+def sheet(
+    rows: Sequence[Sequence[Picture | None]],
+    columns: Sequence[str],
+    cell: tuple[int, int] = (240, 320),
+    title: str | None = None,
+    captions: Sequence[str | Sequence[str]] | None = None,
+) -> Image.Image:
+    """Lay pictures out in a table with headings, on white.
+
+    Args:
+        rows: The pictures: PIL images of any mode, uint8 arrays (height, width[, 3]), or None for an empty cell.
+        columns: One heading a column; text too long for its cell is cut.
+        cell: (height, width) in pixels; pictures are fitted into it and keep their aspect.
+        title: A line above it all.
+        captions: One entry a row: a text below the row, or one short text (such as a score) below each cell.
+
+    Returns:
+        The sheet, RGB.
+
+    Raises:
+        ValueError: No row, or a row or its captions do not fit the columns, or an array is not a picture.
+
+    Example:
+        >>> page = sheet([[Image.new("L", (8, 6)), None]], ["image", "model"], cell=(60, 80), captions=[["", "0.93"]])
+        >>> page.mode
+        'RGB'
+    """
+    lines = [""] * len(rows) if captions is None else list(captions)
+    entries = [row for row in [*rows, *lines] if not isinstance(row, str)]
+    if not rows or len(lines) != len(rows) or {len(row) for row in entries} != {len(columns)}:
+        raise ValueError(
+            f"rows hold {[len(row) for row in rows]} pictures for {len(columns)} columns, and there are {len(lines)} "
+            "captions; give one picture (or None) a column, and one text a row or one text a column."
+        )
+    size = max(13, min(22, cell[1] // 14))
+    font, big, gap, line = ImageFont.load_default(size), ImageFont.load_default(round(1.3 * size)), size, 2 * size
+    cells = [[None if picture is None else _fit(picture, *cell) for picture in row] for row in rows]
+    heights = [max((picture.height for picture in row if picture), default=line) for row in cells]
+    top, below = gap + line * (1 if title is None else 3), gap if captions is None else gap + line
+    centres = [gap + cell[1] // 2 + index * (cell[1] + gap) for index in range(len(columns))]
+    page = Image.new("RGB", (gap + len(columns) * (cell[1] + gap), top + sum(heights) + below * len(rows)), "white")
+    draw = ImageDraw.Draw(page)
+    draw.text((gap, gap), _shorten(title or "", big, page.width - 2 * gap), _INK, big)
+    for x, heading in zip(centres, columns, strict=True):
+        draw.text((x, top - line / 2), _shorten(heading, font, cell[1]), _INK, font, "mm")
+    for pictures, height, caption in zip(cells, heights, lines, strict=True):
+        for x, picture in zip(centres, pictures, strict=True):
+            if picture is not None:
+                page.paste(picture, (x - picture.width // 2, top + (height - picture.height) // 2))
+        spots = [(x, text, cell[1]) for x, text in zip(centres, caption, strict=False)]
+        if isinstance(caption, str):
+            spots = [(page.width // 2, caption, page.width - 2 * gap)]
+        for x, text, room in spots:
+            draw.text((x, top + height + line / 2), _shorten(text, font, room), _INK, font, "mm")
+        top += height + below
+    return page
+
+
+def curves(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    size: tuple[int, int] = (480, 800),
+) -> Image.Image:
+    """Draw line charts of named series into one frame, such as losses over the steps of a training run.
+
+    Args:
+        series: Name to points (x, y), joined in the order given; a point that is not finite is a gap in the line.
+        title: A line above the chart.
+        x_label, y_label: What the axes show, with its unit.
+        size: (height, width) in pixels.
+
+    Returns:
+        The chart, RGB.
+
+    Raises:
+        ValueError: No series has a finite point.
+
+    Example:
+        >>> curves({"loss": [(0, 1.0), (100, 0.4)]}, "Training", "step", "loss").size
+        (800, 480)
+    """
+    lines = [np.array(points, dtype=np.float64).reshape(-1, 2) for points in series.values()]
+    finite = [line[np.isfinite(line).all(axis=1)] for line in lines]
+    if not any(map(len, finite)):
+        raise ValueError(f"{len(series)} series without a finite point; a chart needs one: check what was logged.")
+    points = np.concatenate(finite)
+    x_ticks, y_ticks = _ticks(points[:, 0]), _ticks(points[:, 1])
+    height, width = (2 * side for side in size)  # drawn at twice the size and reduced, for smooth lines
+    font, big = ImageFont.load_default(28), ImageFont.load_default(36)
+    chart = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(chart)
+    draw.text((40, 28), _shorten(title, big, width - 80), _INK, big)
+    draw.text((40, 116), _shorten(y_label, font, width - 80), _INK, font, "lm")
+    names = [_shorten(name, font, width / 4) for name in series]
+    left, right = 64 + max(map(font.getlength, y_ticks.values())), width - 160 - max(map(font.getlength, names))
+    corner, far = np.array([left, height - 130]), np.array([right, 160])  # of the frame: lower left, upper right
+    low, high = np.array([min(x_ticks), min(y_ticks)]), np.array([max(x_ticks), max(y_ticks)])
+    place = lambda point: tuple(corner + (point - low) / (high - low) * (far - corner))  # noqa: E731
+    for value, text in y_ticks.items():
+        _, y = place((low[0], value))
+        draw.line([(left, y), (right, y)], _PALE, 2)
+        draw.text((left - 16, y), text, _INK, font, "rm")
+    for value, text in x_ticks.items():
+        x, y = place((value, low[1]))
+        draw.line([(x, y), (x, y + 12)], _INK, 2)
+        draw.text((x, y + 22), text, _INK, font, "ma")
+    draw.line([tuple(corner), (right, corner[1])], _INK, 3)
+    draw.text(((left + right) / 2, height - 40), _shorten(x_label, font, right - left), _INK, font, "mm")
+    for index, (name, line) in enumerate(zip(names, lines, strict=True)):
+        color, key = _LINES[index % len(_LINES)], 174 + 44 * index
+        draw.line([(right + 40, key), (right + 90, key)], color, 7)
+        draw.text((right + 104, key), name, _INK, font, "lm")
+        radius = 7 if len(line) <= 30 else 2  # marks where there is room for them, else smooth joints
+        places = [place(point) if np.isfinite(point).all() else None for point in line]
+        for start, end in zip(places, [*places[1:], None], strict=True):
+            if start and end:
+                draw.line([start, end], color, 5)
+            if start:
+                draw.ellipse([start[0] - radius, start[1] - radius, start[0] + radius, start[1] + radius], color)
+    return chart.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+
+
+def save_depth(path_stem: str | os.PathLike, depth: np.ndarray, space: str = "disparity") -> dict[str, Path | float]:
+    """Write a prediction as a 16-bit PNG, as float32 numbers, and as a picture.
+
+    Args:
+        path_stem: Path without ending; folders are made, files replaced.
+        depth: (height, width) disparity or metres; nan and inf become code 0 (no label) of the PNG.
+        space: "disparity" (relative models) or "depth" (metric models): what is near, in the picture.
+
+    Returns:
+        `png`, `npy`, `color`: the paths `<stem>.png`, `<stem>.npy`, `<stem>_color.png`; `scale`, `offset`: a value is
+        `code * scale + offset` where the code is not 0.
+
+    Raises:
+        ValueError: `depth` is not a map, or `space` is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> saved = save_depth(tempfile.mkdtemp() + "/a", np.array([[1.0, 3.0]]))
+        >>> saved["png"].name, saved["color"].name, saved["scale"] == 2 / 65534
+        ('a.png', 'a_color.png', True)
+    """
+    depth = np.asarray(depth)
+    codes, scale, offset = encode_depth_map(depth)
+    picture = colorize(depth) if space == "disparity" else colorize(*_disparity(depth, None, space))
+    stem = Path(path_stem).expanduser()
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    # not with_suffix, which would take the "2" of "room.2" for an ending
+    png, npy, color = (stem.with_name(stem.name + ending) for ending in (".png", ".npy", "_color.png"))
+    depth_map_to_image(codes).save(png)
+    np.save(npy, depth.astype(np.float32))
+    Image.fromarray(picture).save(color)
+    return {"png": png, "npy": npy, "color": color, "scale": scale, "offset": offset}
+
+
+def _robust_range(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, (2, 98))
+    # where nearly all values are one (sky), the percentiles fall together and would hide the rest
+    return (float(low), float(high)) if high > low else (float(values.min()), float(values.max()))
+
+
+def _disparity(values: np.ndarray, mask: np.ndarray | None, space: str) -> tuple[np.ndarray, np.ndarray]:
+    tensor = torch.from_numpy(np.array(values, dtype=np.float64))
+    allowed = None if mask is None else torch.from_numpy(np.array(mask, dtype=bool))
+    disparity, valid = label_from_map(tensor, allowed, space, "relative")
+    return disparity.numpy(), valid.numpy()
+
+
+def _enlarge(disparity: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the pixels of a sparse map as squares; where they meet the nearer one hides the other."""
+    if valid.mean() > _SPARSE:
+        return disparity, valid
+    radius = max(1, round(max(disparity.shape) / 300))
+    held = torch.from_numpy(np.where(valid, disparity, -np.inf))[None, None]
+    grown = F.max_pool2d(held, 2 * radius + 1, stride=1, padding=radius)[0, 0].numpy()
+    return grown, np.isfinite(grown)
+
+
+def _fit(picture: Picture, height: int, width: int) -> Image.Image:
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.shape[2:] not in ((), (3,)):
+            raise ValueError(
+                f"a picture is {picture.dtype} of shape {picture.shape}; it must be uint8 (height, width[, 3]), or a "
+                "PIL image: use colorize for a map."
+            )
+        picture = Image.fromarray(picture)
+    picture = upright_rgb(picture)
+    factor = min(height / picture.height, width / picture.width)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    # bilinear never overshoots, which would give a colour map colours that it does not have
+    return picture.resize(size, Image.Resampling.BILINEAR)
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def _ticks(values: np.ndarray) -> dict[float, str]:
+    """Give round numbers that enclose the values, about five, with their text."""
+    low, high = float(values.min()), float(values.max())
+    rough = ((high - low) or abs(high) or 1.0) / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    if first >= last:
+        first, last = first - 1, first + 1
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    kind = f",.{digits}f" if digits <= 5 and max(abs(low), abs(high)) < 1e7 else ".4g"
+    return {index * step: f"{index * step:{kind}}" for index in range(first, last + 1)}
