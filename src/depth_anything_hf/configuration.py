@@ -46,7 +46,7 @@ def encoder_blocks(num_hidden_layers: int, version: str) -> list[int]:
 
     Args:
         num_hidden_layers (`int`): Depth of the encoder, at least 4.
-        version (`str`): `"v1"`: the last four. `"v2"`: the authors' choice for 12, 24 and 40 blocks, else the quarters.
+        version (`str`): `"v1"`: the last four. `"v2"`: the authors' choice for 12, 24 and 40 blocks, else quarters.
 
     Returns:
         `list[int]`: Four block numbers, ascending; the last is the encoder's last.
@@ -77,22 +77,25 @@ def config_for_encoder(
     Args:
         backbone_config (`Dinov2Config`): Of `Dinov2Model` or `Dinov2Backbone`.
         version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads.
-        max_depth (`float`, *optional*): Given, the model is metric and its output lies in (0, max_depth) metres.
-            Left out, it is relative: disparity of unknown scale and shift.
+        max_depth (`float`, *optional*): Given, the model is metric and its output lies in (0, max_depth) metres; a
+            whole number. Left out, it is relative: disparity of unknown scale and shift.
 
     Returns:
         `DepthAnythingConfig`: Of the stock class.
 
     Raises:
-        ValueError: The encoder is too shallow, the version unknown, or `max_depth` not positive.
+        ValueError: The encoder is too shallow, the version unknown, or `max_depth` no positive whole number.
 
     Example:
         >>> config = config_for_encoder(Dinov2Config(hidden_size=96, num_hidden_layers=8, num_attention_heads=3))
         >>> config.backbone_config.out_indices, config.neck_hidden_sizes, config.fusion_hidden_size
         ([2, 4, 6, 8], [12, 24, 48, 96], 16)
     """
-    if max_depth is not None and not max_depth > 0:
-        raise ValueError(f"max_depth is {max_depth}; it must be positive metres: 20 indoors, 80 outdoors, as the authors.")
+    if max_depth is not None and not (max_depth > 0 and max_depth % 1 == 0):
+        raise ValueError(
+            f"max_depth is {max_depth}; it must be a positive whole number of metres, as the stock configuration "
+            "holds no other: 20 indoors, 80 outdoors, as the authors. Round it up."
+        )
     width = backbone_config.hidden_size
     released = {preset.hidden_size: preset for preset in SIZE_PRESETS.values()}.get(width)
     backbone = backbone_config.to_dict() | {
@@ -101,15 +104,19 @@ def config_for_encoder(
         "apply_layernorm": True,
         "reshape_hidden_states": False,
     }
-    backbone = {key: value for key, value in backbone.items() if key not in ("stage_names", "architectures", "dtype")}
+    # The name is a folder of this machine where the encoder came from one; it would be published with the checkpoint.
+    left_out = ("stage_names", "architectures", "dtype", "_name_or_path")
+    backbone = {key: value for key, value in backbone.items() if key not in left_out}
     return DepthAnythingConfig(
         backbone_config=Dinov2Config(**backbone),
         patch_size=backbone_config.patch_size,
         reassemble_hidden_size=width,
-        neck_hidden_sizes=list(released.neck_hidden_sizes if released else (width // 8, width // 4, width // 2, width)),
+        neck_hidden_sizes=list(
+            released.neck_hidden_sizes if released else (width // 8, width // 4, width // 2, width)
+        ),
         fusion_hidden_size=released.fusion_hidden_size if released else max(round(width / 48) * 8, 8),
         depth_estimation_type="relative" if max_depth is None else "metric",
-        max_depth=1 if max_depth is None else max_depth,
+        max_depth=1 if max_depth is None else int(max_depth),  # the stock class refuses 20.0
     )
 
 
@@ -118,8 +125,8 @@ def config_for(size: str, version: str = "v2", max_depth: float | None = None) -
 
     Args:
         size (`str`): `"small"` (24.8M parameters), `"base"` (97.5M), `"large"` (335.3M) or `"giant"` (1.3B, V2 only).
-        version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads. Their weights have the same names, so
-            the wrong version loads without an error and gives bad depth.
+        version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads. Their weights have the same names,
+            so the wrong version loads without an error and gives bad depth.
         max_depth (`float`, *optional*): Metres, for a metric model: 20 indoors, 80 outdoors. Left out: relative.
 
     Returns:

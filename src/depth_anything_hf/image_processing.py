@@ -6,12 +6,15 @@ import math
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from transformers import BatchFeature
+from transformers.image_processing_utils import get_size_dict
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
     get_image_size,
+    infer_channel_dimension_format,
     make_flat_list_of_images,
 )
 from transformers.utils import is_torchvision_available
@@ -110,7 +113,9 @@ def resize_prediction(predicted_depth: torch.Tensor, size: tuple[int, int], mode
         ValueError: Unknown mode.
     """
     if mode not in ("bilinear", "bicubic"):
-        raise ValueError(f"mode is {mode!r}; it must be 'bilinear' (as the authors) or 'bicubic' (as the stock processor).")
+        raise ValueError(
+            f"mode is {mode!r}; it must be 'bilinear' (as the authors) or 'bicubic' (as the stock processor)."
+        )
     values = predicted_depth[:, None].to(torch.promote_types(predicted_depth.dtype, torch.float32))
     return F.interpolate(values, size=tuple(size), mode=mode, align_corners=mode == "bilinear")[:, 0]
 
@@ -137,7 +142,7 @@ class DepthAnythingImageProcessor(StockProcessor):
 
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
-    size = {"height": 518, "width": 518}
+    size = {"height": 518, "width": 518}  # noqa: RUF012 - never changed: the stock class copies it
     ensure_multiple_of = 14
     keep_aspect_ratio = True
     resize_method = "lower_bound"
@@ -156,11 +161,11 @@ class DepthAnythingImageProcessor(StockProcessor):
 
     def input_size(self, height: int, width: int, **overrides) -> tuple[int, int]:
         """Compute the size to which an image of `height` x `width` is resized, with per-call overrides."""
-        size = overrides.get("size") or self.size
+        size = get_size_dict(overrides.get("size") or self.size)
         return resized_size(
             height,
             width,
-            (size["height"], size["width"]) if isinstance(size, dict) else (size.height, size.width),
+            (size["height"], size["width"]),
             overrides.get("ensure_multiple_of") or self.ensure_multiple_of,
             self.keep_aspect_ratio if overrides.get("keep_aspect_ratio") is None else overrides["keep_aspect_ratio"],
             overrides.get("resize_method") or self.resize_method,
@@ -180,13 +185,13 @@ class DepthAnythingImageProcessor(StockProcessor):
         """Turn images, and their depth maps, into model inputs. `processor(...)` calls this.
 
         Args:
-            images: One image or a list: PIL, array, tensor, path or URL.
+            images: One image or a list: PIL, array, tensor, path or URL. Gray is repeated to RGB, alpha is dropped.
             depth_maps (*optional*): For each image a `(height, width)` array of its size: metres or disparity.
             masks (*optional*): For each depth map a bool array: where it may be read. Left out: finite and positive.
             space (`str`, *optional*): What the depth maps hold: `"depth"` or `"disparity"`. Required with them.
             sky_masks (*optional*): For each image a bool array, or None.
             depth_estimation_type (`str`): The model's: `"relative"` gets disparity labels, `"metric"` metres.
-            return_tensors (`str`, *optional*): `"pt"` for a batch; left out, lists.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"` for a batch; left out, lists.
             kwargs: As of the stock class, and `resize_method`.
 
         Returns:
@@ -196,31 +201,38 @@ class DepthAnythingImageProcessor(StockProcessor):
         Raises:
             ValueError: Sizes or counts do not fit, `space` is missing, or a batch of several sizes is asked for.
         """
-        images = make_flat_list_of_images(self.fetch_images(images))
+        images = _as_list(self.fetch_images(images))
+        images = make_flat_list_of_images(
+            [image[None] if getattr(image, "ndim", 3) == 2 else image for image in images]
+        )
         if not images:
             raise ValueError("images is empty; pass at least one.")
-        resize_method = kwargs.pop("resize_method", None)
+        resize_method, layout = kwargs.pop("resize_method", None), kwargs.pop("input_data_format", None)
         pixel_values, sizes = [], []
         for image in images:
-            height, width = image.size[::-1] if hasattr(image, "getexif") else get_image_size(image)
-            size = (height, width)
-            one_size = kwargs
+            image, image_layout = _as_rgb(image, layout)
+            original = size = get_image_size(image, image_layout)
+            one_size = kwargs | {"input_data_format": image_layout}
             if kwargs.get("do_resize", self.do_resize) is not False:
-                size = self.input_size(height, width, resize_method=resize_method, **kwargs)
-                exact = {"size": {"height": size[0], "width": size[1]}, "keep_aspect_ratio": False, "ensure_multiple_of": 1}
-                one_size = kwargs | exact
+                size = self.input_size(*original, resize_method=resize_method, **kwargs)
+                one_size |= {"size": {"height": size[0], "width": size[1]}}
+                one_size |= {"keep_aspect_ratio": False, "ensure_multiple_of": 1}
             pixel_values.append(super().preprocess(image, return_tensors="pt", **one_size)["pixel_values"][0])
-            sizes.append(((height, width), size))
+            sizes.append((original, size))
         data = {"pixel_values": pixel_values}
         if depth_maps is not None:
             data |= self._labels(depth_maps, masks, sky_masks, space, depth_estimation_type, sizes)
-        return BatchFeature(_stacked(data) if return_tensors else data)
+        return BatchFeature(_stacked(data), tensor_type=return_tensors) if return_tensors else BatchFeature(data)
 
     def _labels(self, depth_maps, masks, sky_masks, space, depth_estimation_type, sizes) -> dict[str, list]:
         """Convert each depth map to the model's space and resize it to its image's input size."""
         if space is None:
             raise ValueError("depth_maps are given without space; say space='depth' (metres) or space='disparity'.")
-        depth_maps, masks, sky_masks = (_as_list(maps, len(sizes)) for maps in (depth_maps, masks, sky_masks))
+        depth_maps, masks, sky_masks = (_one_each(maps, len(sizes)) for maps in (depth_maps, masks, sky_masks))
+        if any(values is None for values in depth_maps):
+            raise ValueError(
+                "depth_maps holds None; give a map for each image, or an image without one in another call."
+            )
         labels, label_masks = [], []
         for (original, resized), values, mask, sky in zip(sizes, depth_maps, masks, sky_masks, strict=True):
             values, mask, sky = _as_map(values, original), _as_map(mask, original), _as_map(sky, original)
@@ -253,7 +265,9 @@ class DepthAnythingImageProcessor(StockProcessor):
         """
         predicted_depth = outputs.predicted_depth
         if target_sizes is not None and len(target_sizes) != len(predicted_depth):
-            raise ValueError(f"{len(target_sizes)} target_sizes for {len(predicted_depth)} predictions; give one for each.")
+            raise ValueError(
+                f"{len(target_sizes)} target_sizes for {len(predicted_depth)} predictions; give one for each."
+            )
         sizes = [depth.shape for depth in predicted_depth] if target_sizes is None else target_sizes
         return [
             {"predicted_depth": resize_prediction(depth[None], (int(size[0]), int(size[1])), mode)[0]}
@@ -261,18 +275,26 @@ class DepthAnythingImageProcessor(StockProcessor):
         ]
 
 
-def _as_list(maps, count: int) -> list:
-    """Spread one map or None over the images, and check the count."""
+def _as_rgb(image, layout: str | None) -> tuple:
+    """Bring an image to three channels, and say where they lie. Alpha is dropped, as by the stock pipeline."""
+    if isinstance(image, Image.Image):
+        return np.array(image.convert("RGB")), "channels_last"
+    layout = layout or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+    last = layout == "channels_last"
+    channels = [0, 0, 0] if image.shape[-1 if last else 0] == 1 else [0, 1, 2]
+    return image[..., channels] if last else image[channels], layout
+
+
+def _as_list(values) -> list:
+    """Give a list as it is, and anything else as the only entry of one."""
+    return list(values) if isinstance(values, (list, tuple)) else [values]
+
+
+def _one_each(maps, count: int) -> list:
+    """List the map of each image: from a list, a batch `(count, height, width)`, one map, or None for all."""
     if maps is None:
         return [None] * count
-    one_map = (
-        not isinstance(maps, (list, tuple))
-        and getattr(maps, "ndim", 2) == 2
-        or isinstance(maps, (list, tuple))
-        and len(maps) > 0
-        and np.isscalar(maps[0])
-    )
-    maps = [maps] if one_map else list(maps)
+    maps = list(maps) if getattr(maps, "ndim", 0) > 2 else _as_list(maps)
     if len(maps) != count:
         raise ValueError(f"{len(maps)} maps for {count} images; give one for each image.")
     return maps
@@ -285,8 +307,8 @@ def _as_map(values, size: tuple[int, int]) -> torch.Tensor | None:
     values = torch.as_tensor(np.array(values))
     if tuple(values.shape) != size:
         raise ValueError(
-            f"a depth map or mask has shape {tuple(values.shape)} and its image {size}; both must be (height, width) of "
-            "the same image. Squeeze a channel dimension of 1, or pass the image at the map's size."
+            f"a depth map or mask has shape {tuple(values.shape)} and its image {size}; both must be (height, width) "
+            "of the same image. Squeeze a channel dimension of 1, or pass the image at the map's size."
         )
     return values
 
@@ -296,7 +318,7 @@ def _stacked(data: dict[str, list]) -> dict[str, torch.Tensor]:
     shapes = sorted({tuple(values.shape[-2:]) for values in data["pixel_values"]})
     if len(shapes) > 1:
         raise ValueError(
-            f"the images have the input sizes {shapes}; a batch needs one. Pass keep_aspect_ratio=False, one image at a "
-            "time, or train with DepthCollator, which crops."
+            f"the images have the input sizes {shapes}; a batch needs one. Pass keep_aspect_ratio=False, one image "
+            "at a time, or train with DepthCollator, which crops."
         )
     return {key: torch.stack(values) for key, values in data.items()}

@@ -8,8 +8,36 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor, resize_prediction
+from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+
+
+def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProcessor]:
+    """Load a depth model and its processor: Depth Anything as our classes, any other as transformers' own.
+
+    Args:
+        name (`str`): Hub id or folder.
+        kwargs: Passed to `from_pretrained` of the model.
+
+    Returns:
+        `tuple[nn.Module, DepthAnythingImageProcessor]`: The model, in evaluation mode on the CPU, and its processor.
+
+    Raises:
+        ValueError: The checkpoint is no depth model.
+    """
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type == "depth_anything":
+        model = DepthAnythingForDepthEstimation.from_pretrained(name, **kwargs)
+        return model.eval(), DepthAnythingImageProcessor.from_pretrained(name)
+    if type(config) not in AutoModelForDepthEstimation._model_mapping:
+        raise ValueError(
+            f"{name} is of type {config.model_type!r}, which estimates no depth; choose a checkpoint that "
+            "AutoModelForDepthEstimation loads, such as depth-anything/Depth-Anything-V2-Small-hf."
+        )
+    model = AutoModelForDepthEstimation.from_pretrained(name, **kwargs)
+    return model.eval(), AutoImageProcessor.from_pretrained(name)
 
 
 @torch.no_grad()
@@ -26,8 +54,8 @@ def predict_depth(
         model (`nn.Module`): Any depth model whose output has `predicted_depth`.
         processor (`DepthAnythingImageProcessor`): Its `resize_method` decides the input size.
         images (`Sequence[Image.Image]`): RGB.
-        mode (`str`): How the prediction is brought to the image's size: `"bilinear"` as the authors, `"bicubic"` as the
-            stock pipeline.
+        mode (`str`): How the prediction is brought to the image's size: `"bilinear"` as the authors, `"bicubic"` as
+            the stock pipeline.
         full_size (`bool`): False leaves the predictions at the model's input size.
 
     Returns:
@@ -49,17 +77,19 @@ def predict_depth(
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one.")
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     inputs = [processor(image, return_tensors="pt")["pixel_values"][0] for image in images]
     by_shape = defaultdict(list)
     for i, pixel_values in enumerate(inputs):
         by_shape[pixel_values.shape].append(i)
     predictions: list[torch.Tensor] = [None] * len(images)
-    for members in by_shape.values():
-        batch = torch.stack([inputs[i] for i in members]).to(device)
-        for i, depth in zip(members, model(pixel_values=batch).predicted_depth, strict=True):
-            size = images[i].size[::-1] if full_size else tuple(depth.shape)
-            predictions[i] = resize_prediction(depth[None], size, mode)[0].cpu()
-    model.train(was_training)
+    was_training = model.training
+    model.eval()
+    try:
+        for members in by_shape.values():
+            batch = torch.stack([inputs[i] for i in members]).to(device)
+            for i, depth in zip(members, model(pixel_values=batch).predicted_depth, strict=True):
+                size = images[i].size[::-1] if full_size else tuple(depth.shape)
+                predictions[i] = resize_prediction(depth[None], size, mode)[0].cpu()
+    finally:
+        model.train(was_training)
     return predictions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -25,14 +26,23 @@ UNUSED_PARAMETERS = (
     "neck.fusion_stage.layers.0.residual_layer1.convolution2.bias",
 )
 
+# transformers 5 renames these in memory and keeps the published names on disk.
+NAMES_ON_DISK = {
+    ".attention.attention.query.": ".attention.q_proj.",
+    ".attention.attention.key.": ".attention.k_proj.",
+    ".attention.attention.value.": ".attention.v_proj.",
+    ".attention.output.dense.": ".attention.o_proj.",
+    ".mlp.weights_out.": ".mlp.down_proj.",
+}
+
 
 @dataclass
 class DepthAnythingOutput(DepthEstimatorOutput):
     """Stock output, with the patch features that the alignment loss compares.
 
     Args:
-        features (`torch.Tensor`, *optional*): `(batch, patches, hidden_size)`, patch tokens of the encoder's last block
-            after the final layer norm; with `output_features=True`.
+        features (`torch.Tensor`, *optional*): `(batch, patches, hidden_size)`, patch tokens of the encoder's last
+            block after the final layer norm; with `output_features=True`.
     """
 
     features: torch.Tensor | None = None
@@ -63,18 +73,20 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
     gradient_matching_weight = 2.0  # Depth Anything V2, section 5 and appendix B.7
 
     def __init__(self, config: DepthAnythingConfig):
-        if config.depth_estimation_type == "relative" and config.max_depth not in (1, None):
+        if config.depth_estimation_type == "relative" and config.max_depth != 1:
             raise ValueError(
-                f"max_depth is {config.max_depth} with depth_estimation_type='relative'; the head multiplies by it, so it "
-                "must be 1. Set config.max_depth = 1, or depth_estimation_type='metric' if the output is metres."
+                f"max_depth is {config.max_depth} with depth_estimation_type='relative'; the head multiplies by it, "
+                "so it must be 1. Set config.max_depth = 1, or depth_estimation_type='metric' if the output is metres."
             )
         super().__init__(config)
         self.freeze_unused_parameters()
 
     def freeze_unused_parameters(self) -> None:
         """Stop gradients for the parameters that never get one, so that DDP runs without searching for them."""
+        parameters = dict(self.named_parameters())
         for name in UNUSED_PARAMETERS:
-            self.get_parameter(name).requires_grad_(False)
+            if name in parameters:  # an encoder with use_mask_token=False has no mask token
+                parameters[name].requires_grad_(False)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -86,6 +98,24 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True gives a pair
         model.freeze_unused_parameters()
         return loaded
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
+        """Take weights under their names on disk too, for `load_state_dict`.
+
+        A Trainer that resumes, or loads its best model, hands over the file as it is and would leave the attention's
+        weights out with no more than a warning (huggingface/transformers#48805).
+        """
+        own = {prefix + name for name, _ in self.named_parameters()}
+        for name in [name for name in state_dict if name.startswith(prefix) and name not in own]:
+            in_memory = name
+            for on_disk, renamed in NAMES_ON_DISK.items():
+                in_memory = in_memory.replace(on_disk, renamed)
+            gate, up = (name.replace(".mlp.weights_in.", f".mlp.{part}_proj.") for part in ("gate", "up"))
+            if in_memory in own:
+                state_dict[in_memory] = state_dict.pop(name)
+            elif gate != name and gate in own:  # the giant's two layers, one above the other in the file
+                state_dict[gate], state_dict[up] = state_dict.pop(name).chunk(2)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -105,13 +135,17 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 
     @classmethod
     def from_encoder(
-        cls, encoder: str | PreTrainedModel, version: str = "v2", max_depth: float | None = None, **kwargs
+        cls,
+        encoder: str | os.PathLike | PreTrainedModel,
+        version: str = "v2",
+        max_depth: float | None = None,
+        **kwargs,
     ) -> DepthAnythingForDepthEstimation:
         """Build a model from a pretrained DINOv2 encoder and a fresh decoder: where the paper's training starts.
 
         Args:
-            encoder (`str` or `Dinov2Model` or `Dinov2Backbone`): Hub id such as `"facebook/dinov2-small"`, local folder,
-                or a model, whose weights are copied.
+            encoder (`str` or `Dinov2Model` or `Dinov2Backbone`): Hub id such as `"facebook/dinov2-small"`, local
+                folder, or a model, whose weights are copied.
             version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads.
             max_depth (`float`, *optional*): Metres, for a metric model. Left out: relative.
             kwargs: Passed to `from_pretrained` where `encoder` is an id or folder.
@@ -127,21 +161,23 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 
         Example:
             >>> from transformers import Dinov2Config, Dinov2Model
-            >>> encoder = Dinov2Model(Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2))
+            >>> tiny = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+            >>> encoder = Dinov2Model(tiny)
             >>> DepthAnythingForDepthEstimation.from_encoder(encoder, version="v1").config.backbone_config.out_indices
             [1, 2, 3, 4]
         """
-        if isinstance(encoder, str):
+        if isinstance(encoder, (str, os.PathLike)):
             found = AutoConfig.from_pretrained(encoder, **kwargs).model_type
             if found != "dinov2":
                 raise ValueError(
-                    f"{encoder} is of type {found!r}; from_encoder takes a DINOv2 encoder ('dinov2'). For a Depth Anything "
-                    "checkpoint call from_pretrained."
+                    f"{encoder} is of type {found!r}; from_encoder takes a DINOv2 encoder ('dinov2'). For a Depth "
+                    "Anything checkpoint call from_pretrained."
                 )
             encoder = Dinov2Backbone.from_pretrained(encoder, **kwargs)
-        elif getattr(encoder.config, "model_type", None) != "dinov2":
+        elif getattr(getattr(encoder, "config", None), "model_type", None) != "dinov2":
             raise TypeError(
-                f"encoder is a {type(encoder).__name__}; it must be a Dinov2Model, a Dinov2Backbone, a Hub id or a folder."
+                f"encoder is a {type(encoder).__name__}; it must be a Dinov2Model, a Dinov2Backbone, a Hub id or a "
+                "folder. Load the encoder with Dinov2Model.from_pretrained."
             )
         model = cls(config_for_encoder(encoder.config, version, max_depth))
         missing, unexpected = model.backbone.load_state_dict(encoder.state_dict(), strict=False)
@@ -180,12 +216,16 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             ValueError: A side is no multiple of the patch, or labels and prediction differ in shape.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         patch = self.config.patch_size
         height, width = pixel_values.shape[-2:]
         if height % patch or width % patch:
             raise ValueError(
-                f"pixel_values are {height} x {width} pixels; both sides must be multiples of the patch size {patch}, such "
-                f"as {max(round(height / patch), 1) * patch} x {max(round(width / patch), 1) * patch}. "
+                f"pixel_values are {height} x {width} pixels; both sides must be multiples of the patch size {patch}, "
+                f"such as {max(round(height / patch), 1) * patch} x {max(round(width / patch), 1) * patch}. "
                 "DepthAnythingImageProcessor resizes to such a size."
             )
         encoded = self.backbone.forward_with_filtered_kwargs(
@@ -219,13 +259,20 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             `torch.Tensor`: Scalar, float32: the mean over the images that have labels.
 
         Raises:
-            ValueError: The shapes differ.
+            ValueError: The shapes differ, or the mask is not boolean.
         """
         if labels.shape != predicted_depth.shape:
             raise ValueError(
-                f"labels have shape {tuple(labels.shape)} and the prediction {tuple(predicted_depth.shape)}; both must be "
-                "(batch, height, width) of pixel_values. Pass the depth maps to DepthAnythingImageProcessor along with "
-                "the images, or squeeze a channel dimension of 1."
+                f"labels have shape {tuple(labels.shape)} and the prediction {tuple(predicted_depth.shape)}; both "
+                "must be (batch, height, width) of pixel_values. Pass the depth maps to DepthAnythingImageProcessor "
+                "along with the images, or squeeze a channel dimension of 1."
+            )
+        # A mask of one image would broadcast over the batch in silence.
+        if label_mask is not None and (label_mask.shape != labels.shape or label_mask.dtype != torch.bool):
+            raise ValueError(
+                f"label_mask has shape {tuple(label_mask.shape)} and dtype {label_mask.dtype}; it must be torch.bool "
+                f"and of the labels' shape {tuple(labels.shape)}. Write label_mask > 0.5 or label_mask.bool(), and "
+                "give each image its own mask."
             )
         if self.config.depth_estimation_type == "metric":
             valid = valid_mask(labels, label_mask, space="depth") & (labels <= self.config.max_depth)

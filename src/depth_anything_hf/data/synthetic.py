@@ -22,13 +22,19 @@ _NOISE = torch.from_numpy(np.random.default_rng(0).random((1, 1, 32, 32, 32), np
 _THINGS = ((0, 0.4, 0.4, 0.4), (0, 0.4, 0.7, 0.3), (1, 0.35, 0.35, 0.3), (2, 0.25, 0.25, 0.45), (2, 0.05, 0.05, 0.7))
 
 
+# As in life, what a surface is shows in its colours, more or less: a learner that trusts them too much is misled elsewhere.
+_DAY = ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)), ((0.4, 0.4, 0.4), (0.8, 0.75, 0.7)), ((0.0, 0.0, 0.0), (0.9, 0.9, 0.9))
+_DUSK = ((0.2, 0.12, 0.05), (0.6, 0.4, 0.3)), ((0.15, 0.1, 0.1), (0.6, 0.5, 0.5)), ((0.1, 0.05, 0.0), (0.85, 0.6, 0.4))
+_EVENING = ((1.2, 0.8, 0.5), (0.2, 0.2, 0.3), (0.3, 0.2, 0.4), (0.8, 0.5, 0.4))
+
+
 @dataclass(frozen=True)
 class Domain:
     """Describe how the images of a domain look; the geometry of a seed is the same in every domain."""
 
     name: str
     textures: tuple[str, ...] = _TEXTURES[:4]  # families that surfaces draw from
-    palette: tuple = ((0.05, 0.05, 0.05), (0.85, 0.85, 0.85))  # darkest and lightest linear RGB of surfaces
+    palettes: tuple = _DAY  # darkest and lightest linear RGB of the floor, of walls and buildings, and of things
     lights: tuple = ((0.9, 0.8, 0.8), (0.3, 0.3, 0.3), (0.2, 0.3, 0.8), (0.6, 0.7, 0.9))  # lamp, shade, zenith, haze
     elevation: tuple[float, float] = (35.0, 70.0)  # of the sun, degrees; indoors the lamp hangs the higher
     fog: tuple[float, float] = (0.0, 0.0)  # 1 hides half of the contrast at the scene's typical distance
@@ -39,8 +45,7 @@ class Domain:
 
 
 LABELED_DOMAIN = Domain("rendered")
-_DUSK = ((0.15, 0.1, 0.0), (0.85, 0.6, 0.4)), ((1.2, 0.8, 0.5), (0.2, 0.2, 0.3), (0.3, 0.2, 0.4), (0.8, 0.5, 0.4))
-UNLABELED_DOMAIN = Domain("hazy-dusk", _TEXTURES[4:], *_DUSK, (18, 42), (0.1, 0.5), (0.8, 1.3), 0.05, 0.2, 0.45)
+UNLABELED_DOMAIN = Domain("hazy-dusk", _TEXTURES[4:], _DUSK, _EVENING, (18, 42), (0.1, 0.5), (0.8, 1.3), 0.05, 0.2, 0.45)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class SceneBatch:
 
 def _scatter(rng, scene: SimpleNamespace, count: int, scale: float, reach, low, high, base=0.0) -> SimpleNamespace:
     """Stand up to `count` piles of solids in the view, within low..high, apart from one another and the eye."""
-    taken = [(*scene.eye[:2], reach[0] / 2)]
+    taken, scene.built = [(*scene.eye[:2], reach[0] / 2)], len(scene.solids)  # floor, walls and buildings come first
     for _ in range(4 * count):
         shape, *half = _THINGS[rng.integers(len(_THINGS))]
         half, yaw, bottom = half * rng.uniform(0.7, 1.4, 3) * scale, rng.uniform(0, math.pi), base
@@ -117,7 +122,8 @@ def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np
         rows[start : start + len(own)] = np.reshape(own, (-1, 8))
     texture = [_TEXTURES.index(domain.textures[int(u * len(domain.textures))]) for u in look[:, 0]]
     period = rows[:, 4:7].max(1).clip(max=0.15 * scene.extent) * (0.5 + look[:, 1])
-    yaw, (dark, light) = rows[:, 7], np.tile(domain.palette, 2)
+    role = np.where(np.arange(len(rows)) < scene.built, np.arange(len(rows)) > 0, 2)  # 0 floor, 1 built, 2 thing
+    yaw, (dark, light) = rows[:, 7], np.tile(np.array(domain.palettes)[role], 2).transpose(1, 0, 2)
     material = (texture, period, look[:, 2:5], dark + (light - dark) * look[:, 5:])
     (sh, sp, sr), (ch, cp, cr) = (wave([scene.heading, scene.pitch, scene.roll]) for wave in (np.sin, np.cos))
     forward, level, below = np.array([[sh * cp, ch * cp, sp], [ch, -sh, 0], [sh * sp, ch * sp, -cp]])

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from depth_anything_hf.augmentation import StrongPerturbation
 
-# Each value's source: V1 sections 3.1 to 3.3; V2 sections 5 and B.7, and Depth-Anything-V2#207 (no perturbation needed).
+# Each value's source: V1 sections 3.1 to 3.3; V2 sections 5 and B.7, and Depth-Anything-V2#207 (no perturbation).
 PRESETS = {
     "v1": {
         "gradient_matching_weight": 0.0,
@@ -48,21 +48,27 @@ class DepthAnythingTrainingArguments(TrainingArguments):
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "perturbation_kwargs"]  # noqa: RUF012 - upstream's
 
-    learning_rate: float = field(
-        default=5e-6, metadata={"help": "Learning rate of the encoder. Both papers: 5e-6."}
+    learning_rate: float = field(default=5e-6, metadata={"help": "Learning rate of the encoder. Both papers: 5e-6."})
+    weight_decay: float = field(
+        default=0.01, metadata={"help": "Weight decay. Unpublished; the metric code has 0.01."}
     )
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay. Unpublished; the metric code has 0.01."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: records carry extra columns."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Keep False: a non-finite loss stops the run."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Keep False: a non-finite loss stops the run."}
+    )
     preset: str = field(
         default="v1",
-        metadata={"help": "'v1': strong perturbation, CutMix, no gradient matching. 'v2': plain view, gradient matching "
-                          "x2, the worst tenth of each pseudo-label trimmed. Any field given by name wins."},
+        metadata={
+            "help": "'v1': strong perturbation, CutMix, no gradient matching. 'v2': plain view, gradient matching "
+            "x2, the worst tenth of each pseudo-label trimmed. Any field given by name wins."
+        },
     )
     labeled_batch_size: int | None = field(
         default=None,
-        metadata={"help": "Labelled images in a batch of one device. Default: a third of per_device_train_batch_size "
-                          "when there are unlabelled ones (V1: 1:2), else all of it."},
+        metadata={
+            "help": "Labelled images in a batch of one device. Default: a third of per_device_train_batch_size "
+            "when there are unlabelled ones (V1: 1:2), else all of it."
+        },
     )
     unlabeled_batch_size: int | None = field(
         default=None, metadata={"help": "Unlabelled images in a batch of one device. Default: the rest of the batch."}
@@ -78,7 +84,8 @@ class DepthAnythingTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Share of each pseudo-label's worst pixels to ignore. V1: 0, V2: 0.1."}
     )
     feature_alignment_weight: float | None = field(
-        default=None, metadata={"help": "Weight of the alignment with the frozen encoder, on unlabelled images. 1; 0 is off."}
+        default=None,
+        metadata={"help": "Weight of the alignment with the frozen encoder, on unlabelled images. 1; 0 is off."},
     )
     feature_alignment_margin: float = field(
         default=0.85, metadata={"help": "Patches with a larger cosine are left alone. V1: 0.85."}
@@ -100,6 +107,11 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = "abs_rel"  # evaluation reports no loss
+        if self.metric_for_best_model is not None and self.greater_is_better is None:
+            # The stock class takes all but a loss for better when greater, and would keep the worst checkpoint.
+            self.greater_is_better = "delta" in self.metric_for_best_model
         super().__post_init__()
         if self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}; it must be one of {tuple(PRESETS)}.")
@@ -109,9 +121,9 @@ class DepthAnythingTrainingArguments(TrainingArguments):
         self.perturbation = StrongPerturbation(**(self.perturbation_kwargs or {}))
         ranges = {
             "flip_probability": (0, 1), "cutmix_probability": (0, 1), "trim_fraction": (0, 0.99),
-            "feature_alignment_margin": (-0.99, 1), "silog_variance_focus": (0, 1), "gradient_matching_weight": (0, 1e6),
-            "feature_alignment_weight": (0, 1e6), "labeled_weight": (0, 1e6), "unlabeled_weight": (0, 1e6),
-            "decoder_lr_multiplier": (0, 1e6), "silog_weight": (0, 1e6),
+            "feature_alignment_margin": (-0.99, 1), "silog_variance_focus": (0, 1), "silog_weight": (0, 1e6),
+            "gradient_matching_weight": (0, 1e6), "feature_alignment_weight": (0, 1e6), "labeled_weight": (0, 1e6),
+            "unlabeled_weight": (0, 1e6), "decoder_lr_multiplier": (0, 1e6),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -137,11 +149,14 @@ class DepthAnythingTrainingArguments(TrainingArguments):
             return 0, self.unlabeled_batch_size or total
         if self.labeled_batch_size and self.unlabeled_batch_size:
             return self.labeled_batch_size, self.unlabeled_batch_size
-        labeled = self.labeled_batch_size or (total - self.unlabeled_batch_size if self.unlabeled_batch_size else total // 3)
+        labeled = self.labeled_batch_size or (
+            total - self.unlabeled_batch_size if self.unlabeled_batch_size else total // 3
+        )
         unlabeled = self.unlabeled_batch_size or total - labeled
         if labeled < 1 or unlabeled < 1:
             raise ValueError(
-                f"per_device_train_batch_size is {total}, which leaves {labeled} labelled and {unlabeled} unlabelled images; "
-                "both must be at least 1. Raise it to 3 or more, or give labeled_batch_size and unlabeled_batch_size."
+                f"per_device_train_batch_size is {total}, which leaves {labeled} labelled and {unlabeled} unlabelled "
+                "images; both must be at least 1. Raise it to 3 or more, or give labeled_batch_size and "
+                "unlabeled_batch_size."
             )
         return labeled, unlabeled

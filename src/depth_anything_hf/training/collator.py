@@ -59,9 +59,7 @@ class DepthCollator:
             batch["sources"] = [sample.source for sample in samples]
         return batch
 
-    def _view(
-        self, sample: DepthSample, draw_seed: int | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _view(self, sample: DepthSample, draw_seed: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Draw one augmented view: image `(3, height, width)`, label and mask `(height, width)`."""
         # Without a seed of its own the draw follows PyTorch's, which the stock Trainer saves and restores.
         generator = torch.default_generator if draw_seed is None else torch.Generator().manual_seed(draw_seed)
@@ -113,7 +111,9 @@ class EvaluationCollator:
         return {
             # First, so that the Trainer reads the batch size off it.
             "num_in_batch": torch.arange(len(samples)),
-            "pixel_values": [self.processor(sample.image, return_tensors="pt")["pixel_values"][0] for sample in samples],
+            "pixel_values": [
+                self.processor(sample.image, return_tensors="pt")["pixel_values"][0] for sample in samples
+            ],
             "targets": [torch.from_numpy(sample.values) for sample in samples],
             "target_masks": [torch.from_numpy(sample.mask) for sample in samples],
             "spaces": [sample.space for sample in samples],

@@ -9,11 +9,11 @@ import torch
 def derive_seed(*position: int) -> int:
     """Mix non-negative integers, such as seed, epoch and index, into one seed.
 
-    A run that resumes derives the same seeds as one that was never interrupted, in any number of workers, and no random
-    state has to be saved.
+    A run that resumes derives the same seeds as one that was never interrupted, in any number of workers, and no
+    random state has to be saved.
 
     Args:
-        position (`int`): At least one non-negative integer.
+        position (`int`): At least one non-negative integer. Trailing zeros do not count: (3, 0) is (3,).
 
     Returns:
         `int`: In [0, 2**63).

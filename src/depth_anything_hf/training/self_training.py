@@ -7,6 +7,7 @@ alone the same step trains the teacher (labelled only) or V2's student (unlabell
 
 from __future__ import annotations
 
+import inspect
 from typing import NamedTuple
 
 import torch
@@ -74,7 +75,11 @@ def student_view(
 
 
 def supervised_loss(
-    predicted_depth: torch.Tensor, view: View, args: DepthAnythingTrainingArguments, trim_fraction: float, max_depth=None
+    predicted_depth: torch.Tensor,
+    view: View,
+    args: DepthAnythingTrainingArguments,
+    trim_fraction: float,
+    max_depth=None,
 ) -> dict[str, torch.Tensor]:
     """Compute the terms of one stream's loss by name, unweighted, and their weighted sum as `total`.
 
@@ -122,9 +127,12 @@ def frozen_patch_features(encoder: nn.Module, pixel_values: torch.Tensor, grid: 
         `torch.Tensor`: `(batch, rows * columns, channels)`.
     """
     patch = encoder.config.patch_size
+    # DINOv2 fits its positions to any image size by itself; the others do when asked.
+    asks = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+    sizing = {"interpolate_pos_encoding": True} if asks else {}
     rows, columns = pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
     with torch.no_grad():
-        tokens = encoder(pixel_values=pixel_values).last_hidden_state[:, -rows * columns :]
+        tokens = encoder(pixel_values=pixel_values, **sizing).last_hidden_state[:, -rows * columns :]
         if (rows, columns) == grid:
             return tokens
         maps = tokens.transpose(1, 2).unflatten(2, (rows, columns))  # (batch, channels, rows, columns)

@@ -54,9 +54,9 @@ class TrainingStreams(Dataset):
 class StreamBatchSampler(Sampler[list[Draw]]):
     """Draw batches of so many labelled and so many unlabelled records, labelled first, every batch full.
 
-    An epoch is one sweep over the unlabelled records (V1, section 4.1), or over the labelled ones where they are alone;
-    the last batch is filled from the next shuffle. The other stream goes round at its own pace. Everything follows from
-    the seed and the epoch.
+    An epoch is one sweep over the unlabelled records (V1, section 4.1), or over the labelled ones where they are
+    alone; the last batch is filled from the next shuffle. The other stream goes round at its own pace. Everything
+    follows from the seed and the epoch.
 
     Args:
         streams (`TrainingStreams`): The two sets.
@@ -73,8 +73,8 @@ class StreamBatchSampler(Sampler[list[Draw]]):
         for stream, size in zip(streams.streams, batch_sizes, strict=True):
             if (stream is None) != (size == 0) or size < 0:
                 raise ValueError(
-                    f"batch_sizes (labelled, unlabelled) are {batch_sizes}; each must be positive where its data set is "
-                    "given and 0 where it is not."
+                    f"batch_sizes (labelled, unlabelled) are {batch_sizes}; each must be positive where its data set "
+                    "is given and 0 where it is not."
                 )
         self.lengths = [0 if stream is None else len(stream) for stream in streams.streams]
         self.batch_sizes = batch_sizes

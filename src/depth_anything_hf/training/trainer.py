@@ -9,14 +9,20 @@ from collections import defaultdict
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoModel, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.checks import check_health, check_model, check_teacher
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
-from depth_anything_hf.training.seeding import derive_seed, generator_at
+from depth_anything_hf.training.feature_encoder import (
+    ClearGradients,
+    average_gradients,
+    load_feature_encoder,
+    make_projector,
+)
+from depth_anything_hf.training.seeding import generator_at
 from depth_anything_hf.training.self_training import (
     View,
     align_features,
@@ -28,7 +34,6 @@ from depth_anything_hf.training.self_training import (
 )
 from depth_anything_hf.training.streams import StreamBatchSampler, TrainingStreams
 
-DINOV2_OF_WIDTH = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
 PROJECTOR_FILE = "feature_projector.pt"
 
 
@@ -80,14 +85,11 @@ class DepthAnythingTrainer(Trainer):
     ):
         if not isinstance(args, DepthAnythingTrainingArguments):
             raise TypeError(f"args is a {type(args).__name__}; pass DepthAnythingTrainingArguments.")
-        config = model.config
-        if getattr(config, "model_type", None) != "depth_anything":
-            raise TypeError(
-                f"model is a {type(model).__name__}; DepthAnythingTrainer trains DepthAnythingForDepthEstimation. Other "
-                "depth models can be the teacher."
-            )
+        config = check_model(model).config
         if "compute_metrics" in kwargs or "data_collator" in kwargs:
-            raise ValueError("DepthAnythingTrainer collates and scores records itself; leave out data_collator and compute_metrics.")
+            raise ValueError(
+                "DepthAnythingTrainer collates and scores records itself; leave out data_collator and compute_metrics."
+            )
         self.max_depth = config.max_depth if config.depth_estimation_type == "metric" else None
         self.batch_sizes = args.stream_batch_sizes(train_dataset is not None, unlabeled_dataset is not None)
         args.per_device_train_batch_size = sum(self.batch_sizes)
@@ -104,13 +106,14 @@ class DepthAnythingTrainer(Trainer):
             compute_metrics=_mean_scores,
             **kwargs,
         )
-        self.teacher = self._frozen(_check_teacher(teacher, config, unlabeled_dataset))
+        self.teacher = self._frozen(check_teacher(teacher, config.depth_estimation_type, unlabeled_dataset))
         self.feature_encoder, self.feature_projector = None, None
         if unlabeled_dataset is not None and args.feature_alignment_weight > 0:
             self._set_feature_encoder(feature_encoder)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (processing_class.image_mean, processing_class.image_std))
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (processing_class.image_mean, processing_class.image_std)
+        )
         self.normalization = (mean.to(args.device), std.to(args.device))
-        self._last_step, self._micro_step = -1, 0
         self._logged = defaultdict(list)
 
     def _frozen(self, model: nn.Module | None) -> nn.Module | None:
@@ -120,19 +123,11 @@ class DepthAnythingTrainer(Trainer):
     def _set_feature_encoder(self, encoder: nn.Module | str | None) -> None:
         """Load the frozen encoder, and make a projector if its width differs from the student's."""
         width = self.model.config.reassemble_hidden_size
-        if encoder is None:
-            if width not in DINOV2_OF_WIDTH:
-                raise ValueError(
-                    f"feature_alignment_weight is {self.args.feature_alignment_weight} and the encoder's width {width} is of no "
-                    "released DINOv2. Pass feature_encoder=a model or id, or set feature_alignment_weight=0."
-                )
-            encoder = f"facebook/dinov2-{DINOV2_OF_WIDTH[width]}"
-        self.feature_encoder = self._frozen(AutoModel.from_pretrained(encoder) if isinstance(encoder, str) else encoder)
-        frozen_width = self.feature_encoder.config.hidden_size
-        if frozen_width != width:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive_seed(self.args.seed, 4))
-                self.feature_projector = nn.Linear(width, frozen_width).to(self.args.device)
+        self.feature_encoder = self._frozen(load_feature_encoder(encoder, width))
+        projector = make_projector(width, self.feature_encoder.config.hidden_size, self.args.seed)
+        if projector is not None:
+            self.feature_projector = projector.to(self.args.device)
+            self.add_callback(ClearGradients(self.feature_projector))
 
     # Data
 
@@ -154,6 +149,7 @@ class DepthAnythingTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
         sampler = StreamBatchSampler(self.train_dataset, self.batch_sizes, self.args.seed)
+        self._last_step, self._micro_step = -1, 0  # each call of train() counts from the start
         loader = self._loader(self.train_dataset, self.data_collator, batch_sampler=sampler)
         self.remove_callback(_SetEpoch)
         self.add_callback(_SetEpoch(sampler, math.ceil(len(loader) / self.args.gradient_accumulation_steps)))
@@ -172,7 +168,7 @@ class DepthAnythingTrainer(Trainer):
     # Optimisation
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Create the optimizer with two learning rates: the encoder's, and the decoder's `decoder_lr_multiplier` higher."""
+        """Create the optimizer; the decoder's learning rate is `decoder_lr_multiplier` times the encoder's."""
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
@@ -182,8 +178,10 @@ class DepthAnythingTrainer(Trainer):
             if parameter.requires_grad:
                 groups[".backbone." in f".{name}", name in decayed].append(parameter)
         if self.feature_projector is not None:
-            groups[False, True].extend(self.feature_projector.parameters())
-        optimizer_cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups[False, True].append(self.feature_projector.weight)
+            groups[False, False].append(self.feature_projector.bias)
+        chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+        optimizer_cls, kwargs = chosen
         self.optimizer = optimizer_cls(
             [
                 {
@@ -205,15 +203,25 @@ class DepthAnythingTrainer(Trainer):
         self._last_step = self.state.global_step
         return generator_at(self.args.seed, 5, self.state.global_step, self._micro_step, self.args.process_index)
 
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        """Run a micro-batch forwards and backwards; the last of an update averages the projector over processes."""
+        loss = super().training_step(*args, **kwargs)
+        if self.feature_projector is not None and self.accelerator.sync_gradients:
+            average_gradients(self.feature_projector)
+        return loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Run the student once on both streams' images, and average the losses."""
         sources, count = inputs.pop("sources"), inputs.pop("num_labeled")
         pixel_values, labels, mask = inputs["pixel_values"], inputs["labels"], inputs["label_mask"]
         labeled = View(pixel_values[:count], labels[:count], mask[:count], None)
-        clean, unlabeled = pixel_values[count:], None
+        clean, unlabeled, teacher_mask = pixel_values[count:], None, None
         views = [labeled.pixel_values]
         if len(clean):
-            pseudo = (labels[count:], mask[count:]) if self.teacher is None else self._teacher_labels(clean)
+            pseudo = labels[count:], mask[count:]
+            if self.teacher is not None:
+                pseudo = teacher_labels(self.teacher, clean)
+                teacher_mask = pseudo[1]
             unlabeled = student_view(clean, *pseudo, self.args, self.normalization, self._step_generator())
             views.append(unlabeled.pixel_values)
         aligned = unlabeled is not None and self.feature_encoder is not None
@@ -236,12 +244,9 @@ class DepthAnythingTrainer(Trainer):
             self._logged["feature_alignment_loss"].append(alignment.detach())
             terms.append((self.args.feature_alignment_weight, alignment))
         loss = combine(terms)
-        self._check_health(loss, predicted, sources)
+        zero_share = check_health(loss, predicted, teacher_mask, sources, self.state.global_step)
+        self._logged["zero_share"].append(zero_share)
         return (loss, outputs) if return_outputs else loss
-
-    def _teacher_labels(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with self.autocast_smart_context_manager():
-            return teacher_labels(self.teacher, clean)
 
     def _log_terms(self, stream: str, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         """Remember a stream's named terms for the next log, and return its total."""
@@ -250,24 +255,6 @@ class DepthAnythingTrainer(Trainer):
             self._logged[f"{stream}_{name}_loss"].append(value)
         self._logged[f"{stream}_loss"].append(total.detach())
         return total
-
-    def _check_health(self, loss: torch.Tensor, predicted: torch.Tensor, sources: list[str]) -> None:
-        """Stop on a non-finite loss or an all-zero prediction, naming the samples of the batch."""
-        zero_share = (predicted.detach() == 0).float().mean()
-        self._logged["zero_share"].append(zero_share)
-        finite, dead = torch.stack([torch.isfinite(loss.detach()), zero_share == 1]).tolist()  # one synchronisation
-        named = ", ".join(source or "(unnamed)" for source in sources)
-        step = self.state.global_step
-        if not finite:
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}; it must be finite. Batch: {named}. Look at these labels, lower "
-                "learning_rate, or set max_grad_norm=1. Nothing of this step was applied; the last checkpoint is sound."
-            )
-        if dead:
-            raise RuntimeError(
-                f"every predicted value is 0 at step {step}: the head's final ReLU is dead and will not recover. Batch: "
-                f"{named}. Start again with a lower learning_rate or decoder_lr_multiplier, or from a pretrained encoder."
-            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with each training loss by name: the mean over the steps and processes since the last log."""
@@ -290,7 +277,9 @@ class DepthAnythingTrainer(Trainer):
             by_shape[image.shape].append(i)
         with torch.no_grad(), self.compute_loss_context_manager():
             for members in by_shape.values():
-                predicted = model(pixel_values=torch.stack([inputs["pixel_values"][i] for i in members])).predicted_depth
+                predicted = model(
+                    pixel_values=torch.stack([inputs["pixel_values"][i] for i in members])
+                ).predicted_depth
                 for i, depth in zip(members, predicted, strict=True):
                     truth = (inputs[name][i] for name in ("targets", "target_masks", "spaces"))
                     rows[i] = score_prediction(depth, *truth, self.max_depth)
@@ -309,21 +298,6 @@ class DepthAnythingTrainer(Trainer):
         path = os.path.join(checkpoint or "", PROJECTOR_FILE)
         if self.feature_projector is not None and os.path.isfile(path):
             self.feature_projector.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
-
-
-def _check_teacher(teacher: nn.Module | None, config, unlabeled_dataset) -> nn.Module | None:
-    """Check that the teacher predicts what the student is to learn."""
-    if teacher is None:
-        return None
-    if unlabeled_dataset is None:
-        raise ValueError("a teacher is given and no unlabeled_dataset; pass the images that it is to label.")
-    teacher_type = getattr(teacher.config, "depth_estimation_type", config.depth_estimation_type)
-    if teacher_type != config.depth_estimation_type:
-        raise ValueError(
-            f"the teacher is {teacher_type!r} and the student {config.depth_estimation_type!r}; both must predict the same. "
-            "Label offline and convert, or choose another teacher."
-        )
-    return teacher
 
 
 def _mean_scores(prediction) -> dict[str, float]:

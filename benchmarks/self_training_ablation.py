@@ -1,0 +1,173 @@
+"""Does self-training help, and which part of it? Five students against their teacher on the unlabelled domain.
+
+    python benchmarks/self_training_ablation.py --seeds 3 --jobs 2
+
+For each seed a teacher learns on the labelled procedural domain and labels the images of the second one. Then students
+of equal size and equal steps learn, each from fresh weights:
+
+| variant | learns from |
+|---|---|
+| labelled only | the labelled images, as long as the students |
+| naive pseudo-labels | labelled and pseudo-labelled images, no perturbation |
+| + strong perturbation | the same, colours and sharpness perturbed |
+| + CutMix | the same, and CutMix by region (Depth Anything V1) |
+| V2 | pseudo-labelled images alone, gradient matching, the worst tenth trimmed |
+
+Scores are taken on held-out images of the unlabelled domain, whose ground truth no model sees. Finished runs are kept in
+the work folder, so that the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+VARIANTS = {
+    "labelled only": None,
+    "naive pseudo-labels": {"strong_perturbation": False, "cutmix_probability": 0.0},
+    "+ strong perturbation": {"cutmix_probability": 0.0},
+    "+ CutMix": {},
+    "V2 (pseudo only, trimmed)": {"preset": "v2"},
+}
+TEACHER = "teacher"
+
+
+def run_one(seed: int, variant: str, work: Path) -> None:
+    """Train and score one model of one seed, and keep its scores."""
+    import torch
+
+    from depth_anything_hf.data.folder import load_folder
+    from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
+    from depth_anything_hf.evaluation.dataset import score_dataset
+    from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+    from depth_anything_hf.quickstart import Plan, predictor, procedural_records, pseudo_label, train
+
+    torch.set_num_threads(1)
+    plan = replace(Plan(), seed=seed, held_out=200)
+    folder = work / f"seed{seed}"
+    started = time.perf_counter()
+    labeled = procedural_records(plan.labeled, plan, LABELED_DOMAIN)
+    if variant == TEACHER:
+        model = train(plan, folder / "run", plan.teacher_steps, seed, labeled, disable_tqdm=True)
+        model.save_pretrained(folder / "teacher")
+        unlabeled = procedural_records(plan.unlabeled, plan, UNLABELED_DOMAIN)
+        pseudo_label(model, plan, unlabeled, folder / "pseudo_labels", overwrite=True)
+    else:
+        settings = VARIANTS[variant]
+        pseudo = None if settings is None else load_folder(folder / "pseudo_labels")
+        alone = (settings or {}).get("preset") == "v2"
+        if settings is None:
+            settings = {"labeled_batch_size": sum(plan.student_batch)}
+        elif alone:
+            settings = settings | {"unlabeled_batch_size": sum(plan.student_batch)}
+        model = train(
+            plan, folder / "run", plan.student_steps, seed + 1, None if alone else labeled, pseudo,
+            disable_tqdm=True, **settings,
+        )  # fmt: skip
+    scores = {}
+    for name, domain in (("labelled domain", LABELED_DOMAIN), ("unlabelled domain", UNLABELED_DOMAIN)):
+        held_out = procedural_records(plan.held_out, plan, domain, held_out=True)
+        scores[name] = score_dataset(predictor(model, plan), held_out).summary()
+    assert isinstance(model, DepthAnythingForDepthEstimation)
+    result = {"seed": seed, "variant": variant, "scores": scores, "seconds": round(time.perf_counter() - started)}
+    path = result_path(work, seed, variant)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result))
+
+
+def result_path(work: Path, seed: int, variant: str) -> Path:
+    return work / "results" / f"seed{seed}-{list([TEACHER, *VARIANTS]).index(variant)}.json"
+
+
+def run_all(seeds: int, jobs: int, work: Path) -> list[dict]:
+    """Run every model of every seed in processes of one thread each, teachers before their students."""
+    waiting = [(seed, variant) for variant in [TEACHER, *VARIANTS] for seed in range(seeds)]
+    running: dict[tuple[int, str], subprocess.Popen] = {}
+    while waiting or running:
+        for key in [key for key, process in running.items() if process.poll() is not None]:
+            if running.pop(key).returncode:
+                raise RuntimeError(f"{key} failed; its output is above.")
+            print("done", *key, flush=True)
+        for key in list(waiting):
+            if result_path(work, *key).exists():
+                waiting.remove(key)
+            elif len(running) < jobs and (key[1] == TEACHER or result_path(work, key[0], TEACHER).exists()):
+                waiting.remove(key)
+                one = ["--work", str(work), "--one", str(key[0]), key[1]]
+                running[key] = subprocess.Popen(
+                    [sys.executable, __file__, *one], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+                )
+        time.sleep(0.5)
+    return [
+        json.loads(result_path(work, seed, variant).read_text()) for variant in [TEACHER, *VARIANTS] for seed in range(seeds)
+    ]
+
+
+def table(results: list[dict], seeds: int) -> str:
+    """Write mean and standard deviation over the seeds, and the change against the teacher of the same seed."""
+    import numpy as np
+
+    def values(variant: str, domain: str, metric: str) -> np.ndarray:
+        return np.array([r["scores"][domain][metric] for r in results if r["variant"] == variant])
+
+    lines = [
+        "| model | AbsRel ↓ | δ1 ↑ | AbsRel against its teacher | labelled domain: AbsRel ↓ | δ1 ↑ |",
+        "|---|---|---|---|---|---|",
+    ]
+    teacher = values(TEACHER, "unlabelled domain", "abs_rel")
+    for variant in [TEACHER, *VARIANTS]:
+        cells = [
+            f"{(v := values(variant, domain, metric)).mean():.3f} ± {v.std(ddof=1) if seeds > 1 else 0:.3f}"
+            for domain in ("unlabelled domain", "labelled domain")
+            for metric in ("abs_rel", "delta1")
+        ]
+        change = (values(variant, "unlabelled domain", "abs_rel") / teacher - 1).mean()
+        lines.append(f"| {variant} | {cells[0]} | {cells[1]} | {change:+.1%} | {cells[2]} | {cells[3]} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="models trained at once, one thread each")
+    parser.add_argument("--work", type=Path, default=Path("self-training-ablation"), help="work folder, resumed from")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "self_training_ablation.json")
+    parser.add_argument("--one", nargs=2, metavar=("SEED", "VARIANT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        return run_one(int(options.one[0]), options.one[1], options.work)
+    results = run_all(options.seeds, options.jobs, options.work)
+
+    import torch
+    import transformers
+
+    from depth_anything_hf.quickstart import Plan
+
+    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}, one thread a model"
+    written = {
+        "command": f"python benchmarks/self_training_ablation.py --seeds {options.seeds} --jobs {options.jobs}",
+        "machine": machine,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "plan": asdict(replace(Plan(), held_out=200)),
+        "results": results,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(written, indent=1))
+    text = table(results, options.seeds)
+    head = (
+        f"Held-out images of the unlabelled domain, {options.seeds} seeds, mean ± standard deviation. Machine: {machine}; "
+        f"torch {torch.__version__}, transformers {transformers.__version__}. Command: `{written['command']}`."
+    )
+    options.out.with_suffix(".md").write_text(f"# Self-training ablation\n\n{head}\n\n{text}\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""`depth-anything-hf SUBCOMMAND`. Subcommands are imported when called, so that `--help` does not wait for PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from depth_anything_hf import __version__
+
+SUBCOMMANDS = {
+    "quickstart": "teacher, pseudo-labels and student in minutes on a CPU, with a report",
+    "train": "train a teacher or a student from a recipe",
+    "predict": "write the depth of images: colour map, 16-bit PNG and npy",
+}
+
+
+def overview() -> str:
+    """List the subcommands."""
+    lines = [f"  {name:<12} {purpose}" for name, purpose in SUBCOMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: depth-anything-hf SUBCOMMAND [options]",
+            "",
+            "Train, label with, measure and share Depth Anything in the Hugging Face ecosystem.",
+            "",
+            *lines,
+            "",
+            "depth-anything-hf SUBCOMMAND --help explains one of them, with an example.",
+            "Start with: depth-anything-hf quickstart",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a subcommand and return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"depth-anything-hf {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in SUBCOMMANDS:
+        print(f"depth-anything-hf: {name!r} is no subcommand; choose one of {', '.join(SUBCOMMANDS)}.", file=sys.stderr)
+        return 2
+    module = import_module(f"depth_anything_hf.cli.{name.replace('-', '_')}")
+    try:
+        return module.main(rest) or 0
+    except (FileNotFoundError, FileExistsError, ValueError, TypeError) as error:
+        # These carry a message for the user; a traceback would bury it.
+        print(f"depth-anything-hf {name}: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,100 @@
+"""Checks before a training run, and of each of its steps: stop what cannot end well, and say why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+
+
+def check_model(model: nn.Module) -> nn.Module:
+    """Return the model if it is ours, bare or inside PEFT's wrapper, and raise a `TypeError` otherwise."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(base, DepthAnythingForDepthEstimation):
+        raise TypeError(
+            f"model is a {type(base).__module__}.{type(base).__name__}; DepthAnythingTrainer trains "
+            "depth_anything_hf.DepthAnythingForDepthEstimation, which loads every Depth Anything checkpoint. Other "
+            "depth models can be the teacher."
+        )
+    return model
+
+
+def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabeled_dataset) -> nn.Module | None:
+    """Return the teacher if the unlabelled images get labels, and these are what the student is to learn.
+
+    Args:
+        teacher (`nn.Module`, *optional*): Labels the unlabelled images.
+        depth_estimation_type (`str`): The student's.
+        unlabeled_dataset (*optional*): Map-style dataset of records.
+
+    Raises:
+        ValueError: A teacher without images, photographs without a teacher, or a teacher of the other kind.
+    """
+    if teacher is None:
+        if unlabeled_dataset is not None and unlabeled_dataset[0].get("depth_map") is None:
+            raise ValueError(
+                "unlabeled_dataset[0] has no depth_map and there is no teacher; pass teacher=a model, or "
+                "pseudo-labelled records."
+            )
+        return None
+    if unlabeled_dataset is None:
+        raise ValueError("a teacher is given and no unlabeled_dataset; pass the images that it is to label.")
+    teacher_config = getattr(teacher, "config", None)
+    teacher_type = getattr(teacher_config, "depth_estimation_type", depth_estimation_type)
+    if teacher_type != depth_estimation_type:
+        raise ValueError(
+            f"the teacher is {teacher_type!r} and the student {depth_estimation_type!r}; both must predict the same. "
+            "Label offline and convert, or choose another teacher."
+        )
+    return teacher
+
+
+def check_health(
+    loss: torch.Tensor,
+    predicted_depth: torch.Tensor,
+    teacher_mask: torch.Tensor | None,
+    sources: Sequence[str],
+    step: int,
+) -> torch.Tensor:
+    """Raise on a non-finite loss, an all-zero prediction, or a teacher that labels nothing.
+
+    Args:
+        loss (`torch.Tensor`): Scalar.
+        predicted_depth (`torch.Tensor`): `(batch, height, width)`.
+        teacher_mask (`torch.Tensor`, *optional*): `(batch, height, width)` bool: where the teacher's label is finite.
+        sources (`Sequence[str]`): Where the images come from.
+        step (`int`): For the message.
+
+    Returns:
+        `torch.Tensor`: Share of zeros in the prediction, scalar.
+
+    Raises:
+        FloatingPointError: The loss, or all of the teacher's label of an image, is NaN or infinite.
+        RuntimeError: Every predicted value is 0.
+    """
+    zero_share = (predicted_depth.detach() == 0).float().mean()
+    blind = zero_share.new_zeros(()) if teacher_mask is None else ~teacher_mask.flatten(1).any(dim=1).all()
+    checks = torch.stack([~torch.isfinite(loss.detach()), blind.bool(), zero_share == 1])
+    broken, blind, dead = checks.tolist()  # one synchronisation
+    named = ", ".join(source or "(unnamed)" for source in sources)
+    # A broken teacher masks all of its labels, which would leave a loss of 0 that looks learnt.
+    if blind:
+        raise FloatingPointError(
+            f"the teacher's label of an image has no finite value at step {step}. Batch: {named}. Check the teacher's "
+            "weights and precision; its labels must be finite."
+        )
+    if broken:
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at step {step}; it must be finite. Batch: {named}. Look at these labels, "
+            "lower learning_rate, or set max_grad_norm=1. Nothing of this step was applied; the last checkpoint is "
+            "sound."
+        )
+    if dead:
+        raise RuntimeError(
+            f"every predicted value is 0 at step {step}: the head's final ReLU is dead and will not recover. Batch: "
+            f"{named}. Start again with a lower learning_rate or decoder_lr_multiplier, or from a pretrained encoder."
+        )
+    return zero_share

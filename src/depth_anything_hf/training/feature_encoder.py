@@ -1,0 +1,70 @@
+"""The frozen encoder that the student's features are aligned with, and the projector between unlike widths."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoModel, TrainerCallback
+
+from depth_anything_hf.training.seeding import derive_seed
+
+DINOV2_OF_WIDTH = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
+
+
+def load_feature_encoder(encoder: nn.Module | str | None, width: int) -> nn.Module:
+    """Give the encoder to align with: the one that is passed, or the DINOv2 of the student's width.
+
+    Args:
+        encoder (`nn.Module` or `str`, *optional*): A model, a Hub id or a folder.
+        width (`int`): Of the student's encoder.
+
+    Returns:
+        `nn.Module`: Not yet frozen.
+
+    Raises:
+        ValueError: None is passed and no released DINOv2 has the width.
+    """
+    if encoder is None:
+        if width not in DINOV2_OF_WIDTH:
+            raise ValueError(
+                f"feature_encoder is None and the student's width {width} is of no released DINOv2 "
+                f"{tuple(DINOV2_OF_WIDTH)}. Pass feature_encoder=a model or id, or set feature_alignment_weight=0."
+            )
+        encoder = f"facebook/dinov2-{DINOV2_OF_WIDTH[width]}"
+    return AutoModel.from_pretrained(encoder) if isinstance(encoder, str) else encoder
+
+
+def make_projector(width: int, frozen_width: int, seed: int) -> nn.Linear | None:
+    """Make the linear projector from the student's width to the frozen encoder's; None where they are equal.
+
+    The paper's projection-free form stays the rule: a fresh projector makes the loss large at first (V1, section 3.3).
+
+    Args:
+        width (`int`): Of the student's encoder.
+        frozen_width (`int`): Of the frozen encoder.
+        seed (`int`): Of its weights; the global random state is left as it is.
+    """
+    if width == frozen_width:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, 4))
+        return nn.Linear(width, frozen_width)
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients of a module outside DDP over all processes, as DDP does for the model."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for parameter in module.parameters():
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= torch.distributed.get_world_size()
+
+
+class ClearGradients(TrainerCallback):
+    """Clear a helper module's gradients after each update: the Trainer clears those of the model alone."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Clear them."""
+        self.module.zero_grad()

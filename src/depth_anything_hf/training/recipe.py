@@ -1,0 +1,165 @@
+"""Recipes: one YAML file that names model, data and arguments of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from peft import get_peft_model
+from torch.utils.data import ConcatDataset
+from transformers import HfArgumentParser
+from transformers.trainer_utils import get_last_checkpoint
+
+from depth_anything_hf.adapters import depth_lora_config
+from depth_anything_hf.data.folder import load_folder, load_images
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.inference import load_model
+from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.trainer import DepthAnythingTrainer
+
+
+@dataclass
+class RecipeArguments:
+    """What a recipe trains and on what; everything else is in `DepthAnythingTrainingArguments`.
+
+    Raises:
+        ValueError: Neither or both of `model` and `encoder` are given, or no data.
+    """
+
+    model: str | None = field(default=None, metadata={"help": "Checkpoint to go on from: Hub id or folder."})
+    encoder: str | None = field(
+        default=None, metadata={"help": "Pretrained DINOv2 encoder to start from, with a fresh decoder: Hub id or folder."}
+    )
+    version: str = field(default="v2", metadata={"help": "With encoder: which blocks the decoder reads, 'v1' or 'v2'."})
+    max_depth: float | None = field(
+        default=None, metadata={"help": "With encoder: metres, for a metric model. Left out: relative."}
+    )
+    labeled: list[str] = field(
+        default_factory=list, metadata={"help": "Folders of labelled records (docs/data_format.md), concatenated."}
+    )
+    unlabeled: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folders of pseudo-labelled records; or of photographs, with teacher. Concatenated."},
+    )
+    eval: list[str] = field(default_factory=list, metadata={"help": "Folders of labelled records to score on."})
+    teacher: str | None = field(default=None, metadata={"help": "Model that labels the photographs during training."})
+    feature_encoder: str | None = field(
+        default=None, metadata={"help": "Frozen encoder to align with. Default: the DINOv2 of the student's size."}
+    )
+    image_height: int = field(default=518, metadata={"help": "Height of the training crop, a multiple of the patch."})
+    image_width: int = field(default=518, metadata={"help": "Width of the training crop, a multiple of the patch."})
+    lora_rank: int = field(default=0, metadata={"help": "Train LoRA adapters of this rank; 0 trains all weights."})
+    lora_decoder: str = field(default="full", metadata={"help": "With lora_rank: decoder 'full', 'lora' or 'frozen'."})
+    restart: bool = field(default=False, metadata={"help": "Start anew, though output_dir has checkpoints."})
+
+    def __post_init__(self):
+        for name in ("labeled", "unlabeled", "eval"):
+            value = getattr(self, name)
+            setattr(self, name, [value] if isinstance(value, str) else list(value))
+        if (self.model is None) == (self.encoder is None):
+            raise ValueError(
+                f"model is {self.model!r} and encoder {self.encoder!r}; give one: model to go on from a checkpoint, encoder "
+                "to start with a fresh decoder."
+            )
+        if not self.labeled and not self.unlabeled:
+            raise ValueError("the recipe names no data; give --labeled DIR, --unlabeled DIR, or both.")
+
+
+def make_parser() -> HfArgumentParser:
+    """Build the parser of a recipe's fields."""
+    return HfArgumentParser((RecipeArguments, DepthAnythingTrainingArguments), prog="depth-anything-hf train RECIPE.yaml")
+
+
+def parse_recipe(path: Path, overrides: list[str]) -> tuple[RecipeArguments, DepthAnythingTrainingArguments]:
+    """Read a recipe; what is given in `overrides` wins.
+
+    Args:
+        path (`Path`): YAML file of field names and values.
+        overrides (`list[str]`): Command-line arguments, such as `["--max_steps", "10"]`.
+
+    Returns:
+        `tuple[RecipeArguments, DepthAnythingTrainingArguments]`: Both parts.
+
+    Raises:
+        FileNotFoundError: There is no such recipe.
+        ValueError: It is no mapping, names an unknown field, or a value breaks a rule.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a recipe, such as examples/recipes/v2_student.yaml.")
+    recipe = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds a {type(recipe).__name__}; a recipe is a mapping of field names to values.")
+    parser = make_parser()
+    known = {action.dest for action in parser._actions}
+    unknown = sorted(set(recipe) - known)
+    if unknown:
+        raise ValueError(f"{path} names unknown fields {unknown}; depth-anything-hf train --help lists those there are.")
+    parser.set_defaults(**recipe)
+    return parser.parse_args_into_dataclasses(overrides)
+
+
+def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) -> dict[str, float]:
+    """Train by a recipe, from the last checkpoint if there is one, save the model, and score it.
+
+    Args:
+        recipe (`RecipeArguments`): Model and data.
+        args (`DepthAnythingTrainingArguments`): Everything else.
+
+    Returns:
+        `dict[str, float]`: Training and evaluation metrics.
+
+    Raises:
+        ValueError: Data and model do not fit.
+        FileNotFoundError: A folder is missing or empty.
+    """
+    labeled = _concatenated([load_folder(path) for path in recipe.labeled])
+    unlabeled = _concatenated([_unlabeled(path, recipe.teacher) for path in recipe.unlabeled])
+    evaluated = _concatenated([load_folder(path) for path in recipe.eval])
+    if recipe.model is not None:
+        model = DepthAnythingForDepthEstimation.from_pretrained(recipe.model)
+    else:
+        model = DepthAnythingForDepthEstimation.from_encoder(recipe.encoder, recipe.version, recipe.max_depth)
+    patch_size = model.config.patch_size
+    if recipe.lora_rank:
+        model = get_peft_model(model, depth_lora_config(recipe.lora_rank, recipe.lora_decoder))
+    trainer = DepthAnythingTrainer(
+        model,
+        args,
+        DepthAnythingImageProcessor(
+            size={"height": recipe.image_height, "width": recipe.image_width}, ensure_multiple_of=patch_size
+        ),
+        train_dataset=labeled,
+        unlabeled_dataset=unlabeled,
+        teacher=None if recipe.teacher is None else load_model(recipe.teacher)[0],
+        feature_encoder=recipe.feature_encoder,
+        eval_dataset=evaluated,
+    )
+    folder = Path(args.output_dir)
+    checkpoint = None if recipe.restart or not folder.is_dir() else get_last_checkpoint(str(folder))
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    trainer.save_model()
+    trainer.save_state()
+    if evaluated is not None:
+        metrics |= trainer.evaluate()
+    trainer.save_metrics("all", metrics)
+    return metrics
+
+
+def _unlabeled(path: str, teacher: str | None):
+    """Load pseudo-labelled records, or photographs for the teacher to label."""
+    folder = Path(path)
+    if (folder / "metadata.jsonl").is_file() or any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")):
+        return load_folder(path)
+    if teacher is None:
+        raise ValueError(
+            f"{path} holds no pseudo-labels (no metadata.jsonl, no parquet); give --teacher to label the photographs in it "
+            "during training, or label them first."
+        )
+    return load_images(path)
+
+
+def _concatenated(datasets: list):
+    """Join data sets plainly, without re-balancing, as both papers do."""
+    return None if not datasets else datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)

@@ -1,0 +1,31 @@
+import subprocess
+import sys
+
+import pytest
+
+from depth_anything_hf.cli.main import SUBCOMMANDS, main
+
+
+def test_main__help_lists_every_subcommand(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in SUBCOMMANDS)
+
+
+def test_main__unknown_subcommand_names_the_known_ones(capsys):
+    assert main(["trian"]) == 2
+    assert "'trian' is no subcommand; choose one of quickstart" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_main__every_subcommand_explains_itself_with_an_example(name, capsys):
+    try:
+        assert main([name, "--help"]) == 0
+    except SystemExit as end:
+        assert end.code == 0
+    assert f"depth-anything-hf {name}" in capsys.readouterr().out.split("example", 1)[1]
+
+
+def test_main__help_does_not_import_torch():
+    code = "import sys; from depth_anything_hf.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -1,0 +1,120 @@
+import pytest
+import torch
+from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
+
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor, resize_prediction
+from depth_anything_hf.inference import load_model, predict_depth
+
+
+@pytest.fixture
+def images(noise_image):
+    sizes = [(60, 80), (81, 57), (60, 80), (33, 70), (62, 82), (60, 80)]  # the fifth shares the first's input size
+    return [noise_image(*size, seed) for seed, size in enumerate(sizes)]
+
+
+def test_predict_depth__of_mixed_sizes_is_that_of_one_by_one(make_model, tiny_processor, images):
+    model = make_model().eval()
+    together = predict_depth(model, tiny_processor, images)
+    for image, found in zip(images, together, strict=True):
+        (alone,) = predict_depth(model, tiny_processor, [image])
+        assert found.shape == image.size[::-1]
+        assert alone.std() > 1e-3  # a constant would hide a wrong order
+        torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_predict_depth__keeps_the_order(make_model, tiny_processor, images):
+    model = make_model().eval()
+    forward = predict_depth(model, tiny_processor, images)
+    backward = predict_depth(model, tiny_processor, images[::-1])[::-1]
+    for first, second in zip(forward, backward, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(forward[0], forward[2], atol=1e-3)  # same size, other image
+
+
+def test_predict_depth__is_the_model_then_the_resize(make_model, tiny_processor, images):
+    model = make_model().eval()
+    with torch.no_grad():
+        raw = model(**tiny_processor(images[0], return_tensors="pt")).predicted_depth
+    for mode in ("bilinear", "bicubic"):
+        (found,) = predict_depth(model, tiny_processor, images[:1], mode=mode)
+        assert torch.equal(found, resize_prediction(raw, (60, 80), mode)[0])
+    (small,) = predict_depth(model, tiny_processor, images[:1], full_size=False)
+    assert torch.equal(small, raw[0])
+
+
+def test_predict_depth__resize_method_decides_the_input_size(make_model, noise_image):
+    processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56}, resize_method="minimal")
+    (small,) = predict_depth(make_model(), processor, [noise_image(30, 40)], full_size=False)
+    assert small.shape == (42, 56)  # lower_bound: 56 x 70
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predict_depth__restores_the_training_mode(make_model, tiny_processor, images, training):
+    model = make_model().train(training)
+    seen = []
+    model.register_forward_pre_hook(lambda module, *_: seen.append(module.training))
+    predict_depth(model, tiny_processor, images[:1])
+    assert (seen, model.training, model.backbone.training) == ([False], training, training)
+
+
+def test_predict_depth__restores_the_training_mode_after_an_error(make_model, tiny_processor, images):
+    model = make_model().train()
+    with pytest.raises(ValueError, match="mode is 'nearest'"):
+        predict_depth(model, tiny_processor, images[:1], mode="nearest")
+    assert model.training
+
+
+def test_predict_depth__keeps_no_graph(make_model, tiny_processor, images):
+    assert not predict_depth(make_model(), tiny_processor, images[:1])[0].requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_predict_depth__of_half_precision_is_float32(make_model, tiny_processor, images, dtype):
+    model = make_model().eval()
+    (expected,) = predict_depth(model, tiny_processor, images[:1])
+    (found,) = predict_depth(model.to(dtype), tiny_processor, images[:1])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.02)
+
+
+def test_predict_depth__takes_the_stock_model(make_model, tiny_processor, images):
+    model = make_model().eval()
+    stock = StockDepthAnything(model.config)
+    stock.load_state_dict(model.state_dict())
+    ours, theirs = (predict_depth(one, tiny_processor, images[:2]) for one in (model, stock))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_predict_depth__metric_stays_in_range(make_model, tiny_processor, images):
+    for depth in predict_depth(make_model(max_depth=20), tiny_processor, images):
+        assert depth.min() > 0
+        assert depth.max() < 20
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_predict_depth__of_other_modes_is_that_of_rgb(make_model, tiny_processor, images, mode):
+    model, image = make_model().eval(), images[0].convert(mode)
+    (found,), (expected,) = (predict_depth(model, tiny_processor, [one]) for one in (image, image.convert("RGB")))
+    assert torch.equal(found, expected)
+
+
+def test_predict_depth__of_nothing_is_an_error(make_model, tiny_processor):
+    with pytest.raises(ValueError, match="images is empty; pass at least one"):
+        predict_depth(make_model(), tiny_processor, [])
+
+
+def test_load_model__predicts_as_what_was_saved(make_model, tiny_processor, images, tmp_path):
+    model = make_model().eval()
+    model.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    loaded, processor = load_model(str(tmp_path))
+    assert (type(loaded), type(processor)) == (type(model), DepthAnythingImageProcessor)
+    assert not loaded.training
+    expected, found = predict_depth(model, tiny_processor, images), predict_depth(loaded, processor, images)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_load_model__of_another_kind_is_an_error(make_model, tmp_path):
+    make_model().backbone.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is of type 'dinov2', which estimates no depth"):
+        load_model(str(tmp_path))

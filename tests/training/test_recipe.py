@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import AutoModelForDepthEstimation, Dinov2Config, Dinov2Model
+
+from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+from depth_anything_hf.cli.main import main
+from depth_anything_hf.data.folder import write_image_folder
+from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.data.synthetic import iter_synthetic_records
+from depth_anything_hf.training.recipe import make_parser, parse_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
+ON_CPU = ["--bf16", "false", "--use_cpu", "true", "--image_height", "56", "--image_width", "56", "--report_to", "none"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipes")
+    encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+    torch.manual_seed(0)
+    Dinov2Model(encoder).save_pretrained(folder / "encoder")
+    DepthAnythingForDepthEstimation(config_for_encoder(encoder)).save_pretrained(folder / "model")
+    DepthAnythingImageProcessor(size={"height": 56, "width": 56}).save_pretrained(folder / "model")
+    scenes = list(iter_synthetic_records(4, 60, 80))
+    labeled = [encode_record(s["image"], s["depth"], mask=s["depth"] > 0, sky=s["sky"]) for s in scenes]
+    write_image_folder(labeled, folder / "labeled")
+    pseudo = [encode_record(s["image"], 1 / (s["depth"] + 1), space="disparity") for s in scenes]
+    write_image_folder(pseudo, folder / "pseudo")
+    (folder / "photos").mkdir()
+    for i, scene in enumerate(scenes):
+        scene["image"].save(folder / "photos" / f"{i}.png")
+    return folder
+
+
+def start(recipe: dict, workplace: Path) -> list[str]:
+    name = "encoder" if "encoder" in recipe else "model"
+    return [f"--{name}", str(workplace / name)]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_train__every_recipe_runs(path, workplace, tmp_path):
+    recipe = yaml.safe_load(path.read_text())
+    unlabeled = [] if "student" not in path.stem else ["--unlabeled", str(workplace / "pseudo")]
+    labeled = [] if path.stem == "v2_student" else ["--labeled", str(workplace / "labeled")]
+    aligned = ["--feature_encoder", str(workplace / "encoder")] if unlabeled else []
+    sizes = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--gradient_checkpointing", "false"]
+    out = ["--output_dir", str(tmp_path / "out"), "--eval", str(workplace / "labeled")]
+    assert main(["train", str(path), *start(recipe, workplace), *labeled, *unlabeled, *aligned, *sizes, *ON_CPU, *out]) == 0
+    saved = tmp_path / "out"
+    assert (saved / "all_results.json").exists()
+    if "lora_rank" in recipe:
+        assert (saved / "adapter_config.json").exists()
+    else:
+        model = AutoModelForDepthEstimation.from_pretrained(saved)
+        assert model.config.depth_estimation_type == ("metric" if "max_depth" in recipe else "relative")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes__every_value_has_a_source_or_says_unpublished(path):
+    bookkeeping = ("output_dir", "save_steps", "logging_steps", "image_width", "num_train_epochs", "max_grad_norm")
+    for line in path.read_text().splitlines():
+        if line and not line.startswith("#") and not line.startswith(bookkeeping):
+            field = line.split(":")[0]
+            stated = "#" in line or field in ("version", "weight_decay", "image_height", "unlabeled_batch_size")
+            stated = stated or field in ("lr_scheduler_kwargs", "bf16") or path.stem == "lora"
+            assert stated, f"{path.name}: {line}"
+
+
+def test_train__online_teacher_labels_photographs(workplace, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("preset: v1\nmax_steps: 2\nper_device_train_batch_size: 3\nfeature_alignment_weight: 0\n")
+    data = ["--labeled", str(workplace / "labeled"), "--unlabeled", str(workplace / "photos")]
+    command = ["train", str(recipe), "--model", str(workplace / "model"), *data, *ON_CPU]
+    command += ["--output_dir", str(tmp_path / "out")]
+    assert main(command) == 1  # photographs without a teacher
+    assert main([*command, "--teacher", str(workplace / "model")]) == 0
+
+
+def test_train__goes_on_from_the_last_checkpoint(workplace, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: {workplace / 'model'}\nlabeled: {workplace / 'labeled'}\nsave_steps: 2\nlearning_rate: 1.0e-3\n")
+    command = ["train", str(recipe), *ON_CPU, "--output_dir", str(tmp_path / "out"), "--per_device_train_batch_size", "2"]
+    command += ["--lr_scheduler_type", "constant"]
+    assert main([*command, "--max_steps", "2"]) == 0
+    assert main([*command, "--max_steps", "4"]) == 0
+    straight = [argument.replace("out", "straight") if argument.endswith("/out") else argument for argument in command]
+    assert main([*straight, "--max_steps", "4"]) == 0
+    resumed, once = (AutoModelForDepthEstimation.from_pretrained(tmp_path / name) for name in ("out", "straight"))
+    assert all(torch.equal(a, b) for a, b in zip(resumed.state_dict().values(), once.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learnig_rate: 1", "names unknown fields ['learnig_rate']"),
+        ("- a\n- b", "holds a list"),
+        ("labeled: x", "give one: model to go on"),
+        ("model: a", "names no data"),
+        ("model: a\nlabeled: b\npreset: v3", "preset is 'v3'"),
+    ],
+)
+def test_parse_recipe__refuses(text, message, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--use_cpu", "true"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_parse_recipe__command_line_wins_over_the_file(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: a\nlabeled: [b, c]\nlearning_rate: 5.0e-6\nmax_steps: 10\n")
+    recipe, args = parse_recipe(tmp_path / "recipe.yaml", ["--max_steps", "3", "--use_cpu", "true"])
+    assert (recipe.labeled, args.learning_rate, args.max_steps) == (["b", "c"], 5e-6, 3)
+
+
+def test_parse_recipe__missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml does not exist"):
+        parse_recipe(tmp_path / "nowhere.yaml", [])
+
+
+def test_make_parser__every_field_of_ours_has_help():
+    ours = {"preset", "trim_fraction", "cutmix_probability", "encoder", "labeled", "unlabeled", "teacher", "lora_rank"}
+    explained = {action.dest for action in make_parser()._actions if action.help}
+    assert ours <= explained
+
+
+def test_train__unreadable_data_is_named(tmp_path, workplace, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "recipe.yaml").write_text(f"model: {workplace / 'model'}\n")
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--labeled", str(tmp_path / "empty"), *ON_CPU]) == 1
+    assert str(tmp_path / "empty") in capsys.readouterr().err
+    Image.new("RGB", (4, 4)).save(tmp_path / "empty" / "a.png")
