@@ -135,4 +135,3 @@ def coordinate_record():
         return encode_record(image, values, space=space, sky=sky, source="coordinates")
 
     return make
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class DatasetScores:
             by_group = [scores for scores in by_group if scores["images"]]
             summary["groups"] = len(by_group)
             for name in ("abs_rel", "delta1"):
-                summary[f"group_{name}"] = sum(scores[name] for scores in by_group) / max(len(by_group), 1)
+                total = sum(scores[name] for scores in by_group)
+                summary[f"group_{name}"] = total / len(by_group) if by_group else math.nan
         return summary
 
 
@@ -68,8 +70,10 @@ def score_dataset(
         `DatasetScores`: One entry an image.
 
     Raises:
-        ValueError: A record has no ground truth, or there are no records.
+        ValueError: A record has no ground truth, there are no records, or `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
     rows, groups, sources, waiting = [], [], [], []
 
     def flush() -> None:

@@ -197,6 +197,14 @@ class DepthAnythingTrainer(Trainer):
 
     # The step
 
+    def train(self, *args, **kwargs):
+        """Train, as the stock Trainer does, also after `evaluate` in several processes."""
+        # accelerate marks a model that it prepared for evaluation, and would then leave it out of DDP without a word:
+        # each process would train a model of its own.
+        if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
+            self.model._is_accelerate_prepared = False
+        return super().train(*args, **kwargs)
+
     def _step_generator(self) -> torch.Generator:
         """Make the generator of this micro-batch's perturbation, from where training stands."""
         self._micro_step = self._micro_step + 1 if self.state.global_step == self._last_step else 0
@@ -297,7 +305,7 @@ class DepthAnythingTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         path = os.path.join(checkpoint or "", PROJECTOR_FILE)
         if self.feature_projector is not None and os.path.isfile(path):
-            self.feature_projector.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
+            self.feature_projector.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def _mean_scores(prediction) -> dict[str, float]:
