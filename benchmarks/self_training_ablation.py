@@ -46,8 +46,7 @@ def run_one(seed: int, variant: str, work: Path) -> None:
     from depth_anything_hf.data.folder import load_folder
     from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
     from depth_anything_hf.evaluation.dataset import score_dataset
-    from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
-    from depth_anything_hf.quickstart import Plan, predictor, procedural_records, pseudo_label, train
+    from depth_anything_hf.quickstart.experiment import Plan, predictor, procedural_records, pseudo_label, train
 
     torch.set_num_threads(1)
     plan = replace(Plan(), seed=seed, held_out=200)
@@ -75,7 +74,6 @@ def run_one(seed: int, variant: str, work: Path) -> None:
     for name, domain in (("labelled domain", LABELED_DOMAIN), ("unlabelled domain", UNLABELED_DOMAIN)):
         held_out = procedural_records(plan.held_out, plan, domain, held_out=True)
         scores[name] = score_dataset(predictor(model, plan), held_out).summary()
-    assert isinstance(model, DepthAnythingForDepthEstimation)
     result = {"seed": seed, "variant": variant, "scores": scores, "seconds": round(time.perf_counter() - started)}
     path = result_path(work, seed, variant)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +81,7 @@ def run_one(seed: int, variant: str, work: Path) -> None:
 
 
 def result_path(work: Path, seed: int, variant: str) -> Path:
-    return work / "results" / f"seed{seed}-{list([TEACHER, *VARIANTS]).index(variant)}.json"
+    return work / "results" / f"seed{seed}-{[TEACHER, *VARIANTS].index(variant)}.json"
 
 
 def run_all(seeds: int, jobs: int, work: Path) -> list[dict]:
@@ -102,11 +100,15 @@ def run_all(seeds: int, jobs: int, work: Path) -> list[dict]:
                 waiting.remove(key)
                 one = ["--work", str(work), "--one", str(key[0]), key[1]]
                 running[key] = subprocess.Popen(
-                    [sys.executable, __file__, *one], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+                    [sys.executable, __file__, *one],
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                    stderr=subprocess.DEVNULL,
                 )
         time.sleep(0.5)
     return [
-        json.loads(result_path(work, seed, variant).read_text()) for variant in [TEACHER, *VARIANTS] for seed in range(seeds)
+        json.loads(result_path(work, seed, variant).read_text())
+        for variant in [TEACHER, *VARIANTS]
+        for seed in range(seeds)
     ]
 
 
@@ -148,7 +150,7 @@ def main() -> None:
     import torch
     import transformers
 
-    from depth_anything_hf.quickstart import Plan
+    from depth_anything_hf.quickstart.experiment import Plan
 
     machine = f"{os.cpu_count()} CPU cores, {platform.machine()}, one thread a model"
     written = {

@@ -21,7 +21,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 STAND_INS = {
     "depth-anything/Depth-Anything-V2-Small-hf": "checkpoint",
     "facebook/dinov2-small": "encoder",
-    "size={\"height\": 518, \"width\": 518}": "size={\"height\": 56, \"width\": 56}",
+    'size={"height": 518, "width": 518}': 'size={"height": 56, "width": 56}',
 }
 
 

@@ -4,7 +4,10 @@ from huggingface_hub import ModelCard
 from depth_anything_hf.hub import results_table, write_model_card
 
 SCORES = {
-    "rooms": {"mine": {"abs_rel": 0.12345, "delta1": 0.9, "images": 4}, "prior": {"abs_rel": 0.3, "delta1": 0.5, "images": 4}}
+    "rooms": {
+        "mine": {"abs_rel": 0.12345, "delta1": 0.9, "images": 4},
+        "prior": {"abs_rel": 0.3, "delta1": 0.5, "images": 4},
+    }
 }
 
 
@@ -36,5 +39,9 @@ def test_write_model_card__needs_scores_of_the_model(checkpoint):
 
 
 def test_results_table__prefers_group_means():
-    scores = {"real": {"m": {"abs_rel": 1.0, "delta1": 0.0, "group_abs_rel": 0.25, "group_delta1": 0.5, "images": 9, "groups": 3}}}
+    scores = {
+        "real": {
+            "m": {"abs_rel": 1.0, "delta1": 0.0, "group_abs_rel": 0.25, "group_delta1": 0.5, "images": 9, "groups": 3}
+        }
+    }
     assert results_table(scores).splitlines()[-1] == "| real | m | 0.250 | 0.500 | 9 in 3 groups |"

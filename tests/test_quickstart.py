@@ -12,10 +12,12 @@ from transformers import pipeline
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
-from depth_anything_hf.quickstart import Plan, procedural_records, run
+from depth_anything_hf.parity import prove_stock_pipeline
+from depth_anything_hf.quickstart.experiment import Plan, procedural_records
+from depth_anything_hf.quickstart.run import run
 
 SMALL = Plan(
-    height=32, width=40, hidden_size=32, labeled=8, unlabeled=8, held_out=3, teacher_steps=3, student_steps=3, layers=4
+    height=32, width=40, patch_size=8, hidden_size=32, labeled=8, unlabeled=8, held_out=3, teacher_steps=3, student_steps=3, layers=4
 )
 
 
@@ -94,7 +96,5 @@ def test_quickstart__wrong_input_stops_before_training(arguments, message, tmp_p
 
 
 def test_prove_stock_pipeline__reports_a_broken_checkpoint(finished, tmp_path):
-    from depth_anything_hf.quickstart import prove_stock_pipeline
-
     with pytest.raises(RuntimeError, match="stock transformers could not run"):
         prove_stock_pipeline(tmp_path, [Image.fromarray(np.zeros((40, 40, 3), np.uint8))], tmp_path / "work")

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depth_anything_hf.charts import curves
 from depth_anything_hf.data.codes import decode_depth_map, image_to_codes
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.visualization import colorize, curves, prediction_row, save_depth, sheet
+from depth_anything_hf.visualization import colorize, prediction_row, save_depth, sheet
 
 FAR, NEAR, GREY = [0, 0, 4], [252, 255, 164], [128, 128, 128]
 RED, BLUE = (255, 0, 0), (0, 0, 255)

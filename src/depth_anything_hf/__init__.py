@@ -21,7 +21,7 @@ _HOME_OF = {
     "load_images": "data.folder",
     "load_pairs": "data.pairs",
 }
-__all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604 - computed from the table above
+__all__ = ["__version__", *_HOME_OF]
 
 if TYPE_CHECKING:
     from depth_anything_hf.augmentation import StrongPerturbation

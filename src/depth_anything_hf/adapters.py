@@ -9,7 +9,9 @@ ATTENTION_LAYERS = "query|key|value|attention.output.dense|q_proj|k_proj|v_proj|
 DECODERS = ("full", "lora", "frozen")
 
 
-def depth_lora_config(rank: int = 8, decoder: str = "full", alpha: int | None = None, dropout: float = 0.0) -> LoraConfig:
+def depth_lora_config(
+    rank: int = 8, decoder: str = "full", alpha: int | None = None, dropout: float = 0.0
+) -> LoraConfig:
     """Make the LoRA configuration of a Depth Anything model.
 
     Args:
@@ -30,7 +32,9 @@ def depth_lora_config(rank: int = 8, decoder: str = "full", alpha: int | None = 
         4
     """
     if decoder not in DECODERS or rank < 1:
-        raise ValueError(f"decoder is {decoder!r} and rank {rank}; decoder must be one of {DECODERS}, rank at least 1.")
+        raise ValueError(
+            f"decoder is {decoder!r} and rank {rank}; decoder must be one of {DECODERS}, rank at least 1."
+        )
     attention = rf"backbone\.encoder\..*\.({ATTENTION_LAYERS})"
     convolutions = r"neck\..*\.(projection|convs\.\d|convolution[12])|neck\.convs\.\d|head\.conv[12]"
     return LoraConfig(

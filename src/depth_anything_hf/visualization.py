@@ -1,13 +1,12 @@
-"""Pictures of depth: a colour map, contact sheets that compare models, line charts, and predictions on disk.
+"""Pictures of depth: a colour map, contact sheets that compare models, and predictions on disk.
 
 Colour always shows disparity: far is dark, near is bright and warm.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from depth_anything_hf.alignment import apply_fit, fit_scale_shift
+from depth_anything_hf.charts import INK, shorten_text
 from depth_anything_hf.data.codes import depth_map_to_image, encode_depth_map, upright_rgb
 from depth_anything_hf.geometry import label_from_map
 
@@ -25,9 +25,6 @@ _CHANNELS = np.frombuffer(bytes.fromhex(_POINTS), dtype=np.uint8).reshape(16, 3)
 _COLORS = np.stack([np.interp(np.linspace(0, 15, 256), np.arange(16), channel) for channel in _CHANNELS], axis=1)
 _NO_VALUE = 128  # grey: inferno has no grey but black
 _SPARSE = 0.06  # LiDAR fills at most 4 % of an image
-_INK, _PALE = (40, 40, 40), (222, 222, 222)
-# Okabe and Ito (2008), told apart with any colour vision, without their yellow, which is too pale for lines.
-_LINES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0))
 
 Picture = Image.Image | np.ndarray
 
@@ -166,9 +163,9 @@ def sheet(
     centres = [gap + cell[1] // 2 + index * (cell[1] + gap) for index in range(len(columns))]
     page = Image.new("RGB", (gap + len(columns) * (cell[1] + gap), top + sum(heights) + below * len(rows)), "white")
     draw = ImageDraw.Draw(page)
-    draw.text((gap, gap), _shorten(title or "", big, page.width - 2 * gap), _INK, big)
+    draw.text((gap, gap), shorten_text(title or "", big, page.width - 2 * gap), INK, big)
     for x, heading in zip(centres, columns, strict=True):
-        draw.text((x, top - line / 2), _shorten(heading, font, cell[1]), _INK, font, "mm")
+        draw.text((x, top - line / 2), shorten_text(heading, font, cell[1]), INK, font, "mm")
     for pictures, height, caption in zip(cells, heights, lines, strict=True):
         for x, picture in zip(centres, pictures, strict=True):
             if picture is not None:
@@ -177,75 +174,9 @@ def sheet(
         if isinstance(caption, str):
             spots = [(page.width // 2, caption, page.width - 2 * gap)]
         for x, text, room in spots:
-            draw.text((x, top + height + line / 2), _shorten(text, font, room), _INK, font, "mm")
+            draw.text((x, top + height + line / 2), shorten_text(text, font, room), INK, font, "mm")
         top += height + below
     return page
-
-
-def curves(
-    series: Mapping[str, Sequence[tuple[float, float]]],
-    title: str = "",
-    x_label: str = "",
-    y_label: str = "",
-    size: tuple[int, int] = (480, 800),
-) -> Image.Image:
-    """Draw line charts of named series into one frame, such as losses over the steps of a training run.
-
-    Args:
-        series: Name to points (x, y), joined in the order given; a point that is not finite is a gap in the line.
-        title: A line above the chart.
-        x_label, y_label: What the axes show, with its unit.
-        size: (height, width) in pixels.
-
-    Returns:
-        The chart, RGB.
-
-    Raises:
-        ValueError: No series has a finite point.
-
-    Example:
-        >>> curves({"loss": [(0, 1.0), (100, 0.4)]}, "Training", "step", "loss").size
-        (800, 480)
-    """
-    lines = [np.array(points, dtype=np.float64).reshape(-1, 2) for points in series.values()]
-    finite = [line[np.isfinite(line).all(axis=1)] for line in lines]
-    if not any(map(len, finite)):
-        raise ValueError(f"{len(series)} series without a finite point; a chart needs one: check what was logged.")
-    points = np.concatenate(finite)
-    x_ticks, y_ticks = _ticks(points[:, 0]), _ticks(points[:, 1])
-    height, width = (2 * side for side in size)  # drawn at twice the size and reduced, for smooth lines
-    font, big = ImageFont.load_default(28), ImageFont.load_default(36)
-    chart = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(chart)
-    draw.text((40, 28), _shorten(title, big, width - 80), _INK, big)
-    draw.text((40, 116), _shorten(y_label, font, width - 80), _INK, font, "lm")
-    names = [_shorten(name, font, width / 4) for name in series]
-    left, right = 64 + max(map(font.getlength, y_ticks.values())), width - 160 - max(map(font.getlength, names))
-    corner, far = np.array([left, height - 130]), np.array([right, 160])  # of the frame: lower left, upper right
-    low, high = np.array([min(x_ticks), min(y_ticks)]), np.array([max(x_ticks), max(y_ticks)])
-    place = lambda point: tuple(corner + (point - low) / (high - low) * (far - corner))  # noqa: E731
-    for value, text in y_ticks.items():
-        _, y = place((low[0], value))
-        draw.line([(left, y), (right, y)], _PALE, 2)
-        draw.text((left - 16, y), text, _INK, font, "rm")
-    for value, text in x_ticks.items():
-        x, y = place((value, low[1]))
-        draw.line([(x, y), (x, y + 12)], _INK, 2)
-        draw.text((x, y + 22), text, _INK, font, "ma")
-    draw.line([tuple(corner), (right, corner[1])], _INK, 3)
-    draw.text(((left + right) / 2, height - 40), _shorten(x_label, font, right - left), _INK, font, "mm")
-    for index, (name, line) in enumerate(zip(names, lines, strict=True)):
-        color, key = _LINES[index % len(_LINES)], 174 + 44 * index
-        draw.line([(right + 40, key), (right + 90, key)], color, 7)
-        draw.text((right + 104, key), name, _INK, font, "lm")
-        radius = 7 if len(line) <= 30 else 2  # marks where there is room for them, else smooth joints
-        places = [place(point) if np.isfinite(point).all() else None for point in line]
-        for start, end in zip(places, [*places[1:], None], strict=True):
-            if start and end:
-                draw.line([start, end], color, 5)
-            if start:
-                draw.ellipse([start[0] - radius, start[1] - radius, start[0] + radius, start[1] + radius], color)
-    return chart.resize((size[1], size[0]), Image.Resampling.LANCZOS)
 
 
 def save_depth(path_stem: str | os.PathLike, depth: np.ndarray, space: str = "disparity") -> dict[str, Path | float]:
@@ -318,25 +249,3 @@ def _fit(picture: Picture, height: int, width: int) -> Image.Image:
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     # bilinear never overshoots, which would give a colour map colours that it does not have
     return picture.resize(size, Image.Resampling.BILINEAR)
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
-
-
-def _ticks(values: np.ndarray) -> dict[float, str]:
-    """Give round numbers that enclose the values, about five, with their text."""
-    low, high = float(values.min()), float(values.max())
-    rough = ((high - low) or abs(high) or 1.0) / 5
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    if first >= last:
-        first, last = first - 1, first + 1
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    kind = f",.{digits}f" if digits <= 5 and max(abs(low), abs(high)) < 1e7 else ".4g"
-    return {index * step: f"{index * step:{kind}}" for index in range(first, last + 1)}

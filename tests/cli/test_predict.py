@@ -65,8 +65,8 @@ def test_predict__resolution_changes_the_input_size(checkpoint, photos, tmp_path
 def test_predict__no_image_and_wrong_model(checkpoint, photos, tmp_path, capsys):
     assert main(["predict", str(tmp_path / "none"), "--model", checkpoint, "--out", str(tmp_path / "out")]) == 1
     assert "holds no image" in capsys.readouterr().err
-    ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)).save_pretrained(
-        tmp_path / "vit"
-    )
+    ViTModel(
+        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    ).save_pretrained(tmp_path / "vit")
     assert main(["predict", str(photos), "--model", str(tmp_path / "vit"), "--out", str(tmp_path / "out")]) == 1
     assert "is of type 'vit', which estimates no depth" in capsys.readouterr().err

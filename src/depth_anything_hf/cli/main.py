@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in SUBCOMMANDS:
-        print(f"depth-anything-hf: {name!r} is no subcommand; choose one of {', '.join(SUBCOMMANDS)}.", file=sys.stderr)
+        print(
+            f"depth-anything-hf: {name!r} is no subcommand; choose one of {', '.join(SUBCOMMANDS)}.", file=sys.stderr
+        )
         return 2
     module = import_module(f"depth_anything_hf.cli.{name.replace('-', '_')}")
     try:

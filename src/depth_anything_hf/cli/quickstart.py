@@ -22,11 +22,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--unlabeled", metavar="DIR", help="photographs to use as the unlabelled domain")
     parser.add_argument(
-        "--eval", metavar="DIR", help="labelled records (imagefolder with metadata.jsonl, or parquet) to score on as well"
+        "--eval",
+        metavar="DIR",
+        help="labelled records (imagefolder with metadata.jsonl, or parquet) to score on as well",
     )
     parser.add_argument("--out", metavar="DIR", default="depth-anything-hf-quickstart", help="default: %(default)s")
     parser.add_argument("--images", type=int, help="training images of each domain (default: 800)")
-    parser.add_argument("--steps", type=int, help="steps of the teacher; the student takes a sixth more (default: 600)")
+    parser.add_argument(
+        "--steps", type=int, help="steps of the teacher; the student takes a sixth more (default: 600)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and training (default: 0)")
     parser.add_argument(
         "--feature-encoder", metavar="ID|DIR", help="frozen encoder to align features with (default: no alignment)"
@@ -41,9 +45,13 @@ def main(arguments: list[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}; it must be at least 1.")
-    print("plan: render scenes, train a teacher (2-3 min), label, train a student (2-3 min), score; under 8 min on 2 cores")
+    print(
+        "plan: render scenes, train a teacher (2-3 min), label, train a student (2-3 min), score; under 8 min on 2 cores"
+    )
 
-    from depth_anything_hf.quickstart import Plan, results_table, run
+    from depth_anything_hf.hub import results_table
+    from depth_anything_hf.quickstart.experiment import Plan
+    from depth_anything_hf.quickstart.run import run
 
     sizes = {"seed": options.seed}
     if options.images:

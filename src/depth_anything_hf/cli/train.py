@@ -28,7 +28,9 @@ def main(arguments: list[str]) -> int:
             make_parser().print_help()
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
-        print(f"depth-anything-hf train: the first argument is {arguments[0]!r}; it must be a recipe.", file=sys.stderr)
+        print(
+            f"depth-anything-hf train: the first argument is {arguments[0]!r}; it must be a recipe.", file=sys.stderr
+        )
         return 2
 
     from depth_anything_hf.training.recipe import parse_recipe, run_recipe

@@ -23,7 +23,11 @@ _THINGS = ((0, 0.4, 0.4, 0.4), (0, 0.4, 0.7, 0.3), (1, 0.35, 0.35, 0.3), (2, 0.2
 
 
 # As in life, what a surface is shows in its colours, more or less: a learner that trusts them too much is misled elsewhere.
-_DAY = ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)), ((0.4, 0.4, 0.4), (0.8, 0.75, 0.7)), ((0.0, 0.0, 0.0), (0.9, 0.9, 0.9))
+_DAY = (
+    ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)),
+    ((0.4, 0.4, 0.4), (0.8, 0.75, 0.7)),
+    ((0.0, 0.0, 0.0), (0.9, 0.9, 0.9)),
+)
 _DUSK = ((0.2, 0.12, 0.05), (0.6, 0.4, 0.3)), ((0.15, 0.1, 0.1), (0.6, 0.5, 0.5)), ((0.1, 0.05, 0.0), (0.85, 0.6, 0.4))
 _EVENING = ((1.2, 0.8, 0.5), (0.2, 0.2, 0.3), (0.3, 0.2, 0.4), (0.8, 0.5, 0.4))
 
@@ -45,7 +49,9 @@ class Domain:
 
 
 LABELED_DOMAIN = Domain("rendered")
-UNLABELED_DOMAIN = Domain("hazy-dusk", _TEXTURES[4:], _DUSK, _EVENING, (18, 42), (0.1, 0.5), (0.8, 1.3), 0.05, 0.2, 0.45)
+UNLABELED_DOMAIN = Domain(
+    "hazy-dusk", _TEXTURES[4:], _DUSK, _EVENING, (18, 42), (0.1, 0.5), (0.8, 1.3), 0.05, 0.2, 0.45
+)
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,12 @@ class RecipeArguments:
 
     model: str | None = field(default=None, metadata={"help": "Checkpoint to go on from: Hub id or folder."})
     encoder: str | None = field(
-        default=None, metadata={"help": "Pretrained DINOv2 encoder to start from, with a fresh decoder: Hub id or folder."}
+        default=None,
+        metadata={"help": "Pretrained DINOv2 encoder to start from, with a fresh decoder: Hub id or folder."},
     )
-    version: str = field(default="v2", metadata={"help": "With encoder: which blocks the decoder reads, 'v1' or 'v2'."})
+    version: str = field(
+        default="v2", metadata={"help": "With encoder: which blocks the decoder reads, 'v1' or 'v2'."}
+    )
     max_depth: float | None = field(
         default=None, metadata={"help": "With encoder: metres, for a metric model. Left out: relative."}
     )
@@ -69,7 +72,9 @@ class RecipeArguments:
 
 def make_parser() -> HfArgumentParser:
     """Build the parser of a recipe's fields."""
-    return HfArgumentParser((RecipeArguments, DepthAnythingTrainingArguments), prog="depth-anything-hf train RECIPE.yaml")
+    return HfArgumentParser(
+        (RecipeArguments, DepthAnythingTrainingArguments), prog="depth-anything-hf train RECIPE.yaml"
+    )
 
 
 def parse_recipe(path: Path, overrides: list[str]) -> tuple[RecipeArguments, DepthAnythingTrainingArguments]:
@@ -95,7 +100,9 @@ def parse_recipe(path: Path, overrides: list[str]) -> tuple[RecipeArguments, Dep
     known = {action.dest for action in parser._actions}
     unknown = sorted(set(recipe) - known)
     if unknown:
-        raise ValueError(f"{path} names unknown fields {unknown}; depth-anything-hf train --help lists those there are.")
+        raise ValueError(
+            f"{path} names unknown fields {unknown}; depth-anything-hf train --help lists those there are."
+        )
     parser.set_defaults(**recipe)
     return parser.parse_args_into_dataclasses(overrides)
 

@@ -1,0 +1,209 @@
+"""The pieces of a small self-training experiment; the ablation benchmark calls the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import Dinov2Config, ProgressCallback
+
+from depth_anything_hf.configuration import config_for_encoder
+from depth_anything_hf.data.folder import write_image_folder
+from depth_anything_hf.data.records import decode_record, encode_record
+from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, Domain, iter_synthetic_records
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.inference import predict_depth
+from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.trainer import DepthAnythingTrainer
+
+# Held-out scenes never share a seed with training scenes.
+TRAIN_SEED, HELD_OUT_SEED, DOMAIN_STRIDE, RUN_STRIDE = 0, 500_000, 100_000, 1_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and lengths of a quickstart run: small enough for 2 CPU cores.
+
+    Args:
+        height (`int`): Of the training crop, pixels.
+        width (`int`): Of the training crop, pixels.
+        labeled (`int`): Procedural scenes with labels.
+        unlabeled (`int`): Procedural scenes of the second domain, or the most photographs to use.
+        held_out (`int`): Scenes of each domain that are only scored.
+        teacher_steps (`int`): Optimiser steps of the teacher.
+        student_steps (`int`): Optimiser steps of the student.
+        seed (`int`): Of data, weights and training.
+    """
+
+    height: int = 64
+    width: int = 80
+    patch_size: int = 16
+    hidden_size: int = 128
+    layers: int = 4
+    labeled: int = 1600
+    unlabeled: int = 1600
+    held_out: int = 96
+    teacher_steps: int = 1500
+    student_steps: int = 1500
+    teacher_batch: int = 8
+    student_batch: tuple[int, int] = (4, 8)  # labelled, unlabelled: 1:2, as V1
+    learning_rate: float = 3e-4
+    blur_sigma: tuple[float, float] = (0.1, 0.6)  # the authors' range of 0.1 to 2.0 belongs to 518 pixels
+    seed: int = 0
+
+
+class LossBar(ProgressCallback):
+    """A progress bar that shows the loss, in place of printing every log."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show the loss."""
+        if self.training_bar is not None and "loss" in (logs or {}):
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+
+def procedural_records(count: int, plan: Plan, domain: Domain, held_out: bool = False) -> list[dict]:
+    """Render labelled scenes of a domain in the record schema.
+
+    Args:
+        count (`int`): How many.
+        plan (`Plan`): Size and seed.
+        domain (`Domain`): How they look.
+        held_out (`bool`): Scenes for scoring, which share no seed with training.
+
+    Returns:
+        `list[dict]`: Records with exact depth and sky.
+    """
+    seed = plan.seed * RUN_STRIDE + (HELD_OUT_SEED if held_out else TRAIN_SEED)
+    seed += DOMAIN_STRIDE * (domain is UNLABELED_DOMAIN)
+    scenes = iter_synthetic_records(count, plan.height, plan.width, seed=seed, domain=domain)
+    kind = "held-out" if held_out else "training"
+    return [
+        encode_record(
+            scene["image"],
+            scene["depth"],
+            mask=scene["depth"] > 0,
+            sky=scene["sky"],
+            intrinsics=scene["intrinsics"],
+            source=scene["source"],
+        )
+        for scene in tqdm(scenes, total=count, desc=f"render {kind} scenes, {domain.name}", unit="scene")
+    ]
+
+
+def new_model(plan: Plan, seed: int) -> DepthAnythingForDepthEstimation:
+    """Build a tiny Depth Anything with random weights: a DINOv2 encoder and a DPT decoder."""
+    encoder = Dinov2Config(
+        image_size=plan.width,
+        patch_size=plan.patch_size,
+        hidden_size=plan.hidden_size,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.hidden_size // 32,
+        initializer_range=0.07,  # 0.02 is made for widths of 384 and more; at 128 it stalls the first hundreds of steps
+    )
+    config = config_for_encoder(encoder)
+    config.head_hidden_size = 16  # half: its convolution runs at full resolution, and is the dearest of all
+    torch.manual_seed(seed)
+    return DepthAnythingForDepthEstimation(config)
+
+
+def new_processor(plan: Plan) -> DepthAnythingImageProcessor:
+    """Make the processor of a quickstart model."""
+    return DepthAnythingImageProcessor(
+        size={"height": plan.height, "width": plan.width}, ensure_multiple_of=plan.patch_size
+    )
+
+
+def train(
+    plan: Plan,
+    output_dir: Path,
+    steps: int,
+    seed: int,
+    labeled: Sequence[dict] | None = None,
+    unlabeled=None,
+    feature_encoder: str | None = None,
+    **arguments,
+) -> DepthAnythingForDepthEstimation:
+    """Train a fresh tiny model with `DepthAnythingTrainer`, on one stream or two.
+
+    Args:
+        plan (`Plan`): Sizes.
+        output_dir (`Path`): For the Trainer.
+        steps (`int`): Optimiser steps.
+        seed (`int`): Of weights and training.
+        labeled (*optional*): Labelled records.
+        unlabeled (*optional*): Pseudo-labelled records.
+        feature_encoder (`str`, *optional*): Id or folder of a frozen encoder to align with; left out, no alignment.
+        arguments: Further `DepthAnythingTrainingArguments`, which win.
+
+    Returns:
+        `DepthAnythingForDepthEstimation`: The trained model, on the CPU or the accelerator that is there.
+    """
+    settings = {
+        "preset": "v1",
+        "labeled_batch_size": plan.student_batch[0] if unlabeled is not None else plan.teacher_batch,
+        "unlabeled_batch_size": plan.student_batch[1],
+        "max_steps": steps,
+        "learning_rate": plan.learning_rate,
+        "decoder_lr_multiplier": 2.0,  # 10 is for a pretrained encoder; this one is as fresh as its decoder
+        "warmup_steps": steps // 20,
+        "lr_scheduler_type": "cosine",
+        "feature_alignment_weight": 1.0 if feature_encoder else 0.0,
+        "perturbation_kwargs": {"blur_sigma": plan.blur_sigma},
+        "seed": seed,
+        "logging_steps": max(steps // 40, 1),
+        "save_strategy": "no",
+        "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    trainer = DepthAnythingTrainer(
+        new_model(plan, seed),
+        DepthAnythingTrainingArguments(str(output_dir), **(settings | arguments)),
+        new_processor(plan),
+        train_dataset=labeled,
+        unlabeled_dataset=unlabeled,
+        feature_encoder=feature_encoder,
+    )
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(LossBar)
+    trainer.train()
+    return trainer.model
+
+
+def pseudo_label(teacher: DepthAnythingForDepthEstimation, plan: Plan, images, out_dir: Path, overwrite=False) -> Path:
+    """Write the teacher's disparity for each image to disk in the record schema.
+
+    Args:
+        teacher (`DepthAnythingForDepthEstimation`): Labels the images as they are.
+        plan (`Plan`): Sizes; the images are stored at the size the teacher saw.
+        images: Records; only their `image` and `source` are read, never a label.
+        out_dir (`Path`): Folder to write.
+        overwrite (`bool`): Replace an earlier run's labels.
+
+    Returns:
+        `Path`: The folder.
+    """
+    processor = new_processor(plan)
+
+    def labeled():
+        for record in tqdm(images, desc="pseudo-label", unit="image"):
+            sample = decode_record({key: record[key] for key in ("image", "source") if key in record})
+            height, width = processor.input_size(sample.image.height, sample.image.width)
+            image = sample.image.resize((width, height), Image.Resampling.BICUBIC)
+            disparity = predict_depth(teacher, processor, [image])[0].numpy()
+            yield encode_record(image, disparity, space="disparity", source=sample.source)
+
+    return write_image_folder(labeled(), out_dir, overwrite=overwrite)
+
+
+def predictor(
+    model: DepthAnythingForDepthEstimation, plan: Plan
+) -> Callable[[Sequence[Image.Image]], list[torch.Tensor]]:
+    """Make the function that predicts full-size depth with a quickstart model."""
+    processor = new_processor(plan)
+    return lambda images: predict_depth(model, processor, images)

@@ -1,0 +1,55 @@
+"""What the quickstart shows at its end: a sheet of predictions and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from depth_anything_hf.data.records import decode_record
+from depth_anything_hf.evaluation.dataset import DatasetScores
+from depth_anything_hf.hub import results_table
+from depth_anything_hf.visualization import prediction_row, sheet
+
+
+def draw_predictions(domains: dict, scores: dict[str, dict[str, DatasetScores]], predictors: dict, path: Path) -> None:
+    """Draw image, ground truth, teacher and student for a few images of each domain, with their AbsRel."""
+    rows, captions = [], []
+    for domain, records in domains.items():
+        count = 6 if domain == "real images" else 4
+        for i in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int).tolist():
+            sample = decode_record(records[i])
+            depths = [predictors[name]([sample.image])[0].numpy() for name in ("teacher", "student")]
+            rows.append(prediction_row(sample.image, sample.values, sample.mask, sample.space, depths))
+            errors = (scores[domain][name].scores["abs_rel"][i].item() for name in ("teacher", "student"))
+            captions.append([domain, "", *(f"AbsRel {error:.3f}" for error in errors)])
+    sheet(rows, ["image", "ground truth", "teacher", "student"], cell=(150, 200), captions=captions).save(path)
+
+
+def write_report(metrics: dict, unlabeled: int, photographs: bool) -> str:
+    """Write the report of a run in Markdown."""
+    plan = metrics["plan"]
+    kind = "photographs of yours" if photographs else "procedural scenes of a second domain"
+    return f"""# Quickstart report
+
+A teacher of {plan["teacher_steps"]} steps on {plan["labeled"]} labelled procedural scenes labelled {unlabeled} {kind};
+a fresh student learnt from both in {plan["student_steps"]} steps (Depth Anything V1: 1:2 batch, strong colour
+perturbation, CutMix by region). Both models are tiny and started from random weights: minutes of training, not a model
+to use.
+
+{results_table(metrics["scores"])}
+
+Each prediction is aligned with its ground truth by scale and shift in disparity; scores are means over images, or over
+the means of groups of images of one scene. `predictions.png` shows some of them.
+
+Stock `transformers.pipeline("depth-estimation", model="student")`, in a process without this package, agrees with our
+own prediction to {metrics["stock_pipeline_max_difference"]:.1e}. The run took {metrics["seconds"]:.0f} s.
+
+| file | what it is |
+|---|---|
+| `student/` | checkpoint with processor and card, loads in plain transformers |
+| `teacher/` | the teacher's checkpoint |
+| `pseudo_labels/` | the teacher's labels, `load_dataset("imagefolder", data_dir=...)` |
+| `predictions.png` | image, ground truth, teacher, student |
+| `metrics.json` | all numbers |
+"""

@@ -1,0 +1,121 @@
+"""The quickstart from end to end."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from depth_anything_hf.data.folder import load_folder, load_images
+from depth_anything_hf.data.records import decode_record
+from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
+from depth_anything_hf.evaluation.dataset import row_prior, score_dataset
+from depth_anything_hf.hub import write_model_card
+from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.parity import prove_stock_pipeline
+from depth_anything_hf.quickstart.experiment import (
+    Plan,
+    new_processor,
+    predictor,
+    procedural_records,
+    pseudo_label,
+    train,
+)
+from depth_anything_hf.quickstart.report import draw_predictions, write_report
+
+
+def run(
+    out_dir: Path,
+    plan: Plan,
+    unlabeled_dir: str | None = None,
+    eval_dir: str | None = None,
+    feature_encoder: str | None = None,
+) -> dict:
+    """Run the quickstart and write report, metrics, sheet, pseudo-labels and checkpoints.
+
+    Args:
+        out_dir (`Path`): Folder for everything; an earlier run in it is replaced.
+        plan (`Plan`): Sizes, lengths and seed.
+        unlabeled_dir (`str`, *optional*): Photographs to use as the unlabelled domain.
+        eval_dir (`str`, *optional*): Labelled records (real ground truth) to score on as well.
+        feature_encoder (`str`, *optional*): Frozen encoder for the alignment loss.
+
+    Returns:
+        `dict`: What `metrics.json` holds.
+
+    Raises:
+        FileNotFoundError: A folder holds no images.
+    """
+    started = time.perf_counter()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    out_dir.mkdir(parents=True, exist_ok=True)
+    # The user's folders first: a wrong path must not cost the minutes of training.
+    photographs = load_images(unlabeled_dir) if unlabeled_dir else None
+    real = load_folder(eval_dir) if eval_dir else None
+    if photographs is not None and len(photographs) > plan.unlabeled:
+        print(f"using the first {plan.unlabeled} of {len(photographs)} photographs (raise it with --images)")
+        photographs = photographs.select(range(plan.unlabeled))
+
+    labeled = procedural_records(plan.labeled, plan, LABELED_DOMAIN)
+    unlabeled = photographs if photographs is not None else procedural_records(plan.unlabeled, plan, UNLABELED_DOMAIN)
+    domains = {"labelled domain": procedural_records(plan.held_out, plan, LABELED_DOMAIN, held_out=True)}
+    if photographs is None:
+        domains["unlabelled domain"] = procedural_records(plan.held_out, plan, UNLABELED_DOMAIN, held_out=True)
+    if real is not None:
+        domains["real images"] = real
+
+    print(f"[1/3] teacher: {plan.teacher_steps} steps on {len(labeled)} labelled scenes")
+    teacher = train(plan, out_dir / "teacher", plan.teacher_steps, plan.seed, labeled)
+    _save(teacher, plan, out_dir / "teacher")
+    print(f"[2/3] pseudo-labels for {len(unlabeled)} unlabelled images")
+    labels = load_folder(pseudo_label(teacher, plan, unlabeled, out_dir / "pseudo_labels", overwrite=True))
+    print(f"[3/3] student: {plan.student_steps} steps on both, strong perturbation and CutMix")
+    student = train(
+        plan, out_dir / "student", plan.student_steps, plan.seed + 1, labeled, labels, feature_encoder=feature_encoder
+    )
+    predictors = {
+        "teacher": predictor(teacher, plan),
+        "student": predictor(student, plan),
+        "prior (disparity = image row)": row_prior,
+    }
+    scores = {
+        domain: {name: score_dataset(predict, records, description=f"score {name} on {domain}")
+                 for name, predict in predictors.items()}
+        for domain, records in domains.items()
+    }  # fmt: skip
+    metrics = {
+        "plan": asdict(plan),
+        "scores": {
+            domain: {name: one.summary() for name, one in by_name.items()} for domain, by_name in scores.items()
+        },
+    }
+    draw_predictions(domains, scores, predictors, out_dir / "predictions.png")
+    _save(student, plan, out_dir / "student")
+    write_model_card(
+        out_dir / "student",
+        metrics["scores"],
+        "student",
+        summary="A tiny student of the quickstart of depth_anything_hf: a demonstration, not a model to use.",
+        training=f"{plan.student_steps} steps from random weights on {len(labeled)} labelled procedural scenes and "
+        f"{len(unlabeled)} images pseudo-labelled by a teacher of the same size (Depth Anything V1 step).",
+        limits="Trained for minutes at a resolution of "
+        f"{plan.height} x {plan.width}: it sees the layout of a scene and little of its objects.",
+    )
+    last = list(domains.values())[-1]
+    sample_images = [decode_record(last[i]).image for i in range(0, min(len(last), 50), 10)]
+    metrics["stock_pipeline_max_difference"] = prove_stock_pipeline(
+        out_dir / "student", sample_images, out_dir / "stock_pipeline"
+    )
+    metrics["seconds"] = round(time.perf_counter() - started, 1)
+    (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    (out_dir / "report.md").write_text(write_report(metrics, len(unlabeled), photographs is not None))
+    return metrics
+
+
+def _save(model: DepthAnythingForDepthEstimation, plan: Plan, folder: Path) -> None:
+    model.save_pretrained(folder)
+    new_processor(plan).save_pretrained(folder)
