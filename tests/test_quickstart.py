@@ -17,7 +17,16 @@ from depth_anything_hf.quickstart.experiment import Plan, procedural_records
 from depth_anything_hf.quickstart.run import run
 
 SMALL = Plan(
-    height=32, width=40, patch_size=8, hidden_size=32, labeled=8, unlabeled=8, held_out=3, teacher_steps=3, student_steps=3, layers=4
+    height=32,
+    width=40,
+    patch_size=8,
+    hidden_size=32,
+    labeled=8,
+    unlabeled=8,
+    held_out=3,
+    teacher_steps=3,
+    student_steps=3,
+    layers=4,
 )
 
 

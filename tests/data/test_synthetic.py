@@ -34,7 +34,7 @@ def render(monkeypatch):
     def render(*solids, size=(33, 33), domain=LABELED_DOMAIN, supersample=1, **camera):
         camera = {"fov": math.pi / 2, "roll": 0.0, "heading": 0.0, "pitch": 0.0, "eye": (0.0, 0.0, 1.5)} | camera
         scene = SimpleNamespace(solids=list(solids), built=1, extent=20.0, span=np.full(3, 200.0), **camera)
-        monkeypatch.setattr(synthetic, "_draw_scene", lambda seed: scene)
+        monkeypatch.setattr(synthetic, "_draw_scene", lambda seed, outdoors: scene)
         return render_scenes([0], *size, domain, supersample)
 
     return render
@@ -207,3 +207,12 @@ def test_render_refuses_what_it_cannot_draw(arguments, message):
 def test_records_refuse_bad_counts(arguments):
     with pytest.raises(ValueError, match=r"must be >= 0 and >= 1"):
         next(iter_synthetic_records(height=8, width=8, **arguments))
+
+
+def test_outdoors_is_the_share_of_open_air_scenes():
+    def sky(outdoors):
+        scenes = render_scenes(range(60), 12, 16, dataclasses.replace(LABELED_DOMAIN, outdoors=outdoors))
+        return scenes.sky.flatten(1).any(dim=1).double().mean().item()
+
+    assert sky(0.0) == 0.0
+    assert sky(1.0) > 0.85  # a house may fill the view

@@ -46,6 +46,7 @@ class Domain:
     noise: float = 0.0  # standard deviation of the shot noise of a white pixel
     blur: float = 0.0  # weight of each neighbour in a three-tap blur, in [0, 1/3]
     vignetting: float = 0.0  # fraction of light lost in the corners, in [0, 1]
+    outdoors: float = 0.4  # share of streets and plains; the rest are rooms and table-tops
 
 
 LABELED_DOMAIN = Domain("rendered")
@@ -87,11 +88,11 @@ def _scatter(rng, scene: SimpleNamespace, count: int, scale: float, reach, low, 
     return scene
 
 
-def _draw_scene(seed: int) -> SimpleNamespace:
+def _draw_scene(seed: int, outdoors: float) -> SimpleNamespace:
     """Draw a geometry, in metres and radians: x right, y forward, z up, floor at z = 0, heading clockwise from y."""
     rng = np.random.default_rng([seed, 0])
     scene = SimpleNamespace(fov=math.radians(rng.uniform(45, 90)), roll=rng.normal(0, 0.035), solids=[_FLOOR])
-    if rng.random() < 0.4:
+    if rng.random() < outdoors:
         road, x, z, scene.heading, scene.pitch = rng.uniform((3, -2, 1.1, -0.4, -0.25), (5, 2, 3.5, 0.4, 0.12))
         edge = road + 2 * 12 ** rng.random()  # from a street to houses scattered around a plain
         for side in (-1, 1):
@@ -251,7 +252,7 @@ def render_scenes(
     """Render one scene per seed, with its exact depth and sky.
 
     Args:
-        seeds: Integers >= 0; a seed fixes its scene's bytes in any batch, and its geometry in every domain.
+        seeds: Integers >= 0; a seed fixes its scene's bytes in any batch, and its geometry in every domain of equal `outdoors`.
         height, width: Size of the images in pixels, >= 1.
         domain, device: Look of the images, and where to trace.
         supersample: Rays per pixel along each side, >= 1; labels stay those of the pixel's centre.
@@ -272,7 +273,7 @@ def render_scenes(
     if (cut := len(seeds) // 2) > 2:  # the buffers of a few scenes stay in a core's cache
         parts = [render_scenes(x, height, width, domain, supersample, device) for x in (seeds[:cut], seeds[cut:])]
         return SceneBatch(*(torch.cat(pair) for pair in zip(*(vars(part).values() for part in parts), strict=True)))
-    arrays = [_tabulate(seed, _draw_scene(seed), domain) for seed in seeds]
+    arrays = [_tabulate(seed, _draw_scene(seed, domain.outdoors), domain) for seed in seeds]
     stacked = {name: np.stack([array[name] for array in arrays], -1)[..., None] for name in arrays[0]}
     scene = SimpleNamespace(**{k: torch.tensor(v, dtype=torch.float32, device=device) for k, v in stacked.items()})
     size, fine = (height, width), (height * supersample, width * supersample)
