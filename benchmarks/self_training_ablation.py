@@ -54,7 +54,7 @@ def run_one(seed: int, variant: str, work: Path) -> None:
     started = time.perf_counter()
     labeled = procedural_records(plan.labeled, plan, LABELED_DOMAIN)
     if variant == TEACHER:
-        model = train(plan, folder / "run", plan.teacher_steps, seed, labeled, disable_tqdm=True)
+        model = train(plan, folder / "run", plan.teacher_steps, seed, labeled, disable_tqdm=True).model
         model.save_pretrained(folder / "teacher")
         unlabeled = procedural_records(plan.unlabeled, plan, UNLABELED_DOMAIN)
         pseudo_label(model, plan, unlabeled, folder / "pseudo_labels", overwrite=True)
@@ -69,7 +69,7 @@ def run_one(seed: int, variant: str, work: Path) -> None:
         model = train(
             plan, folder / "run", plan.student_steps, seed + 1, None if alone else labeled, pseudo,
             disable_tqdm=True, **settings,
-        )  # fmt: skip
+        ).model  # fmt: skip
     scores = {}
     for name, domain in (("labelled domain", LABELED_DOMAIN), ("unlabelled domain", UNLABELED_DOMAIN)):
         held_out = procedural_records(plan.held_out, plan, domain, held_out=True)

@@ -13,7 +13,7 @@ from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
 from depth_anything_hf.parity import prove_stock_pipeline
-from depth_anything_hf.quickstart.experiment import Plan, procedural_records
+from depth_anything_hf.quickstart.experiment import Plan, procedural_records, train
 from depth_anything_hf.quickstart.run import run
 
 SMALL = Plan(
@@ -44,6 +44,8 @@ def test_run__writes_everything_it_names(finished):
     assert f"{metrics['scores']['unlabelled domain']['student']['abs_rel']:.3f}" in report
     with Image.open(out / "predictions.png") as page:
         assert page.width > 800
+    with Image.open(out / "training.png") as chart:
+        assert len(chart.convert("RGB").getcolors(maxcolors=10**6)) > 10
     assert (out / "student" / "README.md").read_text().count("pipeline(") == 1
     assert set(metrics["scores"]) == {"labelled domain", "unlabelled domain"}
 
@@ -107,3 +109,15 @@ def test_quickstart__wrong_input_stops_before_training(arguments, message, tmp_p
 def test_prove_stock_pipeline__reports_a_broken_checkpoint(finished, tmp_path):
     with pytest.raises(RuntimeError, match="stock transformers could not run"):
         prove_stock_pipeline(tmp_path, [Image.fromarray(np.zeros((40, 40, 3), np.uint8))], tmp_path / "work")
+
+
+def test_train__shows_its_progress_whatever_the_log_level(tmp_path, capsys):
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        train(SMALL, tmp_path, 2, 0, procedural_records(4, SMALL, LABELED_DOMAIN))
+    finally:
+        logging.set_verbosity(before)
+    assert "loss=" in capsys.readouterr().err

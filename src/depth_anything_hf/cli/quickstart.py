@@ -27,10 +27,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="labelled records (imagefolder with metadata.jsonl, or parquet) to score on as well",
     )
     parser.add_argument("--out", metavar="DIR", default="depth-anything-hf-quickstart", help="default: %(default)s")
-    parser.add_argument("--images", type=int, help="training images of each domain (default: 800)")
-    parser.add_argument(
-        "--steps", type=int, help="steps of the teacher; the student takes a sixth more (default: 600)"
-    )
+    parser.add_argument("--images", type=int, help="training images of each domain (default: 1600)")
+    parser.add_argument("--steps", type=int, help="steps of the teacher, and of the student (default: 1200)")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and training (default: 0)")
     parser.add_argument(
         "--feature-encoder", metavar="ID|DIR", help="frozen encoder to align features with (default: no alignment)"
@@ -57,7 +55,7 @@ def main(arguments: list[str]) -> int:
     if options.images:
         sizes |= {"labeled": options.images, "unlabeled": options.images, "held_out": max(options.images // 8, 2)}
     if options.steps:
-        sizes |= {"teacher_steps": options.steps, "student_steps": options.steps * 7 // 6}
+        sizes |= {"teacher_steps": options.steps, "student_steps": options.steps}
     out = Path(options.out)
     metrics = run(out, Plan(**sizes), options.unlabeled, options.eval, options.feature_encoder)
     print()

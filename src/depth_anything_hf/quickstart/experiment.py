@@ -48,8 +48,8 @@ class Plan:
     labeled: int = 1600
     unlabeled: int = 1600
     held_out: int = 96
-    teacher_steps: int = 1500
-    student_steps: int = 1500
+    teacher_steps: int = 1200
+    student_steps: int = 1200
     teacher_batch: int = 8
     student_batch: tuple[int, int] = (4, 8)  # labelled, unlabelled: 1:2, as V1
     learning_rate: float = 3e-4
@@ -127,7 +127,7 @@ def train(
     unlabeled=None,
     feature_encoder: str | None = None,
     **arguments,
-) -> DepthAnythingForDepthEstimation:
+) -> DepthAnythingTrainer:
     """Train a fresh tiny model with `DepthAnythingTrainer`, on one stream or two.
 
     Args:
@@ -141,7 +141,7 @@ def train(
         arguments: Further `DepthAnythingTrainingArguments`, which win.
 
     Returns:
-        `DepthAnythingForDepthEstimation`: The trained model, on the CPU or the accelerator that is there.
+        `DepthAnythingTrainer`: After training; its `model`, and its `state.log_history` of losses.
     """
     settings = {
         "preset": "v1",
@@ -158,6 +158,7 @@ def train(
         "logging_steps": max(steps // 40, 1),
         "save_strategy": "no",
         "report_to": "none",
+        "disable_tqdm": False,  # the stock default follows the log level
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     trainer = DepthAnythingTrainer(
@@ -172,7 +173,7 @@ def train(
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(LossBar)
     trainer.train()
-    return trainer.model
+    return trainer
 
 
 def pseudo_label(teacher: DepthAnythingForDepthEstimation, plan: Plan, images, out_dir: Path, overwrite=False) -> Path:
@@ -191,14 +192,23 @@ def pseudo_label(teacher: DepthAnythingForDepthEstimation, plan: Plan, images, o
     processor = new_processor(plan)
 
     def labeled():
-        for record in tqdm(images, desc="pseudo-label", unit="image"):
-            sample = decode_record({key: record[key] for key in ("image", "source") if key in record})
-            height, width = processor.input_size(sample.image.height, sample.image.width)
-            image = sample.image.resize((width, height), Image.Resampling.BICUBIC)
-            disparity = predict_depth(teacher, processor, [image])[0].numpy()
-            yield encode_record(image, disparity, space="disparity", source=sample.source)
+        with tqdm(total=len(images), desc="pseudo-label", unit="image") as bar:
+            for start in range(0, len(images), 32):
+                records = (images[i] for i in range(start, min(start + 32, len(images))))
+                samples = [decode_record({key: record[key] for key in ("image", "source")}) for record in records]
+                seen = [_as_seen(sample.image, processor) for sample in samples]
+                labels = predict_depth(teacher, processor, seen)
+                for sample, image, label in zip(samples, seen, labels, strict=True):
+                    yield encode_record(image, label.numpy(), space="disparity", source=sample.source)
+                bar.update(len(samples))
 
     return write_image_folder(labeled(), out_dir, overwrite=overwrite)
+
+
+def _as_seen(image: Image.Image, processor: DepthAnythingImageProcessor) -> Image.Image:
+    """Resize a photograph to the size at which the model looks at it."""
+    height, width = processor.input_size(image.height, image.width)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def predictor(

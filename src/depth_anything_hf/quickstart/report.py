@@ -6,10 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
+from depth_anything_hf.charts import curves
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.evaluation.dataset import DatasetScores
 from depth_anything_hf.hub import results_table
+from depth_anything_hf.training.trainer import DepthAnythingTrainer
 from depth_anything_hf.visualization import prediction_row, sheet
+
+
+def draw_losses(trainers: dict[str, DepthAnythingTrainer], path: Path) -> None:
+    """Draw the training loss of each model over its steps."""
+    series = {
+        name: [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+        for name, trainer in trainers.items()
+    }
+    curves(series, "Training loss", "step", "loss").save(path)
 
 
 def draw_predictions(domains: dict, scores: dict[str, dict[str, DatasetScores]], predictors: dict, path: Path) -> None:
@@ -51,5 +62,6 @@ own prediction to {metrics["stock_pipeline_max_difference"]:.1e}. The run took {
 | `teacher/` | the teacher's checkpoint |
 | `pseudo_labels/` | the teacher's labels, `load_dataset("imagefolder", data_dir=...)` |
 | `predictions.png` | image, ground truth, teacher, student |
+| `training.png` | the losses |
 | `metrics.json` | all numbers |
 """

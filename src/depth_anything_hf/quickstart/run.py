@@ -24,7 +24,7 @@ from depth_anything_hf.quickstart.experiment import (
     pseudo_label,
     train,
 )
-from depth_anything_hf.quickstart.report import draw_predictions, write_report
+from depth_anything_hf.quickstart.report import draw_losses, draw_predictions, write_report
 
 
 def run(
@@ -69,14 +69,16 @@ def run(
         domains["real images"] = real
 
     print(f"[1/3] teacher: {plan.teacher_steps} steps on {len(labeled)} labelled scenes")
-    teacher = train(plan, out_dir / "teacher", plan.teacher_steps, plan.seed, labeled)
+    teaching = train(plan, out_dir / "teacher", plan.teacher_steps, plan.seed, labeled)
+    teacher = teaching.model
     _save(teacher, plan, out_dir / "teacher")
     print(f"[2/3] pseudo-labels for {len(unlabeled)} unlabelled images")
     labels = load_folder(pseudo_label(teacher, plan, unlabeled, out_dir / "pseudo_labels", overwrite=True))
     print(f"[3/3] student: {plan.student_steps} steps on both, strong perturbation and CutMix")
-    student = train(
+    learning = train(
         plan, out_dir / "student", plan.student_steps, plan.seed + 1, labeled, labels, feature_encoder=feature_encoder
     )
+    student = learning.model
     predictors = {
         "teacher": predictor(teacher, plan),
         "student": predictor(student, plan),
@@ -93,6 +95,7 @@ def run(
             domain: {name: one.summary() for name, one in by_name.items()} for domain, by_name in scores.items()
         },
     }
+    draw_losses({"teacher": teaching, "student": learning}, out_dir / "training.png")
     draw_predictions(domains, scores, predictors, out_dir / "predictions.png")
     _save(student, plan, out_dir / "student")
     write_model_card(
