@@ -34,7 +34,7 @@ def render(monkeypatch):
     def render(*solids, size=(33, 33), domain=LABELED_DOMAIN, supersample=1, **camera):
         camera = {"fov": math.pi / 2, "roll": 0.0, "heading": 0.0, "pitch": 0.0, "eye": (0.0, 0.0, 1.5)} | camera
         scene = SimpleNamespace(solids=list(solids), built=1, extent=20.0, span=np.full(3, 200.0), **camera)
-        monkeypatch.setattr(synthetic, "_draw_scene", lambda seed, outdoors: scene)
+        monkeypatch.setattr(synthetic, "draw_scene", lambda seed, outdoors: scene)
         return render_scenes([0], *size, domain, supersample)
 
     return render

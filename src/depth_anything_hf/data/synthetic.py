@@ -12,22 +12,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from depth_anything_hf.data.scene_layout import BALL, BOX, EMPTY, SHAPES, draw_scene
+
 FAR = 80.0  # metres; whatever lies beyond is sky
 _TEXTURES = ("flat", "checker", "stripes", "noise", "tiles", "blobs", "marble")
-_BOX, _BALL, _ROD = range(3)
-_SHAPES = np.repeat((_BOX, _BALL, _ROD), (17, 5, 5))  # slots of a scene's solids: shape, centre, half sizes, yaw
-_FLOOR, _EMPTY = (_BOX, 0, 0, -50, 1e3, 1e3, 50, 0), (_BOX, 0, 0, -1e4, 1, 1, 1, 0)  # empty slots lie underground
 _NOISE = torch.from_numpy(np.random.default_rng(0).random((1, 1, 32, 32, 32), np.float32))
-# Shape and half sizes of furniture in metres; the same, smaller or larger, litters tables and streets.
-_THINGS = ((0, 0.4, 0.4, 0.4), (0, 0.4, 0.7, 0.3), (1, 0.35, 0.35, 0.3), (2, 0.25, 0.25, 0.45), (2, 0.05, 0.05, 0.7))
 
 
-# As in life, what a surface is shows in its colours, more or less: a learner that trusts them too much is misled elsewhere.
-_DAY = (
-    ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)),
-    ((0.4, 0.4, 0.4), (0.8, 0.75, 0.7)),
-    ((0.0, 0.0, 0.0), (0.9, 0.9, 0.9)),
-)
+# As in life, what a surface is shows in its colours, more or less: trusting them too much misleads.
+_DAY = ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)), ((0.4, 0.4, 0.4), (0.8, 0.75, 0.7)), ((0, 0, 0), (0.9, 0.9, 0.9))
 _DUSK = ((0.2, 0.12, 0.05), (0.6, 0.4, 0.3)), ((0.15, 0.1, 0.1), (0.6, 0.5, 0.5)), ((0.1, 0.05, 0.0), (0.85, 0.6, 0.4))
 _EVENING = ((1.2, 0.8, 0.5), (0.2, 0.2, 0.3), (0.3, 0.2, 0.4), (0.8, 0.5, 0.4))
 
@@ -50,9 +43,8 @@ class Domain:
 
 
 LABELED_DOMAIN = Domain("rendered")
-UNLABELED_DOMAIN = Domain(
-    "hazy-dusk", _TEXTURES[4:], _DUSK, _EVENING, (18, 42), (0.1, 0.5), (0.8, 1.3), 0.05, 0.2, 0.45
-)
+_HAZE, _GAIN, _SENSOR = (0.1, 0.5), (0.8, 1.3), (0.05, 0.2, 0.45)
+UNLABELED_DOMAIN = Domain("hazy-dusk", _TEXTURES[4:], _DUSK, _EVENING, (18, 42), _HAZE, _GAIN, *_SENSOR)
 
 
 @dataclass(frozen=True)
@@ -65,67 +57,12 @@ class SceneBatch:
     intrinsics: torch.Tensor  # (batch, 4) float32, fx, fy, cx, cy in pixels; the first pixel's centre is (0.5, 0.5)
 
 
-def _scatter(rng, scene: SimpleNamespace, count: int, scale: float, reach, low, high, base=0.0) -> SimpleNamespace:
-    """Stand up to `count` piles of solids in the view, within low..high, apart from one another and the eye."""
-    taken, scene.built = [(*scene.eye[:2], reach[0] / 2)], len(scene.solids)  # floor, walls and buildings come first
-    for _ in range(4 * count):
-        shape, *half = _THINGS[rng.integers(len(_THINGS))]
-        half, yaw, bottom = half * rng.uniform(0.7, 1.4, 3) * scale, rng.uniform(0, math.pi), base
-        radius = math.hypot(*half[:2])
-        distance = radius + reach[0] * (reach[1] / reach[0]) ** rng.random()  # log-uniform: near ones are not rare
-        bearing = scene.heading + scene.fov * rng.uniform(-0.5, 0.5)
-        x, y = scene.eye[0] + distance * math.sin(bearing), scene.eye[1] + distance * math.cos(bearing)
-        inside = max(low[0] - x, x - high[0], low[1] - y, y - high[1]) < -radius
-        if inside and len(taken) <= count and all(math.hypot(x - u, y - v) > radius + r for u, v, r in taken):
-            taken.append((x, y, radius))
-            while sum(solid[0] == shape for solid in scene.solids) < (shape == _SHAPES).sum():
-                scene.solids.append((shape, x, y, bottom + half[2], *half, yaw))
-                if shape == _BALL or rng.random() < 0.4:
-                    break
-                # Something on top: a ball on a thin rod is a lamp or a tree, a slab a table, a box on a box a car.
-                shape, bottom, wide = rng.integers(3), bottom + 2 * half[2], max(0.8 * half[:2].min(), 0.4 * half[2])
-                half = wide * rng.uniform((0.6, 0.6, 0.1), 1.1)
-    return scene
-
-
-def _draw_scene(seed: int, outdoors: float) -> SimpleNamespace:
-    """Draw a geometry, in metres and radians: x right, y forward, z up, floor at z = 0, heading clockwise from y."""
-    rng = np.random.default_rng([seed, 0])
-    scene = SimpleNamespace(fov=math.radians(rng.uniform(45, 90)), roll=rng.normal(0, 0.035), solids=[_FLOOR])
-    if rng.random() < outdoors:
-        road, x, z, scene.heading, scene.pitch = rng.uniform((3, -2, 1.1, -0.4, -0.25), (5, 2, 3.5, 0.4, 0.12))
-        edge = road + 2 * 12 ** rng.random()  # from a street to houses scattered around a plain
-        for side in (-1, 1):
-            scene.solids.append((_BOX, side * (road + 50), 40.0, 0.07, 50.0, 60.0, 0.07, 0.0))  # the pavement
-            y = rng.uniform(-6, 8)
-            for deep, long, tall, gap in rng.uniform((3, 3, 2, 0), (7, 9, 8, 7), (3, 4)):
-                scene.solids.append((_BOX, side * (edge + gap + deep), y + long, tall, deep, long, tall, 0.0))
-                y += 2 * long + gap
-        scene.eye, scene.extent, scene.span = (
-            (x, 0.0, z),
-            20.0,
-            np.full(3, 200.0),
-        )  # scales of haze, of the lamp's place
-        return _scatter(rng, scene, rng.integers(4, 9), 2.0, (2, 35), (-edge, 0), (edge, 75))
-    a, b, _ = scene.span = rng.uniform((1.8, 2.2, 2.3), (4.5, 6.0, 3.4))
-    for side in np.array([(-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, 1)]):  # walls and ceiling
-        scene.solids.append((_BOX, *side * (scene.span + 50), *np.where(side, 50, 1e3), 0.0))
-    x, y, z, aim, scene.pitch = rng.uniform((-0.7, 0.15, 0.9, -0.6, -0.4), (0.7, 0.8, 1.9, 0.6, 0.07))
-    scene.eye, scene.heading, scene.extent = (x * a, y - b, z), (aim - x) * a / (1.2 * b), b + 1
-    if rng.random() < 0.65:
-        return _scatter(rng, scene, rng.integers(4, 9), 1.0, (0.8, 2 * b), (-a, -b), (a, b))
-    a, b, x, y, z, scene.pitch = rng.uniform((0.6, 0.5, -0.4, -0.1, 1.0, -0.73), (1.2, 1.0, 0.4, 0.3, 1.4, -0.28))
-    scene.eye, scene.heading, scene.extent = (x, -b - y, z), -x / b, 1.5
-    scene.solids.append((_BOX, 0.0, 0.0, 0.35, a, b, 0.35, 0.0))  # a table
-    return _scatter(rng, scene, rng.integers(4, 10), 0.22, (0.3, 2 * b), (-a, -b), (a, b), base=0.7)
-
-
 def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np.ndarray]:
     """Return vectors (3,), scalars () and the table (20, slots): centre, half sizes, yaw, shape and material."""
     rng = np.random.default_rng([seed, 1])
-    look, rows = rng.random((len(_SHAPES), 11)), np.tile(_EMPTY, (len(_SHAPES), 1))
+    look, rows = rng.random((len(SHAPES), 11)), np.tile(EMPTY, (len(SHAPES), 1))
     for shape in range(3):
-        own, start = [solid for solid in scene.solids if solid[0] == shape], np.searchsorted(_SHAPES, shape)
+        own, start = [solid for solid in scene.solids if solid[0] == shape], np.searchsorted(SHAPES, shape)
         rows[start : start + len(own)] = np.reshape(own, (-1, 8))
     texture = [_TEXTURES.index(domain.textures[int(u * len(domain.textures))]) for u in look[:, 0]]
     period = rows[:, 4:7].max(1).clip(max=0.15 * scene.extent) * (0.5 + look[:, 1])
@@ -137,7 +74,7 @@ def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np
     rise, turn = math.radians(rng.uniform(*domain.elevation)), rng.uniform(0, math.tau)
     lamp = scene.span * (math.cos(rise) * math.cos(turn), math.cos(rise) * math.sin(turn), math.sin(rise))
     return {
-        "table": np.column_stack((rows[:, 1:7], np.cos(yaw), np.sin(yaw), _SHAPES, *material)).T,
+        "table": np.column_stack((rows[:, 1:7], np.cos(yaw), np.sin(yaw), SHAPES, *material)).T,
         **{"right": cr * level + sr * below, "down": cr * below - sr * level, "forward": forward, "eye": scene.eye},
         **{"focal": 0.5 / math.tan(scene.fov / 2), "lamp": lamp, "reach": scene.span.max()},
         **dict(zip(("light", "ambient", "zenith", "horizon"), np.array(domain.lights), strict=True)),
@@ -178,7 +115,7 @@ def _hits(scene: SimpleNamespace, origin: torch.Tensor, ray: torch.Tensor) -> It
     for row in (scene.table[2, :, :, 0] > -100).any(1).nonzero()[:, 0].tolist():  # slots that some scene fills
         solid = scene.table[:, row]  # (20, batch, 1)
         local = (_turn(vector, *solid[6:8]) / solid[3:6] for vector in (origin - solid[:3], ray))
-        enter, leave = (_ray_box, _ray_ball, _ray_rod)[_SHAPES[row]](*local)
+        enter, leave = (_ray_box, _ray_ball, _ray_rod)[SHAPES[row]](*local)
         yield row, torch.where((enter > 0) & (enter <= leave), enter, math.inf)
 
 
@@ -217,8 +154,8 @@ def _shade(scene: SimpleNamespace, width: int, ray, depth, surface) -> torch.Ten
     local = _turn(point - center, cosine, sine)
     unit = local / half
     cap = unit[2] * unit[2] >= _dot(unit[:2], unit[:2])
-    curved = torch.stack([~cap, ~cap, cap]) | (shape == _BALL)
-    normal = torch.where(torch.where(shape == _BOX, unit.abs() >= unit.abs().amax(0), curved), unit, 0) / half
+    curved = torch.stack([~cap, ~cap, cap]) | (shape == BALL)
+    normal = torch.where(torch.where(shape == BOX, unit.abs() >= unit.abs().amax(0), curved), unit, 0) / half
     normal = _turn(normal / _dot(normal, normal).sqrt(), cosine, -sine)
     # A texture finer than the pixel's footprint on the slanted surface would alias: it fades to its mean.
     sharp = (1.5 + 2.5 * depth * stretch / (scene.focal * width * period * _dot(normal, ray))).clamp(0, 1)
@@ -273,7 +210,7 @@ def render_scenes(
     if (cut := len(seeds) // 2) > 2:  # the buffers of a few scenes stay in a core's cache
         parts = [render_scenes(x, height, width, domain, supersample, device) for x in (seeds[:cut], seeds[cut:])]
         return SceneBatch(*(torch.cat(pair) for pair in zip(*(vars(part).values() for part in parts), strict=True)))
-    arrays = [_tabulate(seed, _draw_scene(seed, domain.outdoors), domain) for seed in seeds]
+    arrays = [_tabulate(seed, draw_scene(seed, domain.outdoors), domain) for seed in seeds]
     stacked = {name: np.stack([array[name] for array in arrays], -1)[..., None] for name in arrays[0]}
     scene = SimpleNamespace(**{k: torch.tensor(v, dtype=torch.float32, device=device) for k, v in stacked.items()})
     size, fine = (height, width), (height * supersample, width * supersample)
