@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import (
     AutoModelForDepthEstimation,
     Dinov2Backbone,
+    Dinov2Config,
     Dinov2Model,
     Trainer,
     TrainingArguments,
@@ -627,3 +628,14 @@ def test_stock_trainer__keeps_the_columns_of_forward(make_model, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     assert set(batch) == {"pixel_values", "labels", "label_mask"}
     assert batch["label_mask"].dtype == torch.bool
+
+
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_load_state_dict__takes_the_names_of_the_file(swiglu, tmp_path):
+    encoder = Dinov2Config(
+        image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, use_swiglu_ffn=swiglu
+    )
+    saved, loaded = (DepthAnythingForDepthEstimation(config_for_encoder(encoder)) for _ in range(2))
+    saved.save_pretrained(tmp_path)
+    loaded.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)  # as the Trainer resumes
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters(), strict=True))
