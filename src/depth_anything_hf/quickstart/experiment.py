@@ -32,11 +32,18 @@ class Plan:
     Args:
         height (`int`): Of the training crop, pixels.
         width (`int`): Of the training crop, pixels.
+        patch_size (`int`): Of the encoder, pixels; both sides of the crop are multiples of it.
+        hidden_size (`int`): Width of the encoder, a multiple of 32.
+        layers (`int`): Blocks of the encoder.
         labeled (`int`): Procedural scenes with labels.
         unlabeled (`int`): Procedural scenes of the second domain, or the most photographs to use.
         held_out (`int`): Scenes of each domain that are only scored.
         teacher_steps (`int`): Optimiser steps of the teacher.
         student_steps (`int`): Optimiser steps of the student.
+        teacher_batch (`int`): Labelled images in a step of the teacher.
+        student_batch (`tuple[int, int]`): Labelled and unlabelled images in a step of the student.
+        learning_rate (`float`): Of the encoder; the decoder's is twice that.
+        blur_sigma (`tuple[float, float]`): Range of the strong view's blur, pixels.
         seed (`int`): Of data, weights and training.
     """
 

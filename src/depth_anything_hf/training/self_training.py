@@ -32,7 +32,7 @@ class View(NamedTuple):
     pixel_values: torch.Tensor  # (batch, 3, height, width)
     labels: torch.Tensor  # (batch, height, width)
     label_mask: torch.Tensor  # (batch, height, width), bool
-    boxes: torch.Tensor  # (batch, height, width), bool: from the partner
+    boxes: torch.Tensor | None  # (batch, height, width), bool: from the partner; None for labelled images
 
 
 @torch.no_grad()
