@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -18,7 +20,7 @@ def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProces
     """Load a depth model and its processor: Depth Anything as our classes, any other as transformers' own.
 
     Args:
-        name (`str`): Hub id or folder.
+        name (`str`): Hub id or folder; of a LoRA adapter, too, which is merged into its base model.
         kwargs: Passed to `from_pretrained` of the model.
 
     Returns:
@@ -27,6 +29,12 @@ def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProces
     Raises:
         ValueError: The checkpoint is no depth model.
     """
+    base = adapter_base(name)
+    if base is not None:
+        from peft import PeftModel
+
+        model, processor = load_model(base, **kwargs)
+        return PeftModel.from_pretrained(model, name).merge_and_unload().eval(), processor
     config = AutoConfig.from_pretrained(name)
     if config.model_type == "depth_anything":
         model = DepthAnythingForDepthEstimation.from_pretrained(name, **kwargs)
@@ -38,6 +46,17 @@ def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProces
         )
     model = AutoModelForDepthEstimation.from_pretrained(name, **kwargs)
     return model.eval(), AutoImageProcessor.from_pretrained(name)
+
+
+def adapter_base(name: str) -> str | None:
+    """Find the base model of a folder or Hub repository that holds an adapter alone; None for a whole model."""
+    from transformers.utils import cached_file
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False) is not None:
+        return None
+    found = find_adapter_config_file(name)
+    return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 @torch.no_grad()

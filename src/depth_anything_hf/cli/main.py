@@ -10,6 +10,7 @@ from depth_anything_hf import __version__
 SUBCOMMANDS = {
     "quickstart": "teacher, pseudo-labels and student in minutes on a CPU, with a report",
     "train": "train a teacher or a student from a recipe",
+    "pseudo-label": "label images with a teacher at scale, resumably",
     "predict": "write the depth of images: colour map, 16-bit PNG and npy",
 }
 
@@ -49,7 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     module = import_module(f"depth_anything_hf.cli.{name.replace('-', '_')}")
     try:
         return module.main(rest) or 0
-    except (FileNotFoundError, FileExistsError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         # These carry a message for the user; a traceback would bury it.
         print(f"depth-anything-hf {name}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"depth-anything-hf {name}: stopped.", file=sys.stderr)
+        return 130

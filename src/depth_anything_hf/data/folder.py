@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import datasets
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-_METADATA, _PARTIAL, _FOLDERS = "metadata.jsonl", ".partial", ("images", "depth", "sky")
+METADATA, _PARTIAL, _FOLDERS = "metadata.jsonl", ".partial", ("images", "depth", "sky")
 _REQUIRED = ("image", "depth_map", "depth_scale", "depth_offset", "space")
 _IMAGE_COLUMNS = ("image", "depth_map", "sky_mask")
 _SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
@@ -74,18 +74,18 @@ def write_image_folder(
     staging.mkdir(parents=True)
     try:
         count = 0
-        with open(staging / _METADATA, "w", encoding="utf-8") as metadata:
+        with open(staging / METADATA, "w", encoding="utf-8") as metadata:
             for count, record in enumerate(records, start=1):
                 row = _write_record(record, staging, f"{count - 1:06d}", jpeg_quality)
                 metadata.write(json.dumps(row, default=_plain, allow_nan=False) + "\n")
         if count == 0:
             raise ValueError(f"no records to write to {out}; a folder needs at least one: check the iterable.")
-        (out / _METADATA).unlink(missing_ok=True)
+        (out / METADATA).unlink(missing_ok=True)
         for folder in _FOLDERS:
             shutil.rmtree(out / folder, ignore_errors=True)
             if (staging / folder).exists():
                 os.replace(staging / folder, out / folder)
-        os.replace(staging / _METADATA, out / _METADATA)
+        os.replace(staging / METADATA, out / METADATA)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return out
@@ -116,8 +116,8 @@ def load_folder(path: str | os.PathLike) -> datasets.Dataset:
     import datasets
 
     root = Path(path).expanduser()
-    if (root / _METADATA).is_file():
-        files, builder = [root / _METADATA], "imagefolder"
+    if (root / METADATA).is_file():
+        files, builder = [root / METADATA], "imagefolder"
         features = _merge(_metadata_features(files[0]))
     else:
         files, builder = _parquet_files(root), "parquet"
@@ -202,7 +202,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     present = {entry.name for entry in out.iterdir()} - {_PARTIAL}
-    foreign = sorted(present - {_METADATA, *_FOLDERS})
+    foreign = sorted(present - {METADATA, *_FOLDERS})
     if foreign:
         raise FileExistsError(f"{out} holds files of another origin, {foreign[:3]}: give a new or an empty folder.")
     if present and not overwrite:
@@ -272,9 +272,9 @@ def _metadata_features(path: Path) -> Iterator[datasets.Features]:
 def _parquet_files(root: Path) -> list[Path]:
     files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
     if not files:
-        nested = sorted(str(file.parent) for file in root.glob(f"*/{_METADATA}"))
+        nested = sorted(str(file.parent) for file in root.glob(f"*/{METADATA}"))
         hint = f"load one of {nested[:3]}" if nested else "check the path, or read photographs with load_images"
-        state = "no such folder" if not root.exists() else f"neither {_METADATA} nor *.parquet in it"
+        state = "no such folder" if not root.exists() else f"neither {METADATA} nor *.parquet in it"
         raise FileNotFoundError(f"{root}: {state}; {hint}.")
     words = {_SPLIT_WORDS.get(re.split(r"[-_.]", file.name.lower())[0]) for file in files} - {None}
     if len(words) > 1:

@@ -61,7 +61,8 @@ class DepthSample:
 def decode_record(record: Mapping[str, Any]) -> DepthSample:
     """Check a record and decode it.
 
-    Valid labels: codes other than 0 whose value is > 0 and not under the sky (depth), or >= 0 (disparity).
+    Valid labels: codes other than 0 whose value is > 0 and not under the sky (depth), or >= 0 (disparity). Where the
+    record says `own_size`, the label covers the image at a size of its own, and the image is brought to that size.
 
     Args:
         record: A row of a data set; images as PIL images or as `{"bytes", "path"}` (`datasets.Image(decode=False)`).
@@ -85,12 +86,19 @@ def decode_record(record: Mapping[str, Any]) -> DepthSample:
         if record.get("sky_mask") is not None:
             sky = image_to_sky(open_image(record["sky_mask"], "sky_mask"))
             _check_size(sky, image, raw, "sky_mask")
+            if record.get("own_size"):
+                raise ValueError(
+                    "sky_mask with own_size: a label of its own size has its sky as disparity 0: drop it."
+                )
         space = record.get("space")
         if record.get("depth_map") is not None:
             codes = image_to_codes(open_image(record["depth_map"], "depth_map"))
-            _check_size(codes, image, raw, "depth_map")
+            if not record.get("own_size"):
+                _check_size(codes, image, raw, "depth_map")
             values, mask = _decode_values(codes, record, sky)
         intrinsics = _intrinsics(record.get("intrinsics"))
+        if values is not None and record.get("own_size"):
+            image, intrinsics = _resized_to_label(image, intrinsics, values.shape)
     except FileNotFoundError:
         raise  # its message already names the file
     except OSError as error:
@@ -205,6 +213,14 @@ def _check_size(plane: np.ndarray, image: Image.Image, raw: Image.Image, column:
             f"{column} is {width} x {height} and the image{turned} {image.width} x {image.height} (width x height); "
             "the two must match: export both at one size, and resize a depth map by nearest neighbour only."
         )
+
+
+def _resized_to_label(image: Image.Image, intrinsics: tuple[float, ...] | None, shape: tuple[int, int]):
+    """Bring an image, and its intrinsics, to the size of a label that covers all of it."""
+    across, down = shape[1] / image.width, shape[0] / image.height
+    if intrinsics is not None:
+        intrinsics = tuple(number * factor for number, factor in zip(intrinsics, (across, down) * 2, strict=True))
+    return image.resize(shape[::-1], Image.Resampling.BICUBIC), intrinsics
 
 
 def _decode_values(codes: np.ndarray, record: Mapping[str, Any], sky: np.ndarray | None):

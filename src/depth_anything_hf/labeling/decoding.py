@@ -1,0 +1,123 @@
+"""From an undecoded input to pixels, or to the reason why not. Runs in worker processes, ahead of the device."""
+
+from __future__ import annotations
+
+import errno
+import io
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.image_processing import resize_pixels, resized_size
+from depth_anything_hf.labeling.plan import BlockEnd, Work
+
+_OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
+LARGEST_ASPECT = 8.0  # longer side over shorter: the network's input grows with it
+
+
+class Picture(NamedTuple):
+    """An input that can be labelled."""
+
+    pixels: torch.Tensor  # (height, width, 3) uint8, upright
+    input_size: tuple[int, int]  # height and width at which the network sees it
+    file: bytes | None  # the file as it came, where it was asked for
+
+
+class Rejected(NamedTuple):
+    """An input that cannot be labelled, and why."""
+
+    reason: str
+
+
+class Decoder(Dataset):
+    """Decode inputs, and pass block ends on.
+
+    Args:
+        resolution (`int`): Shorter side of the network's input, pixels, a multiple of `multiple`.
+        multiple (`int`): The patch size.
+        square (`bool`): The network's input is square, whatever the image.
+        keep_file (`bool`): Return the bytes of the file, too.
+        resize (`bool`): Resize here to the network's input: for a model on the CPU, which has nothing to gain from
+            full-size pixels.
+
+    Example:
+        >>> from depth_anything_hf.labeling.sources import Item
+        >>> Decoder(56, 14)[Work(None, 0, Item("a", {"bytes": b"", "path": None}))].reason
+        'empty file'
+    """
+
+    def __init__(self, resolution: int, multiple: int, square=False, keep_file=False, resize=False):
+        self.resolution, self.multiple, self.square = resolution, multiple, square
+        self.keep_file, self.resize = keep_file, resize
+
+    def __getitem__(self, work: Work | BlockEnd) -> Picture | Rejected | None:
+        if isinstance(work, BlockEnd):
+            return None
+        try:
+            data = read_file(work.item.image)
+            image = self._open(data)
+            size = self.input_size(image.height, image.width)
+            pixels = torch.from_numpy(np.array(image))
+        except RefusedError as refusal:
+            return Rejected(str(refusal))
+        except OSError as error:
+            if error.errno is not None and error.errno not in _OF_THE_FILE:
+                raise  # the disk or the network: another run may fare better
+            return Rejected(f"{type(error).__name__}: {error}")
+        except Exception as error:  # whatever a decoder makes of a broken file
+            return Rejected(f"{type(error).__name__}: {error}")
+        if self.resize:
+            pixels = resize_pixels(pixels[None], size)[0]
+        return Picture(pixels, size, data if self.keep_file else None)
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Compute the network's input size for an image, or refuse its shape."""
+        aspect = max(height, width) / min(height, width)
+        if aspect > LARGEST_ASPECT:
+            raise RefusedError(
+                f"{width} x {height} pixels: sides of 1 to {aspect:.0f}, at most 1 to {LARGEST_ASPECT:.0f}"
+            )
+        target = (self.resolution, self.resolution)
+        return resized_size(height, width, target, self.multiple, keep_aspect_ratio=not self.square)
+
+    def _open(self, data: bytes) -> Image.Image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow refuses by itself what is too large; the rest concerns metadata
+            image = Image.open(io.BytesIO(data))
+            self.input_size(image.height, image.width)  # before the pixels are decoded
+            image.load()
+            return upright_rgb(image)
+
+
+def read_file(image: dict[str, Any] | None) -> bytes:
+    """Read an undecoded image's bytes, from memory, disk or the Hub.
+
+    Args:
+        image (`dict`): `{"bytes", "path"}`.
+
+    Returns:
+        `bytes`: At least one.
+    """
+    if image is None or (image.get("bytes") is None and not image.get("path")):
+        raise RefusedError("the record has no image")
+    data, path = image.get("bytes"), image.get("path")
+    if data is None and "://" in path:
+        import fsspec
+
+        with fsspec.open(path, "rb") as file:
+            data = file.read()
+    elif data is None:
+        with open(path, "rb") as file:
+            data = file.read()
+    if not data:
+        raise RefusedError("empty file")
+    return data
+
+
+class RefusedError(Exception):
+    """Says why an input is not labelled, in words that are shown as they are."""

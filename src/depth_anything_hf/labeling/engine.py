@@ -1,0 +1,307 @@
+"""Label images with a teacher: files in, finished shards out, and the device never waits.
+
+Reading runs in a thread, decoding in worker processes ahead of the device, PNG encoding and writing in threads behind
+it. Batches hold pictures of one input size and of one block, so that a block's records depend on nothing else.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader
+
+from depth_anything_hf.labeling.arguments import LabelingArguments, Settings
+from depth_anything_hf.labeling.decoding import Decoder, Picture, Rejected
+from depth_anything_hf.labeling.manifest import claim_folder, finish_folder, push_folder
+from depth_anything_hf.labeling.plan import BlockEnd, Work, schedule
+from depth_anything_hf.labeling.predicting import Labels, Predictor, common_sizes
+from depth_anything_hf.labeling.progress import LabelingBar
+from depth_anything_hf.labeling.shards import ShardFolder, encode_label, encode_picture
+from depth_anything_hf.labeling.sources import open_source
+from depth_anything_hf.labeling.teacher import load_teacher
+
+HELD_BYTES = 2**31
+
+
+def label_images(args: LabelingArguments) -> dict[str, Any]:
+    """Label all images of a source, or go on where an earlier run was stopped.
+
+    Under `accelerate launch` each process labels its share. Killed at any moment, the same call goes on, and the
+    finished set is record for record that of an uninterrupted run, whatever the number of processes.
+
+    Args:
+        args (`LabelingArguments`): Teacher, images, folder, and how.
+
+    Returns:
+        `dict[str, Any]`: The manifest; its `inputs` are `labeled` + `rejected`. None but on the main process.
+
+    Raises:
+        ValueError: The folder was begun with other settings, or the inputs changed since.
+        FileNotFoundError: No images there.
+        OSError: The disk is full, or fails; the same call resumes.
+
+    Source: Depth Anything V1, section 3.2, and V2, section 4 (labels of 62 million photographs).
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from transformers import Dinov2Config
+        >>> from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+        >>> teacher, photos = tempfile.mkdtemp(), tempfile.mkdtemp()
+        >>> _ = DepthAnythingForDepthEstimation(config_for_encoder(encoder)).save_pretrained(teacher)
+        >>> _ = DepthAnythingImageProcessor(size={"height": 56, "width": 56}).save_pretrained(teacher)
+        >>> Image.new("RGB", (80, 60)).save(photos + "/a.jpg")
+        >>> manifest = label_images(
+        ...     LabelingArguments(teacher, photos, tempfile.mkdtemp(), resolution=56, num_workers=0, disable_tqdm=True)
+        ... )
+        >>> manifest["labeled"]
+        1
+    """
+    state = PartialState(cpu=args.device == "cpu", timeout=timedelta(days=30))  # processes end at different times
+    source = open_source(args.images, args.image_column, args.split, args.limit)
+    model, preparation, space = load_teacher(args.model, args.space)
+    model.to(state.device)
+    settings = Settings.resolve(args, source, model, preparation, space, state.device.type)
+    folder = ShardFolder(Path(args.out_dir).expanduser())
+    with state.main_process_first():
+        claim_folder(folder, settings, is_main=state.is_main_process)
+    finished = folder.finished()
+    decoder = Decoder(
+        settings.resolution,
+        preparation.multiple,
+        preparation.square,
+        keep_file=settings.keep_image == "original",
+        resize=_on_cpu(state),
+    )
+    predictor = Predictor(
+        model,
+        preparation,
+        space,
+        settings.batch_size,
+        getattr(torch, settings.dtype),
+        common_sizes(settings.resolution, preparation.multiple) if settings.compiled else frozenset(),
+        return_pixels=settings.keep_image == "resized",
+    )
+    feed = schedule(source, settings.shard_size, finished, state)
+    bar = LabelingBar(source, finished, state, disable=args.disable_tqdm or not state.is_main_process)
+    with _clear_when_full(folder.path), bar, Writers(folder, settings) as writers:
+        run = _Run(predictor, writers, settings.batch_size, bar)
+        for work, result in _decoded(feed, decoder, args.num_workers, _on_cpu(state)):
+            run.take(work, result)
+    state.wait_for_everyone()
+    manifest = None
+    if state.is_main_process:
+        with _clear_when_full(folder.path):
+            manifest = finish_folder(folder, settings, source)
+        if args.push_to_hub:
+            push_folder(folder.path, args.push_to_hub, args.private)
+    state.wait_for_everyone()
+    return manifest
+
+
+@contextlib.contextmanager
+def _clear_when_full(path: Path) -> Iterator[None]:
+    """Say what to do where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            error.errno,
+            f"{path} cannot grow ({os.strerror(error.errno)}). The finished shards are safe: free some space, and "
+            "repeat the same command to go on.",
+        ) from error
+
+
+def _on_cpu(state: PartialState) -> bool:
+    return state.device.type == "cpu"
+
+
+def _decoded(feed: Iterable, decoder: Decoder, num_workers: int, on_cpu: bool) -> Iterator[tuple]:
+    """Yield each piece of work with its decoded result, in order; the workers decode ahead."""
+    under_way = collections.deque()
+
+    def handed_out():
+        for work in _read_ahead(feed, 4 * max(num_workers, 1)):
+            under_way.append(work)
+            yield work
+
+    loader = DataLoader(
+        decoder,
+        sampler=handed_out(),  # what there is to decode is the index into a data set of everything
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        prefetch_factor=8 if num_workers else None,
+        pin_memory=not on_cpu,
+    )
+    for result in loader:
+        yield under_way.popleft(), result
+
+
+def _as_it_is(result):
+    return result
+
+
+def _read_ahead(items: Iterable, size: int) -> Iterator:
+    """Iterate in a thread, so many items ahead: reading a file or the network must not stop the device."""
+    ready: queue.Queue = queue.Queue(size)
+    stopped, end = threading.Event(), object()
+
+    def put(value) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return ready.put(value, timeout=0.1)
+
+    def run() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stopped.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # it is raised again where the items are used
+            put((end, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while (entry := ready.get())[0] is not end:
+            yield entry[0]
+        if entry[1] is not None:
+            raise entry[1]
+    finally:
+        stopped.set()
+
+
+class Writers:
+    """Encode and write behind the device, a bounded number of images at a time.
+
+    Args:
+        folder (`ShardFolder`): Where to.
+        settings (`Settings`): What a record holds.
+    """
+
+    BLOCKS_WAITING = 2
+
+    def __init__(self, folder: ShardFolder, settings: Settings):
+        self.folder, self.settings = folder, settings
+        self.encoders = ThreadPoolExecutor(settings.encoder_threads, "encode")
+        self.writer = ThreadPoolExecutor(1, "write")
+        self.images: collections.deque[Future] = collections.deque()
+        self.blocks: collections.deque[Future] = collections.deque()
+
+    def __enter__(self) -> Writers:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        """Finish what waits; after an error, drop it: the next run does it again."""
+        try:
+            if error is None:
+                self._settle(self.blocks, 0)
+        finally:
+            for pool in (self.encoders, self.writer):
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def encode(self, labels: Labels, place: int, key: str, image: dict, picture_file: bytes | None) -> Future:
+        """Encode one image of a batch: the future is its record, or its rejection."""
+        self._settle(self.images, 4 * self.settings.batch_size)
+        future = self.encoders.submit(self._record, labels, place, key, image, picture_file)
+        self.images.append(future)
+        return future
+
+    def write(self, end: BlockEnd, outcomes: dict[str, Future | Rejected]) -> None:
+        """Write a block once all its records are encoded."""
+        self._settle(self.blocks, self.BLOCKS_WAITING)
+        self.blocks.append(self.writer.submit(self.folder.write_block, end, outcomes))
+
+    def _settle(self, futures: collections.deque[Future], most: int) -> None:
+        """Wait until at most so many are unfinished; an error in any of them is raised here."""
+        while futures and (len(futures) > most or futures[0].done()):
+            futures.popleft().result()
+
+    def _record(
+        self, labels: Labels, place: int, key: str, image: dict, picture_file: bytes | None
+    ) -> dict[str, Any] | Rejected:
+        if labels.ready is not None:
+            labels.ready.synchronize()
+        if not labels.finite[place]:
+            return Rejected("the teacher's output is not finite; float32 may help")
+        kept = {"bytes": picture_file, "path": Path(image.get("path") or key).name}
+        if self.settings.keep_image == "reference":
+            kept = {"bytes": None, "path": image["path"]}
+        elif self.settings.keep_image == "resized":
+            kept = {"bytes": encode_picture(labels.pixels[place].numpy()), "path": None}
+        scale = float(labels.scale[place])
+        return {
+            "image": kept,
+            "depth_map": {"bytes": encode_label(labels.codes[place].numpy()), "path": None},
+            "depth_scale": scale,
+            "depth_offset": float(labels.low[place]) - scale,
+            "space": self.settings.space,
+            "intrinsics": None,
+            "source": key,
+            "own_size": self.settings.keep_image != "resized",
+        }
+
+
+@dataclass
+class _Block:
+    """What is known of a block under way."""
+
+    outcomes: dict[str, Future | Rejected | None] = field(default_factory=dict)
+    buckets: dict[tuple[int, int], list[tuple[Work, Picture]]] = field(default_factory=dict)
+    held: int = 0  # bytes of the pictures in the buckets
+
+
+class _Run:
+    """Sort decoded pictures into batches of equal shape, and hand what becomes of them to the writers."""
+
+    def __init__(self, predictor: Predictor, writers: Writers, batch_size: int, bar: LabelingBar):
+        self.predictor, self.writers, self.batch_size, self.bar = predictor, writers, batch_size, bar
+        self.block = _Block()
+
+    def take(self, work: Work | BlockEnd, result: Picture | Rejected | None) -> None:
+        """Take the next input or block end, in order."""
+        if isinstance(work, BlockEnd):
+            for size in sorted(self.block.buckets):
+                self._label(size)
+            self.writers.write(work, self.block.outcomes)
+            self.block = _Block()
+            return
+        self.block.outcomes[work.item.key] = result if isinstance(result, Rejected) else None
+        if isinstance(result, Rejected):
+            self.bar.update(rejected=1)
+            return
+        bucket = self.block.buckets.setdefault(result.input_size, [])
+        bucket.append((work, result))
+        self.block.held += result.pixels.nbytes
+        if len(bucket) == self.batch_size:
+            self._label(result.input_size)
+        elif (
+            self.block.held > HELD_BYTES
+        ):  # many sizes of large pictures: a batch that is not full, rather than no memory
+            self._label(max(self.block.buckets, key=lambda size: len(self.block.buckets[size])))
+
+    def _label(self, size: tuple[int, int]) -> None:
+        members = self.block.buckets.pop(size)
+        self.block.held -= sum(picture.pixels.nbytes for _, picture in members)
+        labels = self.predictor([picture.pixels for _, picture in members], size)
+        for place, (work, picture) in enumerate(members):
+            outcome = self.writers.encode(labels, place, work.item.key, work.item.image, picture.file)
+            self.block.outcomes[work.item.key] = outcome
+        self.bar.update(labeled=len(members))

@@ -1,0 +1,150 @@
+"""The finished set: what begins a folder, and what is written once every block is there."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+
+from depth_anything_hf import __version__
+from depth_anything_hf.labeling.arguments import Settings
+from depth_anything_hf.labeling.plan import BlockId, missing_blocks
+from depth_anything_hf.labeling.shards import DATA, ShardFolder, write_whole
+from depth_anything_hf.labeling.sources import ImageSource
+
+SETTINGS, MANIFEST, REJECTS, CARD = "settings.json", "manifest.json", "rejects.jsonl", "README.md"
+TEMPLATE = Path(__file__).parent.parent / "templates" / "dataset_card.md"
+_LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "Pillow")
+
+
+def claim_folder(folder: ShardFolder, settings: Settings, is_main: bool = True) -> None:
+    """Begin a folder, or check that it was begun with the same settings.
+
+    Args:
+        folder: New, or of an earlier run.
+        settings: Of this run.
+        is_main: Whether this process may write.
+
+    Raises:
+        ValueError: Other settings.
+        FileExistsError: The folder holds something else.
+    """
+    begun = folder.path / SETTINGS
+    if begun.exists():
+        settings.check_same(json.loads(begun.read_text(encoding="utf-8")), folder.path)
+    elif folder.path.exists() and any(not entry.name.startswith(".") for entry in folder.path.iterdir()):
+        raise FileExistsError(f"{folder.path} holds files of another origin; give a new or an empty folder.")
+    if is_main:
+        folder.prepare()
+        if not begun.exists():
+            write_whole(begun, _json(settings.as_json()))
+
+
+def finish_folder(folder: ShardFolder, settings: Settings, source: ImageSource) -> dict[str, Any]:
+    """Check that every input is accounted for, and write `rejects.jsonl`, the card and, last, `manifest.json`.
+
+    Args:
+        folder: All its blocks are finished.
+        settings: Of the run.
+        source: What was labelled.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: Blocks are missing.
+    """
+    entries = folder.finished()
+    missing = missing_blocks(len(source.parts), entries)
+    if missing:
+        raise ValueError(
+            f"{folder.path} is not finished: blocks {missing[:3]} and what follows them are missing. A process ended "
+            "early; repeat the same command to go on."
+        )
+    rejects = [reject for entry in entries.values() for reject in entry["rejects"]]
+    manifest = _manifest(settings, entries, len(rejects))
+    for name, entry in entries.items():
+        if entry["unreadable"]:
+            rejects.append({"key": source.parts[name.part], "reason": f"the rest of it: {entry['unreadable']}"})
+    lines = "".join(json.dumps(reject) + "\n" for reject in rejects)
+    write_whole(folder.path / REJECTS, lines.encode())
+    write_whole(folder.path / CARD, str(_card(folder.path.resolve().name, settings, manifest)).encode())
+    write_whole(folder.path / MANIFEST, _json(manifest))
+    return manifest
+
+
+def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
+    """Upload a finished set to the Hub; what is there already is not sent again.
+
+    Args:
+        folder: Finished.
+        repo_id: Of the data set; made if it does not exist.
+        private: Whether one that is made is private.
+
+    Returns:
+        Its address.
+    """
+    api = HfApi()
+    address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    files = [f"{DATA}/*.parquet", SETTINGS, MANIFEST, REJECTS, CARD]
+    api.upload_folder(repo_id=repo_id, folder_path=folder, repo_type="dataset", allow_patterns=files)
+    return str(address)
+
+
+def _manifest(settings: Settings, entries: dict[BlockId, dict], rejected: int) -> dict[str, Any]:
+    return {
+        "format": "depth_anything_hf pseudo-labels 1",
+        **settings.as_json(),
+        "versions": {"depth_anything_hf": __version__} | {name: version(name) for name in _LIBRARIES},
+        "inputs": sum(entry["inputs"] for entry in entries.values()),
+        "labeled": sum(entry["labeled"] for entry in entries.values()),
+        "rejected": rejected,
+        "unreadable_files": sum(entry["unreadable"] is not None for entry in entries.values()),
+        "shards": [
+            {"file": entry["file"], "rows": entry["labeled"], "bytes": entry["bytes"], "sha256": entry["sha256"]}
+            for entry in entries.values()
+            if entry["file"]
+        ],
+    }
+
+
+def _card(name: str, settings: Settings, manifest: dict[str, Any]) -> DatasetCard:
+    count = manifest["labeled"]
+    size = next(
+        label
+        for limit, label in ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"),
+                             (1e7, "1M<n<10M"), (1e8, "10M<n<100M"), (float("inf"), "100M<n<1B"))
+        if count < limit
+    )  # fmt: skip
+    data = DatasetCardData(
+        license="unknown",
+        task_categories=["depth-estimation"],
+        size_categories=[size],
+        tags=["depth-anything", "pseudo-labels", "depth_anything_hf"],
+        configs=[{"config_name": "default", "data_files": f"{DATA}/*.parquet"}],
+        pretty_name=name,
+    )
+    return DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=name,
+        inputs=manifest["inputs"],
+        labeled=count,
+        rejected=manifest["rejected"],
+        shards=len(manifest["shards"]),
+        model=settings.model,
+        model_revision=settings.model_revision,
+        source=settings.source,
+        source_revision=settings.source_revision or "local files",
+        resolution=settings.resolution,
+        dtype=settings.dtype,
+        space="disparity: larger is nearer, of unknown scale and shift" if settings.space == "disparity" else "metres",
+        versions=", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
+    )
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()

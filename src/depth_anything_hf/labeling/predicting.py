@@ -1,0 +1,147 @@
+"""Batches of pictures to 16-bit labels, on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from depth_anything_hf.data.codes import MAX_CODE
+from depth_anything_hf.image_processing import resize_pixels, resize_prediction, resized_size
+from depth_anything_hf.labeling.teacher import Preparation
+
+# Sides of cameras' and phones' pictures. Only their shapes are compiled, as each costs a compilation (and PyTorch stops
+# at 8); the choice must not depend on what came first, or a resumed run would differ in the last bit.
+_COMMON = ((1, 1), (3, 4), (2, 3), (9, 16), (4, 3), (3, 2), (16, 9))
+
+
+def common_sizes(resolution: int, multiple: int) -> frozenset[tuple[int, int]]:
+    """List the network's input sizes for pictures of the common aspect ratios.
+
+    Example:
+        >>> sorted(common_sizes(518, 14))[:3]
+        [(518, 518), (518, 686), (518, 770)]
+    """
+    target = (resolution, resolution)
+    return frozenset(resized_size(1000 * height, 1000 * width, target, multiple) for height, width in _COMMON)
+
+
+class Labels(NamedTuple):
+    """What a batch became; on CUDA not to be read before `ready` was waited for."""
+
+    codes: torch.Tensor  # (batch, height, width) uint16, 0 = no label
+    scale: torch.Tensor  # (batch,) float32, units per code
+    low: torch.Tensor  # (batch,) float32, value of code 1
+    finite: torch.Tensor  # (batch,) bool: whether the model's output was
+    pixels: torch.Tensor | None  # (batch, height, width, 3) uint8, as the network saw them
+    ready: torch.cuda.Event | None
+
+
+def quantize(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Quantise maps to 16 bits, each over its own range, on their device: `data.codes.encode_depth_map` in float32.
+
+    Args:
+        values (`torch.Tensor`): `(batch, height, width)`, float32.
+        mask (`torch.Tensor`): Bool, same shape.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: codes uint16, 0 = no label; scale and lowest value `(batch,)`
+        float32. A value is `(code - 1) * scale + low` within 0.51 codes.
+
+    Example:
+        >>> codes, scale, low = quantize(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[True, True, True]]]))
+        >>> codes.tolist()
+        [[[1, 32768, 65535]]]
+    """
+    spread = (1, 2)
+    low = torch.where(mask, values, torch.inf).amin(spread)
+    high = torch.where(mask, values, -torch.inf).amax(spread)
+    labeled = low <= high  # somewhere
+    low = torch.where(labeled, low, 0.0)
+    scale = (torch.where(labeled, high, 0.0) - low) / (MAX_CODE - 1)
+    constant = scale == 0
+    scale = torch.where(constant, torch.where(low != 0, low.abs(), 1.0), scale)
+    steps = ((values - low[:, None, None]) / scale[:, None, None]).round() + 1
+    codes = torch.where(mask, steps, 0.0).clamp(0, MAX_CODE).to(torch.int32).to(torch.uint16)
+    return codes, scale, low
+
+
+class Predictor:
+    """Label batches of pictures of one input size.
+
+    Args:
+        model (`nn.Module`): Any depth model whose output has `predicted_depth`, on its device.
+        preparation (`Preparation`): Its mean, standard deviation and factor are used.
+        space (`str`): What the model predicts: `"disparity"` or `"depth"`.
+        batch_size (`int`): Of full batches; compiled shapes are filled up to it.
+        dtype (`torch.dtype`): Of autocast; float32 switches it off.
+        compiled_sizes (`frozenset`): Input sizes for which the network is compiled.
+        return_pixels (`bool`): Return what the network saw.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preparation: Preparation,
+        space: str,
+        batch_size: int,
+        dtype: torch.dtype = torch.float32,
+        compiled_sizes: frozenset[tuple[int, int]] = frozenset(),
+        return_pixels: bool = False,
+    ):
+        self.model = model.eval()
+        self.device = next(model.parameters()).device
+        self.space, self.batch_size, self.dtype, self.return_pixels = space, batch_size, dtype, return_pixels
+        mean, std = (torch.tensor(x, device=self.device)[:, None, None] for x in (preparation.mean, preparation.std))
+        self.gain, self.shift = preparation.factor / std, -mean / std
+        self.compiled_sizes = compiled_sizes
+        self.compiled = torch.compile(self._depth, dynamic=False) if compiled_sizes else None
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Sequence[torch.Tensor], size: tuple[int, int]) -> Labels:
+        """Label pictures.
+
+        Args:
+            pixels (`Sequence[torch.Tensor]`): Each `(height, width, 3)`, uint8, of any size.
+            size (`tuple[int, int]`): height and width of the network's input.
+
+        Returns:
+            `Labels`: Of the network's input size, on the CPU.
+        """
+        seen = self._resized(pixels, size)
+        values = self._predict(seen.movedim(-1, 1) * self.gain + self.shift)
+        finite = torch.isfinite(values)
+        codes, scale, low = quantize(values, finite & (values >= 0 if self.space == "disparity" else values > 0))
+        labels = (codes, scale, low, finite.flatten(1).all(1), seen if self.return_pixels else None)
+        if self.device.type != "cuda":
+            return Labels(*labels, ready=None)
+        labels = [None if values is None else values.to("cpu", non_blocking=True) for values in labels]
+        ready = torch.cuda.Event()
+        ready.record()
+        return Labels(*labels, ready=ready)
+
+    def _resized(self, pixels: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        """Bring pictures to the input size; those of one size together."""
+        pixels = [picture.to(self.device, non_blocking=True) for picture in pixels]
+        if len({picture.shape for picture in pixels}) == 1:
+            return resize_pixels(torch.stack(pixels), size)
+        return torch.cat([resize_pixels(picture[None], size) for picture in pixels])
+
+    def _predict(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Run the network at the pictures' size, compiled where that is chosen: the batch is then filled up."""
+        size = tuple(pixel_values.shape[-2:])
+        if size not in self.compiled_sizes:
+            return self._depth(pixel_values)
+        missing = self.batch_size - len(pixel_values)
+        filled = torch.cat([pixel_values, pixel_values[-1:].expand(missing, -1, -1, -1)]) if missing else pixel_values
+        return self.compiled(filled)[: len(pixel_values)]
+
+    def _depth(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        low = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype) if low else nullcontext():
+            values = self.model(pixel_values=pixel_values).predicted_depth.float()
+        size = tuple(pixel_values.shape[-2:])
+        return values if tuple(values.shape[-2:]) == size else resize_prediction(values, size)

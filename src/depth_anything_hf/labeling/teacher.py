@@ -1,0 +1,69 @@
+"""Load a teacher for labelling: what it predicts, and how it wants its images."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+from depth_anything_hf.geometry import check_space
+from depth_anything_hf.inference import load_model
+
+_SPACE_OF = {"dpt": "disparity", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth"}
+
+
+class Preparation(NamedTuple):
+    """How a teacher wants its images."""
+
+    multiple: int  # of both sides, pixels
+    square: bool  # the network takes no other shape; a label then covers the image with an aspect of its own
+    factor: float  # pixel_values = (pixels * factor - mean) / std
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_teacher(name: str, space: str | None = None) -> tuple[nn.Module, Preparation, str]:
+    """Load the model, how it wants its images, and the space of its predictions.
+
+    Args:
+        name (`str`): Hub id or folder of a depth model or of a LoRA adapter.
+        space (`str`, *optional*): Where its config does not tell.
+
+    Returns:
+        `tuple[nn.Module, Preparation, str]`: The model in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: The space is unknown.
+    """
+    model, processor = load_model(name)
+    kind = getattr(model.config, "depth_estimation_type", None)
+    known = {"relative": "disparity", "metric": "depth"}.get(kind) or _SPACE_OF.get(model.config.model_type)
+    if (space or known) is None:
+        raise ValueError(
+            f"{name} ({model.config.model_type}) does not say whether it predicts disparity or depth; pass "
+            "space='disparity' or space='depth'."
+        )
+    return model, preparation_of(processor), check_space(space or known)
+
+
+def preparation_of(processor) -> Preparation:
+    """Read from an image processor what labelling needs; padding is left out, as it has no label.
+
+    Args:
+        processor: Of transformers.
+
+    Returns:
+        The preparation.
+
+    Example:
+        >>> from depth_anything_hf import DepthAnythingImageProcessor
+        >>> preparation_of(DepthAnythingImageProcessor()).multiple
+        14
+    """
+    multiple = getattr(processor, "ensure_multiple_of", None) or getattr(processor, "size_divisor", None)
+    factor = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
+    if getattr(processor, "do_normalize", False):
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    else:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    return Preparation(multiple or 1, multiple is None, factor, mean, std)
