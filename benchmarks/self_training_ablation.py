@@ -37,6 +37,8 @@ VARIANTS = {
     "V2 (pseudo only, trimmed)": {"preset": "v2"},
 }
 TEACHER = "teacher"
+# Longer than the quickstart, and with as many labelled images in a student's step as in its teacher's.
+PLAN = {"held_out": 200, "teacher_steps": 1600, "student_steps": 1600, "student_batch": (8, 16)}
 
 
 def run_one(seed: int, variant: str, work: Path) -> None:
@@ -49,7 +51,7 @@ def run_one(seed: int, variant: str, work: Path) -> None:
     from depth_anything_hf.quickstart.experiment import Plan, predictor, procedural_records, pseudo_label, train
 
     torch.set_num_threads(1)
-    plan = replace(Plan(), seed=seed, held_out=200)
+    plan = replace(Plan(), seed=seed, **PLAN)
     folder = work / f"seed{seed}"
     started = time.perf_counter()
     labeled = procedural_records(plan.labeled, plan, LABELED_DOMAIN)
@@ -157,7 +159,7 @@ def main() -> None:
         "command": f"python benchmarks/self_training_ablation.py --seeds {options.seeds} --jobs {options.jobs}",
         "machine": machine,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "plan": asdict(replace(Plan(), held_out=200)),
+        "plan": asdict(replace(Plan(), **PLAN)),
         "results": results,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -8,25 +8,8 @@ from transformers import AutoImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import DepthEstimatorOutput
 
-from depth_anything_hf.image_processing import (
-    DepthAnythingImageProcessor,
-    StockProcessor,
-    resize_map,
-    resize_prediction,
-    resized_size,
-)
-
-if StockProcessor.__name__ == "DPTImageProcessorPil":
-    from transformers.models.dpt.image_processing_pil_dpt import get_resize_output_image_size
-else:
-    from transformers.models.dpt.image_processing_dpt import get_resize_output_image_size
-
-PUBLISHED_SIZES = [  # image, the authors' code, the stock processor: height x width
-    ((240, 320), (518, 686), (392, 518)),
-    ((300, 600), (518, 1036), (252, 518)),
-    ((400, 500), (518, 644), (420, 518)),
-    ((375, 1242), (518, 1722), (518, 1722)),
-]
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor, StockProcessor
+from depth_anything_hf.resizing import resize_prediction, resized_size
 
 
 def stock_processor(**kwargs):
@@ -43,52 +26,9 @@ def stock_processor(**kwargs):
 # --- input sizes
 
 
-@pytest.mark.parametrize(("image", "lower_bound", "minimal"), PUBLISHED_SIZES)
-def test_resized_size__is_the_published_one(image, lower_bound, minimal):
-    assert resized_size(*image, (518, 518)) == lower_bound
-    assert resized_size(*image, (518, 518), method="minimal") == minimal
-
-
-@pytest.mark.parametrize("keep_aspect_ratio", [True, False])
-@pytest.mark.parametrize("target", [(518, 518), (56, 56), (384, 672)])
-def test_resized_size__minimal_is_the_stock_rule(target, keep_aspect_ratio):
-    generator = np.random.default_rng(0)
-    for height, width in generator.integers(1, 2000, (500, 2)).tolist():
-        # A view of one value: only the shape is read.
-        image = np.broadcast_to(np.uint8(0), (3, height, width))
-        stock = get_resize_output_image_size(image, target, keep_aspect_ratio, 14)
-        found = resized_size(height, width, target, 14, keep_aspect_ratio, "minimal")
-        # The stock rule gives 0 pixels for extreme aspects, which no model takes.
-        assert found == (max(stock.height, 14), max(stock.width, 14)), (height, width)
-
-
-@pytest.mark.parametrize("target", [(518, 518), (56, 56), (384, 672)])
-def test_resized_size__lower_bound_covers_the_target_and_is_tight(target):
-    generator = np.random.default_rng(1)
-    for height, width in generator.integers(1, 2000, (500, 2)).tolist():
-        found = resized_size(height, width, target)
-        exact = [max(target[0] / height, target[1] / width) * side for side in (height, width)]
-        for side, least, ideal in zip(found, target, exact, strict=True):
-            assert side % 14 == 0
-            assert side >= least
-            assert abs(side - ideal) < 14
-
-
-def test_resized_size__without_aspect_ratio_is_the_target_rounded():
-    assert resized_size(100, 300, (500, 300), keep_aspect_ratio=False) == (504, 294)
-
-
-def test_resized_size__rejects_unknown_method():
-    with pytest.raises(ValueError, match=r"resize_method is 'upper_bound'; it must be one of .*lower_bound"):
-        resized_size(10, 10, (56, 56), method="upper_bound")
+def test_processor__rejects_unknown_method():
     with pytest.raises(ValueError, match="resize_method is 'upper_bound'"):
         DepthAnythingImageProcessor(resize_method="upper_bound")
-
-
-@pytest.mark.parametrize(("size", "target"), [((0, 5), (56, 56)), ((5, 5), (56, 0))])
-def test_resized_size__rejects_empty_sides(size, target):
-    with pytest.raises(ValueError, match=r"cannot be resized"):
-        resized_size(*size, target)
 
 
 def test_input_size__takes_overrides(tiny_processor):
@@ -413,53 +353,7 @@ def test_labels__of_another_shape_are_an_error(noise_image, tiny_processor, shap
         )
 
 
-# --- resizing maps and predictions
-
-
-def test_resize_map__takes_the_nearest_centre():
-    values = torch.tensor([[[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]])
-    assert resize_map(values, (1, 2)).tolist() == [[[2.0, 5.0]]]  # centres 1.5 and 4.5 of [0, 6]
-    assert resize_map(values, (1, 12)).tolist() == [[[value for value in range(1, 7) for _ in range(2)]]]
-
-
-def test_resize_map__keeps_bool():
-    resized = resize_map(torch.tensor([[[True, False]]]), (2, 4))
-    assert resized.tolist() == [[[True, True, False, False]] * 2]
-    assert resized.dtype == torch.bool
-
-
-def test_resize_prediction__bilinear_aligns_corners():
-    assert resize_prediction(torch.tensor([[[0.0, 3.0]]]), (1, 4)).tolist() == [[[0.0, 1.0, 2.0, 3.0]]]
-
-
-def test_resize_prediction__bicubic_is_the_stock_processors():
-    depth = torch.rand(2, 14, 28)
-    expected = stock_processor().post_process_depth_estimation(
-        DepthEstimatorOutput(predicted_depth=depth), [(9, 40)] * 2
-    )
-    found = resize_prediction(depth, (9, 40), "bicubic")
-    assert torch.equal(found, torch.stack([one["predicted_depth"] for one in expected]))
-
-
-def test_resize_prediction__bilinear_never_leaves_the_range():
-    depth = (torch.rand(1, 14, 28) > 0.5).float()
-    bilinear, bicubic = (resize_prediction(depth, (100, 201), mode) for mode in ("bilinear", "bicubic"))
-    assert (bilinear.min(), bilinear.max()) == (0, 1)
-    assert bicubic.min() < 0
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)],
-)
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_resize_prediction__is_float32_at_least(given, expected, mode):
-    assert resize_prediction(torch.rand(1, 4, 4).to(given), (8, 8), mode).dtype == expected
-
-
-def test_resize_prediction__rejects_unknown_mode():
-    with pytest.raises(ValueError, match="mode is 'nearest'; it must be 'bilinear'"):
-        resize_prediction(torch.rand(1, 4, 4), (8, 8), "nearest")
+# --- predictions
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])

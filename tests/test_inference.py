@@ -1,9 +1,14 @@
+import json
+
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor, resize_prediction
-from depth_anything_hf.inference import load_model, predict_depth
+from depth_anything_hf.adapters import depth_lora_config
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.inference import adapter_base, load_model, predict_depth
+from depth_anything_hf.resizing import resize_prediction
 
 
 @pytest.fixture
@@ -118,3 +123,66 @@ def test_load_model__of_another_kind_is_an_error(make_model, tmp_path):
     make_model().backbone.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is of type 'dinov2', which estimates no depth"):
         load_model(str(tmp_path))
+
+
+# --- adapters
+
+
+@pytest.fixture
+def base(make_model, tiny_processor, tmp_path):
+    """Folder of a tiny model."""
+    make_model().save_pretrained(tmp_path / "base")
+    tiny_processor.save_pretrained(tmp_path / "base")
+    return str(tmp_path / "base")
+
+
+@pytest.fixture
+def make_adapter(base, tmp_path):
+    """Function that saves an adapter of the model, as trained: `make_adapter(decoder)` returns its model and folder."""
+
+    def make(decoder):
+        model, _ = load_model(base)
+        adapted = get_peft_model(model, depth_lora_config(rank=2, decoder=decoder)).eval()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    size = 0.5 if decoder == "frozen" else 0.05
+                    parameter += size * torch.randn(parameter.shape, generator=generator)
+        adapted.save_pretrained(tmp_path / "adapter")
+        return adapted, str(tmp_path / "adapter")
+
+    return make
+
+
+@pytest.mark.parametrize("decoder", ["full", "lora", "frozen"])
+def test_load_model__merges_an_adapter_into_its_base(make_adapter, base, images, decoder):
+    adapted, folder = make_adapter(decoder)
+    assert (adapter_base(folder), adapter_base(base)) == (base, None)
+    loaded, processor = load_model(folder)
+    assert type(loaded).__name__ == "DepthAnythingForDepthEstimation"
+    assert not loaded.training
+    assert not [name for name, _ in loaded.named_modules() if "lora" in name]
+    assert processor.size == {"height": 56, "width": 56}  # the base's
+    found, expected = (predict_depth(model, processor, images[:2]) for model in (loaded, adapted))
+    (before, _) = load_model(base)
+    for one, other, old in zip(found, expected, predict_depth(before, processor, images[:2]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert (one - old).abs().max() > 1e-3  # the adapter does something
+
+
+def test_load_model__adapter_that_names_no_base_is_an_error(make_adapter):
+    _, folder = make_adapter("frozen")
+    path = f"{folder}/adapter_config.json"
+    with open(path) as file:
+        config = json.load(file)
+    with open(path, "w") as file:
+        json.dump(config | {"base_model_name_or_path": None}, file)
+    with pytest.raises(
+        ValueError, match=r"adapter_config\.json does not say which model the adapter belongs to; write"
+    ):
+        load_model(folder)
+
+
+def test_adapter_base__of_a_folder_without_a_model_is_none(tmp_path):
+    assert adapter_base(str(tmp_path)) is None

@@ -10,7 +10,7 @@ import depth_anything_hf
 PACKAGE = Path(depth_anything_hf.__file__).parent
 # A room imports rooms of lower floors, and rooms of its own floor that stand before it.
 FLOORS = (
-    ("geometry", "alignment"),
+    ("geometry", "alignment", "resizing"),
     ("losses", "augmentation", "data"),
     ("configuration", "modeling", "image_processing", "inference", "convert", "adapters"),
     ("evaluation", "labeling", "training"),

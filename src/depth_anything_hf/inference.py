@@ -12,8 +12,9 @@ from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor, resize_prediction
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.resizing import resize_prediction
 
 
 def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProcessor]:
@@ -27,7 +28,7 @@ def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProces
         `tuple[nn.Module, DepthAnythingImageProcessor]`: The model, in evaluation mode on the CPU, and its processor.
 
     Raises:
-        ValueError: The checkpoint is no depth model.
+        ValueError: The checkpoint is no depth model, or an adapter that names no base model.
     """
     base = adapter_base(name)
     if base is not None:
@@ -56,7 +57,15 @@ def adapter_base(name: str) -> str | None:
     if cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False) is not None:
         return None
     found = find_adapter_config_file(name)
-    return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if found is None:
+        return None
+    base = json.loads(Path(found).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(
+            f"{found} does not say which model the adapter belongs to; write its Hub id or folder there, as "
+            "base_model_name_or_path."
+        )
+    return base
 
 
 @torch.no_grad()

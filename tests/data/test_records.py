@@ -90,6 +90,85 @@ def test_photograph_without_label():
     assert (sample.values, sample.mask, sample.space, sample.group, sample.source) == (None, None, None, None, "")
 
 
+# --- own_size
+
+
+def own_size(size, codes=((2, 4, 6), (8, 0, 12)), **changes):
+    """A record whose label is 3 wide and 2 high, and its image of another size (width, height)."""
+    return row(codes, image=Image.new("RGB", size, (9, 8, 7)), own_size=True, **changes)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (3, 2), (1, 1), (2, 9), (30, 1)])
+def test_own_size__brings_the_image_to_the_label(size):
+    sample = decode_record(own_size(size))
+    assert sample.image.size == (3, 2)
+    assert np.asarray(sample.image).reshape(-1, 3).tolist() == [[9, 8, 7]] * 6
+    assert sample.values.tolist() == [[1.0, 2.0, 3.0], [4.0, 0.0, 6.0]]
+    assert sample.mask.tolist() == [[True, True, True], [True, False, True]]
+
+
+def test_own_size__covers_the_whole_image():
+    halves = np.zeros((40, 60, 3), np.uint8)
+    halves[:, 30:] = 255
+    sample = decode_record(row(np.ones((2, 4)), image=Image.fromarray(halves), own_size=True))
+    assert np.abs(np.asarray(sample.image)[..., 0].astype(int) - [[0, 0, 255, 255]] * 2).max() <= 25  # bicubic
+
+
+@pytest.mark.parametrize("stated", [{}, {"own_size": False}, {"own_size": None}])
+def test_own_size__has_to_be_stated(stated):
+    record = own_size((6, 4))
+    del record["own_size"]
+    with pytest.raises(ValueError, match=r"depth_map is 3 x 2 and the image 6 x 4 \(width x height\)"):
+        decode_record(record | stated)
+
+
+def test_own_size__scales_the_intrinsics():
+    sample = decode_record(own_size((6, 8), intrinsics=[10.0, 20.0, 3.0, 4.0]))  # to 3 x 2: a half and a quarter
+    assert sample.intrinsics == (5.0, 5.0, 1.5, 1.0)
+    assert decode_record(own_size((6, 8))).intrinsics is None
+
+
+def test_own_size__refuses_a_sky_mask():
+    for sky in (Image.new("L", (6, 4)), Image.new("L", (3, 2))):
+        with pytest.raises(ValueError, match=r"record made by hand.*sky_mask"):
+            decode_record(own_size((6, 4), sky_mask=sky))
+    with pytest.raises(ValueError, match="a label of its own size has its sky as disparity 0: drop it"):
+        decode_record(own_size((6, 4), sky_mask=Image.new("L", (6, 4))))
+    assert decode_record(own_size((6, 4), sky_mask=None)).sky is None
+
+
+def test_own_size__is_that_of_the_upright_image():
+    quarters = np.zeros((20, 40, 3), np.uint8)  # 40 wide as stored, 20 wide upright
+    quarters[:, 20:] = 255
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # a quarter turn clockwise: what was right comes to lie below
+    image = {"bytes": png_bytes(Image.fromarray(quarters), exif=exif), "path": None}
+    sample = decode_record(row(np.ones((4, 2)), image=image, own_size=True, intrinsics=[10, 10, 10, 20]))
+    assert sample.image.size == (2, 4)
+    found = np.asarray(sample.image)[..., 0].astype(int)
+    assert np.abs(found - [[0, 0], [0, 0], [255, 255], [255, 255]]).max() <= 25  # bicubic
+    assert sample.intrinsics == (1.0, 1.0, 1.0, 2.0)  # of 20 x 40 upright pixels
+
+
+def test_own_size__of_a_photograph_without_label_means_nothing():
+    sample = decode_record({"image": Image.new("RGB", (6, 4)), "own_size": True, "intrinsics": [1, 2, 3, 4]})
+    assert (sample.image.size, sample.values, sample.intrinsics) == ((6, 4), None, (1.0, 2.0, 3.0, 4.0))
+
+
+def test_own_size__is_written_at_the_size_of_the_label(tmp_path):
+    from depth_anything_hf.data.folder import load_folder, write_image_folder
+
+    record = own_size((6, 4), intrinsics=[10.0, 20.0, 3.0, 4.0])
+    (read,) = load_folder(write_image_folder([record], tmp_path))
+    assert read["image"].size == (3, 2)
+    written, given = decode_record(read), decode_record(record)
+    assert np.array_equal(written.values, given.values)
+    assert written.intrinsics == given.intrinsics == (5.0, 10.0, 1.5, 2.0)
+
+
+# --- broken rules
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

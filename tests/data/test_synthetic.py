@@ -178,7 +178,7 @@ def test_supersampling_averages_an_edge_and_keeps_the_labels(render):
 def test_records_hold_the_rendered_scenes():
     records = list(iter_synthetic_records(5, 24, 32, seed=7, domain=UNLABELED_DOMAIN, batch_size=2))
     scenes = render_scenes(range(7, 12), 24, 32, UNLABELED_DOMAIN)
-    assert [record["source"] for record in records] == [f"synthetic:hazy-dusk:{seed}" for seed in range(7, 12)]
+    assert [record["source"] for record in records] == [f"synthetic:bad-weather:{seed}" for seed in range(7, 12)]
     for index, record in enumerate(records):
         assert record["image"].mode == "RGB"
         assert np.array_equal(np.asarray(record["image"]), scenes.images[index].permute(1, 2, 0).numpy())

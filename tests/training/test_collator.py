@@ -131,7 +131,7 @@ def test_depth_collator__two_streams_count_and_name(processor, labeled, photogra
     records = [{**labeled[0], "stream": 0}, {**labeled[1], "stream": 0}, {**photographs[0], "stream": 1}]
     batch = DepthCollator(processor)([{**record, "draw_seed": 0} for record in records])
     assert batch["num_labeled"] == 2
-    assert batch["sources"] == ["synthetic:rendered:0", "synthetic:rendered:1", "synthetic:hazy-dusk:100"]
+    assert batch["sources"] == ["synthetic:rendered:0", "synthetic:rendered:1", "synthetic:bad-weather:100"]
     assert set(DepthCollator(processor)(labeled)) == {"pixel_values", "labels", "label_mask"}  # the stock Trainer's
 
 
@@ -161,5 +161,5 @@ def test_evaluation_collator__images_resized_and_truth_at_its_own_size(processor
 
 
 def test_evaluation_collator__photograph(photographs):
-    with pytest.raises(ValueError, match="synthetic:hazy-dusk:100 has no depth_map"):
+    with pytest.raises(ValueError, match="synthetic:bad-weather:100 has no depth_map"):
         EvaluationCollator(DepthAnythingImageProcessor())(photographs[:1])

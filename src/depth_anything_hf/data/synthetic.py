@@ -21,21 +21,23 @@ _NOISE = torch.from_numpy(np.random.default_rng(0).random((1, 1, 32, 32, 32), np
 
 # As in life, what a surface is shows in its colours, more or less: trusting them too much misleads.
 _DAY = ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)), ((0.4, 0.4, 0.4), (0.8, 0.75, 0.7)), ((0, 0, 0), (0.9, 0.9, 0.9))
-_DUSK = ((0.2, 0.12, 0.05), (0.6, 0.4, 0.3)), ((0.15, 0.1, 0.1), (0.6, 0.5, 0.5)), ((0.1, 0.05, 0.0), (0.85, 0.6, 0.4))
-_EVENING = ((1.2, 0.8, 0.5), (0.2, 0.2, 0.3), (0.3, 0.2, 0.4), (0.8, 0.5, 0.4))
 
 
 @dataclass(frozen=True)
 class Domain:
-    """Describe how the images of a domain look; the geometry of a seed is the same in every domain."""
+    """Describe how the images of a domain look; the geometry of a seed is the same in every domain.
+
+    Weather and camera are those of the worst scene: each scene draws its share of them, from none to all.
+    """
 
     name: str
     textures: tuple[str, ...] = _TEXTURES[:4]  # families that surfaces draw from
     palettes: tuple = _DAY  # darkest and lightest linear RGB of the floor, of walls and buildings, and of things
     lights: tuple = ((0.9, 0.8, 0.8), (0.3, 0.3, 0.3), (0.2, 0.3, 0.8), (0.6, 0.7, 0.9))  # lamp, shade, zenith, haze
     elevation: tuple[float, float] = (35.0, 70.0)  # of the sun, degrees; indoors the lamp hangs the higher
-    fog: tuple[float, float] = (0.0, 0.0)  # 1 hides half of the contrast at the scene's typical distance
+    fog: float = 0.0  # 1 hides half of the contrast at the scene's typical distance
     exposure: tuple[float, float] = (0.8, 1.1)  # gain of the linear image
+    cast: tuple[float, float] = (1.0, 1.0)  # gain of each of its colours
     noise: float = 0.0  # standard deviation of the shot noise of a white pixel
     blur: float = 0.0  # weight of each neighbour in a three-tap blur, in [0, 1/3]
     vignetting: float = 0.0  # fraction of light lost in the corners, in [0, 1]
@@ -43,8 +45,8 @@ class Domain:
 
 
 LABELED_DOMAIN = Domain("rendered")
-_HAZE, _GAIN, _SENSOR = (0.1, 0.5), (0.8, 1.3), (0.05, 0.2, 0.45)
-UNLABELED_DOMAIN = Domain("hazy-dusk", _TEXTURES[4:], _DUSK, _EVENING, (18, 42), _HAZE, _GAIN, *_SENSOR)
+_CAMERA = {"exposure": (0.2, 3.0), "cast": (0.35, 2.0), "noise": 0.4, "blur": 0.33, "vignetting": 0.5}
+UNLABELED_DOMAIN = Domain("bad-weather", _TEXTURES[4:], elevation=(18, 50), fog=0.6, **_CAMERA)
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,16 @@ def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np
     (sh, sp, sr), (ch, cp, cr) = (wave([scene.heading, scene.pitch, scene.roll]) for wave in (np.sin, np.cos))
     forward, level, below = np.array([[sh * cp, ch * cp, sp], [ch, -sh, 0], [sh * sp, ch * sp, -cp]])
     rise, turn = math.radians(rng.uniform(*domain.elevation)), rng.uniform(0, math.tau)
+    share = rng.random()  # of the domain's weather and camera trouble
+    gain = share * (rng.uniform(*np.log(domain.exposure)) + rng.uniform(*np.log(domain.cast), 3))
     lamp = scene.span * (math.cos(rise) * math.cos(turn), math.cos(rise) * math.sin(turn), math.sin(rise))
     return {
         "table": np.column_stack((rows[:, 1:7], np.cos(yaw), np.sin(yaw), SHAPES, *material)).T,
         **{"right": cr * level + sr * below, "down": cr * below - sr * level, "forward": forward, "eye": scene.eye},
         **{"focal": 0.5 / math.tan(scene.fov / 2), "lamp": lamp, "reach": scene.span.max()},
         **dict(zip(("light", "ambient", "zenith", "horizon"), np.array(domain.lights), strict=True)),
-        **{"fog": rng.uniform(*domain.fog) / scene.extent, "exposure": rng.uniform(*domain.exposure)},
+        **{"fog": share * domain.fog / scene.extent, "gain": np.exp(gain)},
+        **{"noise": share**2 * domain.noise, "blur": share * domain.blur},
     }
 
 
@@ -167,19 +172,19 @@ def _shade(scene: SimpleNamespace, width: int, ray, depth, surface) -> torch.Ten
     lambert = lit * (-_dot(normal, beam) / square.sqrt()).clamp(min=0) * 2 / (1 + square / scene.reach**2)
     color = albedo * (scene.ambient * (0.8 + 0.15 * normal[2] + 0.1 * normal[0]) + scene.light * lambert)
     heaven = scene.horizon + (scene.zenith - scene.horizon) * (ray[2] / stretch).clamp(min=0).sqrt()
-    return torch.where(sky, heaven, scene.horizon + (color - scene.horizon) * haze) * scene.exposure
+    return torch.where(sky, heaven, scene.horizon + (color - scene.horizon) * haze) * scene.gain
 
 
-def _develop(linear: torch.Tensor, seeds: Sequence[int], domain: Domain) -> torch.Tensor:
-    """Return what the domain's sensor makes of linear colours (3, batch, ...): uint8 (batch, 3, height, width)."""
+def _develop(linear: torch.Tensor, scene: SimpleNamespace, seeds: Sequence[int], vignetting: float) -> torch.Tensor:
+    """Return what the scene's sensor makes of linear colours (3, batch, ...): uint8 (batch, 3, height, width)."""
     v, u = (torch.arange(1 - size, size, 2, device=linear.device) / size for size in linear.shape[2:])
-    linear = linear * (1 - domain.vignetting / 2 * (u * u + (v * v)[:, None]))
+    linear = linear * (1 - vignetting / 2 * (u * u + (v * v)[:, None]))
     for _ in range(2):  # along the width, then, transposed, along the height
         wide = torch.nn.functional.pad(linear, (1, 1, 0, 0), mode="replicate")
-        linear = (linear + domain.blur * (wide[..., 2:] + wide[..., :-2] - 2 * linear)).transpose(2, 3)
+        linear = (linear + scene.blur[..., None] * (wide[..., 2:] + wide[..., :-2] - 2 * linear)).transpose(2, 3)
     grain = [np.random.default_rng([seed, 2]).standard_normal((3, *linear.shape[2:]), np.float32) for seed in seeds]
     grain = torch.from_numpy(np.stack(grain, 1)).to(linear.device)
-    linear = linear + domain.noise * (linear.clamp(min=0) + 0.01).sqrt() * grain
+    linear = linear + scene.noise[..., None] * (linear.clamp(min=0) + 0.01).sqrt() * grain
     return (linear.clamp(0, 1).sqrt() * 255).round().to(torch.uint8).transpose(0, 1)
 
 
@@ -219,7 +224,7 @@ def render_scenes(
     colors = sum(colors[..., i::supersample, j::supersample] for i, j in np.ndindex(supersample, supersample))
     depth, focal = labels[1].unflatten(-1, size), scene.focal * width  # (batch, height, width), (batch, 1)
     intrinsics = torch.cat([focal, focal, torch.full_like(focal, width / 2), torch.full_like(focal, height / 2)], 1)
-    images = _develop(colors / supersample**2, seeds, domain)
+    images = _develop(colors / supersample**2, scene, seeds, domain.vignetting)
     return SceneBatch(images, torch.where(depth > FAR, 0, depth), depth > FAR, intrinsics)
 
 

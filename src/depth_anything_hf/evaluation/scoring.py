@@ -9,7 +9,7 @@ import torch
 from depth_anything_hf.alignment import apply_fit, fit_scale_shift
 from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
 from depth_anything_hf.geometry import invert, masked_mean, valid_mask
-from depth_anything_hf.image_processing import resize_prediction
+from depth_anything_hf.resizing import resize_prediction
 
 SCORE_NAMES = (*METRIC_NAMES, "disparity_abs_rel", "scale")
 

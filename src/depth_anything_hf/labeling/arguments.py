@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
+from depth_anything_hf.geometry import check_space
+from depth_anything_hf.inference import adapter_base
 from depth_anything_hf.labeling.sources import ImageSource
 from depth_anything_hf.labeling.teacher import Preparation
 
@@ -61,6 +64,12 @@ class LabelingArguments:
         for name in ("resolution", "batch_size", "shard_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"num_workers is {self.num_workers}; it must be at least 0 (0: decode in this process).")
+        if self.space is not None:
+            check_space(self.space)
+        if self.push_to_hub is not None:
+            validate_repo_id(self.push_to_hub)  # now, not when all is labelled
         if self.num_workers is None:
             self.num_workers = min(max((os.cpu_count() or 1) - 1, 1), 16)
 
@@ -162,7 +171,7 @@ class Settings:
         """
         now = self.as_json()
         changed = [
-            f"{item.name}: {begun.get(item.name)!r} then, {now[item.name]!r} now"
+            f"{item.name}: {_brief(begun.get(item.name))} then, {_brief(now[item.name])} now"
             for item in fields(self)
             if begun.get(item.name) != now[item.name]
         ]
@@ -171,6 +180,13 @@ class Settings:
                 f"{folder} was begun with other settings ({'; '.join(changed)}); repeat those to go on, or label into "
                 "a new folder."
             )
+
+
+def _brief(value: Any) -> str:
+    """Show a value in a message; a list of thousands of parts would bury the rest."""
+    if isinstance(value, list) and len(value) > 4:
+        return f"{len(value)} from {value[0]!r} to {value[-1]!r}"
+    return repr(value)
 
 
 def model_revision(name: str, model: nn.Module) -> str:
@@ -184,10 +200,10 @@ def model_revision(name: str, model: nn.Module) -> str:
         The commit, or "sha256:" and 16 hexadecimal digits of the weights.
     """
     commit = getattr(model.config, "_commit_hash", None)
-    if commit and not Path(name).exists():
+    if commit and not Path(name).exists() and adapter_base(name) is None:  # an adapter's commit is not its base's
         return commit
     digest = hashlib.sha256()
     for key, values in sorted(model.state_dict().items()):
         digest.update(key.encode())
-        digest.update(values.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(values.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()[:16]}"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import io
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from depth_anything_hf.data.codes import upright_rgb
-from depth_anything_hf.image_processing import resize_pixels, resized_size
 from depth_anything_hf.labeling.plan import BlockEnd, Work
+from depth_anything_hf.labeling.sources import Item
+from depth_anything_hf.resizing import resize_pixels, resized_size
 
 _OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 LARGEST_ASPECT = 8.0  # longer side over shorter: the network's input grows with it
@@ -59,18 +60,11 @@ class Decoder(Dataset):
         if isinstance(work, BlockEnd):
             return None
         try:
+            _check_names(work.item)
             data = read_file(work.item.image)
-            image = self._open(data)
-            size = self.input_size(image.height, image.width)
-            pixels = torch.from_numpy(np.array(image))
+            pixels, size = self._decode(data)
         except RefusedError as refusal:
             return Rejected(str(refusal))
-        except OSError as error:
-            if error.errno is not None and error.errno not in _OF_THE_FILE:
-                raise  # the disk or the network: another run may fare better
-            return Rejected(f"{type(error).__name__}: {error}")
-        except Exception as error:  # whatever a decoder makes of a broken file
-            return Rejected(f"{type(error).__name__}: {error}")
         if self.resize:
             pixels = resize_pixels(pixels[None], size)[0]
         return Picture(pixels, size, data if self.keep_file else None)
@@ -80,18 +74,26 @@ class Decoder(Dataset):
         aspect = max(height, width) / min(height, width)
         if aspect > LARGEST_ASPECT:
             raise RefusedError(
-                f"{width} x {height} pixels: sides of 1 to {aspect:.0f}, at most 1 to {LARGEST_ASPECT:.0f}"
+                f"{width} x {height} pixels: sides of 1 to {aspect:.4g}, at most 1 to {LARGEST_ASPECT:.0f}"
             )
         target = (self.resolution, self.resolution)
         return resized_size(height, width, target, self.multiple, keep_aspect_ratio=not self.square)
 
-    def _open(self, data: bytes) -> Image.Image:
+    def _decode(self, data: bytes) -> tuple[torch.Tensor, tuple[int, int]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow refuses by itself what is too large; the rest concerns metadata
-            image = Image.open(io.BytesIO(data))
-            self.input_size(image.height, image.width)  # before the pixels are decoded
-            image.load()
-            return upright_rgb(image)
+            try:
+                image = Image.open(io.BytesIO(data))
+                self.input_size(image.height, image.width)  # before the pixels are decoded
+                image.load()
+                image = upright_rgb(image)
+            except RefusedError:
+                raise
+            except UnidentifiedImageError as error:  # whose message is an address in memory
+                raise RefusedError(f"no image of a known format; it begins with {data[:12]!r}") from error
+            except Exception as error:  # whatever a decoder makes of a broken file
+                raise RefusedError(f"{type(error).__name__}: {error}") from error
+        return torch.from_numpy(np.array(image)), self.input_size(image.height, image.width)
 
 
 def read_file(image: dict[str, Any] | None) -> bytes:
@@ -102,21 +104,41 @@ def read_file(image: dict[str, Any] | None) -> bytes:
 
     Returns:
         `bytes`: At least one.
+
+    Raises:
+        RefusedError: There is no such file, or nothing in it.
+        OSError: The disk or the network fails: another run may fare better.
     """
     if image is None or (image.get("bytes") is None and not image.get("path")):
         raise RefusedError("the record has no image")
-    data, path = image.get("bytes"), image.get("path")
-    if data is None and "://" in path:
-        import fsspec
-
-        with fsspec.open(path, "rb") as file:
-            data = file.read()
-    elif data is None:
-        with open(path, "rb") as file:
-            data = file.read()
+    data = image.get("bytes")
+    if data is None:
+        try:
+            with _opened(image["path"]) as file:
+                data = file.read()
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno in _OF_THE_FILE:
+                raise RefusedError(f"{type(error).__name__}: {error}") from error
+            raise
     if not data:
         raise RefusedError("empty file")
     return data
+
+
+def _opened(path: str) -> BinaryIO:
+    if "://" not in path:
+        return open(path, "rb")
+    import fsspec
+
+    return fsspec.open(path, "rb")
+
+
+def _check_names(item: Item) -> None:
+    """Refuse what neither JSON nor parquet can name."""
+    try:
+        f"{item.key}{(item.image or {}).get('path')}".encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError("the name of the file is not UTF-8; rename it") from error
 
 
 class RefusedError(Exception):

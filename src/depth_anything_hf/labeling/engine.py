@@ -10,9 +10,7 @@ import collections
 import contextlib
 import errno
 import os
-import queue
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,10 +19,10 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch.utils.data import DataLoader
 
 from depth_anything_hf.labeling.arguments import LabelingArguments, Settings
 from depth_anything_hf.labeling.decoding import Decoder, Picture, Rejected
+from depth_anything_hf.labeling.feeding import decoded
 from depth_anything_hf.labeling.manifest import claim_folder, finish_folder, push_folder
 from depth_anything_hf.labeling.plan import BlockEnd, Work, schedule
 from depth_anything_hf.labeling.predicting import Labels, Predictor, common_sizes
@@ -77,7 +75,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any]:
     model.to(state.device)
     settings = Settings.resolve(args, source, model, preparation, space, state.device.type)
     folder = ShardFolder(Path(args.out_dir).expanduser())
-    with state.main_process_first():
+    with state.main_process_first(), _clear_when_full(folder.path):
         claim_folder(folder, settings, is_main=state.is_main_process)
     finished = folder.finished()
     decoder = Decoder(
@@ -100,7 +98,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any]:
     bar = LabelingBar(source, finished, state, disable=args.disable_tqdm or not state.is_main_process)
     with _clear_when_full(folder.path), bar, Writers(folder, settings) as writers:
         run = _Run(predictor, writers, settings.batch_size, bar)
-        for work, result in _decoded(feed, decoder, args.num_workers, _on_cpu(state)):
+        for work, result in decoded(feed, decoder, args.num_workers, _on_cpu(state)):
             run.take(work, result)
     state.wait_for_everyone()
     manifest = None
@@ -130,62 +128,6 @@ def _clear_when_full(path: Path) -> Iterator[None]:
 
 def _on_cpu(state: PartialState) -> bool:
     return state.device.type == "cpu"
-
-
-def _decoded(feed: Iterable, decoder: Decoder, num_workers: int, on_cpu: bool) -> Iterator[tuple]:
-    """Yield each piece of work with its decoded result, in order; the workers decode ahead."""
-    under_way = collections.deque()
-
-    def handed_out():
-        for work in _read_ahead(feed, 4 * max(num_workers, 1)):
-            under_way.append(work)
-            yield work
-
-    loader = DataLoader(
-        decoder,
-        sampler=handed_out(),  # what there is to decode is the index into a data set of everything
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=num_workers,
-        prefetch_factor=8 if num_workers else None,
-        pin_memory=not on_cpu,
-    )
-    for result in loader:
-        yield under_way.popleft(), result
-
-
-def _as_it_is(result):
-    return result
-
-
-def _read_ahead(items: Iterable, size: int) -> Iterator:
-    """Iterate in a thread, so many items ahead: reading a file or the network must not stop the device."""
-    ready: queue.Queue = queue.Queue(size)
-    stopped, end = threading.Event(), object()
-
-    def put(value) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                return ready.put(value, timeout=0.1)
-
-    def run() -> None:
-        try:
-            for item in items:
-                put((item, None))
-                if stopped.is_set():
-                    return
-            put((end, None))
-        except BaseException as error:  # it is raised again where the items are used
-            put((end, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        while (entry := ready.get())[0] is not end:
-            yield entry[0]
-        if entry[1] is not None:
-            raise entry[1]
-    finally:
-        stopped.set()
 
 
 class Writers:

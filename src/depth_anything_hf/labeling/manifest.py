@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from depth_anything_hf import __version__
 from depth_anything_hf.labeling.arguments import Settings
 from depth_anything_hf.labeling.plan import BlockId, missing_blocks
-from depth_anything_hf.labeling.shards import DATA, ShardFolder, write_whole
+from depth_anything_hf.labeling.shards import DATA, PROGRESS, ShardFolder, write_whole
 from depth_anything_hf.labeling.sources import ImageSource
 
 SETTINGS, MANIFEST, REJECTS, CARD = "settings.json", "manifest.json", "rejects.jsonl", "README.md"
@@ -37,10 +37,22 @@ def claim_folder(folder: ShardFolder, settings: Settings, is_main: bool = True) 
         settings.check_same(json.loads(begun.read_text(encoding="utf-8")), folder.path)
     elif folder.path.exists() and any(not entry.name.startswith(".") for entry in folder.path.iterdir()):
         raise FileExistsError(f"{folder.path} holds files of another origin; give a new or an empty folder.")
-    if is_main:
-        folder.prepare()
-        if not begun.exists():
-            write_whole(begun, _json(settings.as_json()))
+    if not is_main:
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    for left in folder.path.glob(".*.partial"):  # of a run that was killed
+        left.unlink(missing_ok=True)
+    _keep(begun, _json(settings.as_json()))  # first: it is what tells the folder from a foreign one
+    folder.prepare()
+    for name, entry in folder.finished().items():
+        if not _is_there(folder.path, entry):  # someone removed it, or the disk lost it: it is labelled again
+            (folder.path / PROGRESS / f"{name}.json").unlink()
+
+
+def _is_there(folder: Path, entry: dict[str, Any]) -> bool:
+    """Whether the shard of a finished block stands in its full size."""
+    shard = folder / (entry["file"] or "")
+    return entry["file"] is None or (shard.is_file() and shard.stat().st_size == entry["bytes"])
 
 
 def finish_folder(folder: ShardFolder, settings: Settings, source: ImageSource) -> dict[str, Any]:
@@ -70,9 +82,9 @@ def finish_folder(folder: ShardFolder, settings: Settings, source: ImageSource) 
         if entry["unreadable"]:
             rejects.append({"key": source.parts[name.part], "reason": f"the rest of it: {entry['unreadable']}"})
     lines = "".join(json.dumps(reject) + "\n" for reject in rejects)
-    write_whole(folder.path / REJECTS, lines.encode())
-    write_whole(folder.path / CARD, str(_card(folder.path.resolve().name, settings, manifest)).encode())
-    write_whole(folder.path / MANIFEST, _json(manifest))
+    _keep(folder.path / REJECTS, lines.encode())
+    _keep(folder.path / CARD, str(_card(folder.path.resolve().name, settings, manifest)).encode())
+    _keep(folder.path / MANIFEST, _json(manifest))
     return manifest
 
 
@@ -86,11 +98,20 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
 
     Returns:
         Its address.
+
+    Raises:
+        OSError: The Hub refuses, or cannot be reached.
     """
-    api = HfApi()
-    address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     files = [f"{DATA}/*.parquet", SETTINGS, MANIFEST, REJECTS, CARD]
-    api.upload_folder(repo_id=repo_id, folder_path=folder, repo_type="dataset", allow_patterns=files)
+    api = HfApi()
+    try:
+        address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, repo_type="dataset", allow_patterns=files)
+    except Exception as error:  # of the HTTP library, whose classes are no OSError
+        raise OSError(
+            f"{repo_id} was not uploaded ({type(error).__name__}: {error}). {folder} is finished; repeat the same command "
+            "to upload it."
+        ) from error
     return str(address)
 
 
@@ -144,6 +165,12 @@ def _card(name: str, settings: Settings, manifest: dict[str, Any]) -> DatasetCar
         space="disparity: larger is nearer, of unknown scale and shift" if settings.space == "disparity" else "metres",
         versions=", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
     )
+
+
+def _keep(file: Path, content: bytes) -> None:
+    """Write a file, unless it holds that already."""
+    if not file.exists() or file.read_bytes() != content:
+        write_whole(file, content)
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -52,7 +52,7 @@ def digest_of(keys: list[str]) -> str:
 
     Example:
         >>> digest_of(["a", "b"])[:8]
-        'b0467db8'
+        '911169dd'
     """
     return hashlib.sha256("".join(f"{key}\n" for key in keys).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -133,8 +133,15 @@ class _Reader:
             self.ahead = next(self.items)
         except StopIteration:
             self.ended = True
-        except (ValueError, EOFError, tarfile.TarError) as error:  # a broken file; an OSError may pass, so it stops us
+        except (ValueError, EOFError, tarfile.TarError, OSError) as error:
+            if isinstance(error, OSError) and not _is_of_the_file(error):
+                raise  # the disk or the network: another run may fare better
             self.ended, self.unreadable = True, f"{type(error).__name__}: {error}"
+
+
+def _is_of_the_file(error: OSError) -> bool:
+    """Tell a broken file from a failing disk or network; pyarrow says of a broken page just OSError, without a number."""
+    return type(error) is OSError and error.errno is None
 
 
 def _check_unchanged(source: ImageSource, name: BlockId, keys: list[str], last, entry: Mapping) -> None:

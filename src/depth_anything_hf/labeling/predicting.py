@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from depth_anything_hf.data.codes import MAX_CODE
-from depth_anything_hf.image_processing import resize_pixels, resize_prediction, resized_size
 from depth_anything_hf.labeling.teacher import Preparation
+from depth_anything_hf.resizing import resize_pixels, resize_prediction, resized_size
 
-# Sides of cameras' and phones' pictures. Only their shapes are compiled, as each costs a compilation (and PyTorch stops
-# at 8); the choice must not depend on what came first, or a resumed run would differ in the last bit.
-_COMMON = ((1, 1), (3, 4), (2, 3), (9, 16), (4, 3), (3, 2), (16, 9))
+# Sides of cameras' and phones' pictures. Only their shapes are compiled, as each costs a compilation; the choice must not
+# depend on what came first, or a resumed run would differ in the last bit. At 518, 3 : 2 lies between two sizes, so that
+# 640 x 427 has another one than 1920 x 1280.
+_COMMON = ((1, 1), (3, 4), (2, 3), (427, 640), (9, 16), (4, 3), (3, 2), (640, 427), (16, 9))
 
 
 def common_sizes(resolution: int, multiple: int) -> frozenset[tuple[int, int]]:
@@ -60,10 +61,10 @@ def quantize(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, to
     low = torch.where(mask, values, torch.inf).amin(spread)
     high = torch.where(mask, values, -torch.inf).amax(spread)
     labeled = low <= high  # somewhere
-    low = torch.where(labeled, low, 0.0)
-    scale = (torch.where(labeled, high, 0.0) - low) / (MAX_CODE - 1)
-    constant = scale == 0
-    scale = torch.where(constant, torch.where(low != 0, low.abs(), 1.0), scale)
+    low, high = torch.where(labeled, low, 1.0), torch.where(labeled, high, 1.0)
+    # A scale below the smallest normal number would have too few digits.
+    scale = ((high - low) / (MAX_CODE - 1)).clamp_min(torch.finfo(torch.float32).tiny)
+    scale = torch.where(low == high, torch.where(low != 0, low.abs(), 1.0), scale)
     steps = ((values - low[:, None, None]) / scale[:, None, None]).round() + 1
     codes = torch.where(mask, steps, 0.0).clamp(0, MAX_CODE).to(torch.int32).to(torch.uint16)
     return codes, scale, low
@@ -98,6 +99,8 @@ class Predictor:
         mean, std = (torch.tensor(x, device=self.device)[:, None, None] for x in (preparation.mean, preparation.std))
         self.gain, self.shift = preparation.factor / std, -mean / std
         self.compiled_sizes = compiled_sizes
+        limits = torch._dynamo.config  # of the shapes that PyTorch compiles; what came later would not be
+        limits.recompile_limit = max(limits.recompile_limit, len(compiled_sizes))
         self.compiled = torch.compile(self._depth, dynamic=False) if compiled_sizes else None
 
     @torch.inference_mode()

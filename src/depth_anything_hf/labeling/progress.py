@@ -22,8 +22,9 @@ class LabelingBar:
     """
 
     def __init__(self, source: ImageSource, finished: Mapping, state: PartialState, disable: bool = False):
-        self.share, self.rejected = state.num_processes, 0
+        self.share = state.num_processes
         done = sum(entry["inputs"] for entry in finished.values()) // self.share
+        self.rejected = sum(len(entry["rejects"]) for entry in finished.values()) // self.share
         name = "pseudo-label" if self.share == 1 else f"pseudo-label (process 1 of {self.share})"
         self.bar = tqdm(desc=name, unit="image", initial=done, disable=disable, smoothing=0.05)
         if not disable:
@@ -43,7 +44,10 @@ class LabelingBar:
         self.bar.update(labeled + rejected)
 
     def _count(self, source: ImageSource) -> None:
-        total = source.count()
+        try:
+            total = source.count()
+        except Exception:  # whatever it is, the run meets it in its turn; the bar goes without a total
+            return
         if total is not None:
             self.bar.total = max(total // self.share, self.bar.n)
             self.bar.refresh()

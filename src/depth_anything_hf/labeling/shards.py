@@ -22,7 +22,7 @@ from depth_anything_hf.labeling.decoding import Rejected
 from depth_anything_hf.labeling.plan import BlockEnd, BlockId
 
 ROWS_IN_A_GROUP, BYTES_IN_A_GROUP = 64, 2**28  # a reader of a stream holds a group in memory
-DATA, _PROGRESS = "data", "progress"
+DATA, PROGRESS = "data", "progress"
 
 
 def encode_label(codes: np.ndarray) -> bytes:
@@ -72,7 +72,7 @@ class ShardFolder:
 
     def prepare(self) -> None:
         """Make the folders, and remove what an interrupted run left half written."""
-        for name in (DATA, _PROGRESS):
+        for name in (DATA, PROGRESS):
             (self.path / name).mkdir(parents=True, exist_ok=True)
             for left in (self.path / name).glob(".*.partial"):
                 left.unlink(missing_ok=True)
@@ -80,7 +80,7 @@ class ShardFolder:
     def finished(self) -> dict[BlockId, dict[str, Any]]:
         """Read the entries of all finished blocks, in order."""
         entries = {}
-        for file in sorted((self.path / _PROGRESS).glob("[0-9]*.json")):
+        for file in sorted((self.path / PROGRESS).glob("[0-9]*.json")):
             entries[BlockId(*map(int, file.stem.split("-")))] = json.loads(file.read_text(encoding="utf-8"))
         return entries
 
@@ -109,7 +109,7 @@ class ShardFolder:
         if rows:
             file = self.path / DATA / f"part-{end.block}.parquet"
             entry |= {"file": f"{DATA}/{file.name}"} | self._write_shard(file, rows)
-        write_whole(self.path / _PROGRESS / f"{end.block}.json", json.dumps(entry).encode())
+        write_whole(self.path / PROGRESS / f"{end.block}.json", json.dumps(entry).encode())
         return entry
 
     def _write_shard(self, file: Path, rows: list[dict]) -> dict[str, Any]:

@@ -6,20 +6,25 @@ before it is needed.
 
 from __future__ import annotations
 
+import contextlib
 import glob
-import json
 import os
+import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, METADATA
+from pyarrow import ArrowInvalid
+
+from depth_anything_hf.labeling.photographs import EXTENSIONS, is_photograph, walk
 
 if TYPE_CHECKING:
     import datasets
 
-EXTENSIONS = (*IMAGE_EXTENSIONS, ".gif", ".jfif", ".avif")
+_FILE_TYPES = ("binary", "large_binary", "string", "large_string")  # the bytes of a file, or its path
+_BROKEN = (ArrowInvalid, EOFError, tarfile.TarError)
 _SHARDS = {".parquet": "parquet", ".tar": "webdataset"}
 
 
@@ -42,6 +47,7 @@ class ImageSource:
         parts: Names of the parts, in order.
         whole_files: Whether each part is a file; then its name is unique and its content fixed.
         count: Counts the images, if that can be done without reading them.
+        archives: The tar file of each part, if it lies here: `tarfile` takes one that is cut for one that ends.
     """
 
     name: str
@@ -51,6 +57,7 @@ class ImageSource:
     parts: tuple[str, ...]
     whole_files: bool
     count: Callable[[], int | None] = lambda: None
+    archives: tuple[Path, ...] = ()
 
     def read(self, part: int) -> Iterator[Item]:
         """Yield the inputs of a part, always in the same order.
@@ -60,12 +67,17 @@ class ImageSource:
 
         Returns:
             Items; a key is the path below the folder, or part and row.
+
+        Raises:
+            ValueError, EOFError, OSError or tarfile.TarError: The part cannot be read further.
         """
         rows = self.dataset.shard(num_shards=len(self.parts), index=part) if len(self.parts) > 1 else self.dataset
         for row, example in enumerate(rows):
             image = example[self.column]
             own = example.get("key") or example.get("__key__") or ((image or {}).get("path") or "")
             yield Item(f"{self.parts[part]}/{row:07d}/{own}".rstrip("/") if self.whole_files else own, image)
+        if self.archives:
+            _check_end(self.archives[part])
 
 
 def open_source(
@@ -85,7 +97,8 @@ def open_source(
 
     Raises:
         FileNotFoundError: Neither a path nor a data set that the Hub knows.
-        ValueError: Several image columns or none, files of different kinds, or a limit below 1.
+        ValueError: Several image columns or none, files of different kinds, files of which none can be read, or a
+            limit below 1.
 
     Example:
         >>> import tempfile
@@ -113,22 +126,29 @@ def open_source(
         dataset=source.dataset.take(limit),
         parts=(f"first-{limit}",),
         count=lambda: min(total() or limit, limit),
+        archives=(),
     )
 
 
 def _shard_files(given: Path) -> list[Path]:
     """List the parquet or tar files that are meant, none if it is photographs."""
-    if given.suffix in _SHARDS:
-        files = [Path(file) for file in glob.glob(str(given))] if glob.has_magic(str(given)) else [given]
-    elif given.is_dir():
-        files = [path for pattern in ("*", "data/*") for end in _SHARDS for path in given.glob(pattern + end)]
+    if given.is_dir():
+        found = [path for pattern in ("*", "data/*") for end in _SHARDS for path in given.glob(pattern + end)]
+        files = [path for path in found if not path.name.startswith(".")]
+    elif given.suffix in _SHARDS:
+        by_pattern = glob.has_magic(str(given)) and not given.exists()
+        files = [Path(file) for file in glob.glob(str(given))] if by_pattern else [given]
     else:
         return []
     kinds = {file.suffix for file in files}
+    if files and given.is_dir():
+        kinds |= {path.suffix for path in given.iterdir() if is_photograph(path)}
     if len(kinds) > 1:
-        raise ValueError(f"{given} holds files of the kinds {sorted(kinds)}; name one, such as {given}/*.tar.")
+        raise ValueError(
+            f"{given} holds files of the kinds {sorted(kinds)}; name one kind, such as {given}/*{files[0].suffix}."
+        )
     missing = [str(file) for file in files if not file.is_file()]
-    if missing or (given.suffix in _SHARDS and not files):
+    if missing or (given.suffix in _SHARDS and not files and not given.is_dir()):
         raise FileNotFoundError(f"{(missing or [str(given)])[0]}: no such file; check the path.")
     return sorted(files)
 
@@ -136,19 +156,57 @@ def _shard_files(given: Path) -> list[Path]:
 def _open_files(name: str, files: list[Path], column: str | None) -> ImageSource:
     from datasets import load_dataset
 
+    kind = _SHARDS[files[0].suffix]
     data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
-    stream = load_dataset(_SHARDS[files[0].suffix], data_files=data_files, split="train", streaming=True)
+    options = {"data_files": data_files, "split": "train", "streaming": True}
+    try:
+        stream = load_dataset(kind, **options)
+    except _BROKEN:  # the first file, from which the column types are read
+        stream = load_dataset(kind, features=_first_features(name, kind, data_files["train"]), **options)
     column = _image_column(stream, column, name)
-    names = [file.name for file in files]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{name} holds two files called {max(names, key=names.count)}; give them names of their own.")
-    return ImageSource(name, None, _undecoded(stream, column), column, tuple(names), True, lambda: _count_rows(files))
+    parts = tuple(file.name for file in files)
+    twice = [part for part, count in Counter(parts).items() if count > 1]
+    if twice:
+        raise ValueError(f"{name} holds two files called {twice[0]}; give them names of their own.")
+    archives = tuple(files) if kind == "webdataset" else ()
+    return ImageSource(
+        name, None, _undecoded(stream, column), column, parts, True, lambda: _count_rows(files), archives
+    )
+
+
+def _first_features(name: str, kind: str, files: list[str]) -> datasets.Features:
+    """Read the column types from the first file that is not broken; a broken one is named once its turn comes."""
+    from datasets import load_dataset
+
+    reasons = []
+    for file in files:
+        try:
+            return load_dataset(kind, data_files={"train": [file]}, split="train", streaming=True).features
+        except _BROKEN as error:
+            reasons.append(f"{file}: {error}")
+    raise ValueError(f"{name}: none of its {len(files)} files can be read ({reasons[0]}); copy them anew.")
 
 
 def _count_rows(files: list[Path]) -> int | None:
     import pyarrow.parquet as pq
 
-    return None if files[0].suffix == ".tar" else sum(pq.read_metadata(file).num_rows for file in files)
+    if files[0].suffix == ".tar":
+        return None
+    count = 0
+    for file in files:
+        with contextlib.suppress(ArrowInvalid):  # a broken file has no rows to read
+            count += pq.read_metadata(file).num_rows
+    return count
+
+
+def _check_end(archive: Path) -> None:
+    """Refuse a tar file whose headers do not lead to its end mark: it is cut, or a header is broken."""
+    with tarfile.open(archive) as opened:
+        for _ in opened:
+            pass
+        opened.fileobj.seek(opened.offset)
+        if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no end mark at byte {opened.offset}; the file is cut or damaged there")
 
 
 def _open_hub(name: str, column: str | None, split: str) -> ImageSource:
@@ -178,11 +236,13 @@ def _image_column(stream: datasets.IterableDataset, column: str | None, name: st
     found = [key for key, feature in features.items() if isinstance(feature, Image)]
     if column is None and len(found) == 1:
         return found[0]
-    is_image = isinstance(features.get(column), Image) or features.get(column) in (Value("binary"), Value("string"))
+    asked = features.get(column)
+    is_image = isinstance(asked, Image) or asked in [Value(kind) for kind in _FILE_TYPES]
+    is_image |= isinstance(asked, dict) and {"bytes"} <= asked.keys() <= {"bytes", "path"}
     if column is None or not is_image:
-        asked = "no column is named" if column is None else f"column {column!r} is {features.get(column)}"
+        state = "no column is named" if column is None else f"column {column!r} is {asked}"
         raise ValueError(
-            f"{name} has the image columns {found} (of {sorted(features)}), and {asked}; name one with --image-column."
+            f"{name} has the image columns {found} (of {sorted(features)}), and {state}; name one with --image-column."
         )
     return column
 
@@ -198,48 +258,9 @@ def _undecoded(stream: datasets.IterableDataset, column: str) -> datasets.Iterab
 def _open_photographs(name: str, given: Path) -> ImageSource:
     from datasets import IterableDataset
 
-    stream = IterableDataset.from_generator(_walk, gen_kwargs={"path": str(given)})
-    if next(iter(_walk(str(given))), None) is None:
+    stream = IterableDataset.from_generator(walk, gen_kwargs={"path": str(given)})
+    if next(iter(walk(str(given))), None) is None:
         raise FileNotFoundError(
             f"{given} holds no photograph; looked for files ending in {', '.join(EXTENSIONS)}, parquet and tar."
         )
-    return ImageSource(name, None, stream, "image", ("photographs",), False, lambda: sum(1 for _ in _walk(str(given))))
-
-
-def _walk(path: str) -> Iterator[dict]:
-    """Yield the photographs of a folder tree, or of a pattern, folder by folder in the order of their names."""
-    given = Path(path)
-    if glob.has_magic(path) and not given.exists():
-        root = next(parent for parent in given.parents if not glob.has_magic(str(parent)))
-        files = (Path(file) for file in sorted(glob.glob(path, recursive=True)) if not os.path.isdir(file))
-    elif given.is_file():
-        root, files = given.parent, iter([given])
-    elif (given / METADATA).is_file():  # an imagefolder: its depth maps and masks are no photographs
-        root, files = given, _listed(given)
-    else:
-        root, files = given, _descend(given, frozenset())
-    for file in files:
-        if file.suffix.lower() in EXTENSIONS:
-            yield {"key": file.relative_to(root).as_posix(), "image": {"bytes": None, "path": str(file.absolute())}}
-
-
-def _listed(folder: Path) -> Iterator[Path]:
-    with open(folder / METADATA, encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                yield folder / json.loads(line)["file_name"]
-
-
-def _descend(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in above:  # a link to a folder above would go round for ever
-        return
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _descend(Path(entry.path), above | {real})
-        elif (
-            entry.is_file() or entry.is_symlink()
-        ):  # a link that leads nowhere is an input too: it is rejected by name
-            yield Path(entry.path)
+    return ImageSource(name, None, stream, "image", ("photographs",), False, lambda: sum(1 for _ in walk(str(given))))

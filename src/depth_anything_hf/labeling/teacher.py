@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from torch import nn
@@ -43,14 +44,16 @@ def load_teacher(name: str, space: str | None = None) -> tuple[nn.Module, Prepar
             f"{name} ({model.config.model_type}) does not say whether it predicts disparity or depth; pass "
             "space='disparity' or space='depth'."
         )
-    return model, preparation_of(processor), check_space(space or known)
+    # Weights that are stored in half precision are computed with in `dtype`, as any others.
+    return model.float(), preparation_of(processor, model.config), check_space(space or known)
 
 
-def preparation_of(processor) -> Preparation:
+def preparation_of(processor, config=None) -> Preparation:
     """Read from an image processor what labelling needs; padding is left out, as it has no label.
 
     Args:
         processor: Of transformers.
+        config: The model's: some processors (DPT's, ZoeDepth's) do not know the patch size.
 
     Returns:
         The preparation.
@@ -60,10 +63,15 @@ def preparation_of(processor) -> Preparation:
         >>> preparation_of(DepthAnythingImageProcessor()).multiple
         14
     """
-    multiple = getattr(processor, "ensure_multiple_of", None) or getattr(processor, "size_divisor", None)
+    asked = getattr(processor, "ensure_multiple_of", None) or getattr(processor, "size_divisor", None)
+    backbone = getattr(config, "backbone_config", None)
+    patch = getattr(backbone, "patch_size", None) or getattr(config, "patch_size", None)
+    multiple = math.lcm(max(int(asked or 1), 1), patch if isinstance(patch, int) else 1)
+    # transformers' DPT takes the patches of its own ViT for a square.
+    own_encoder = getattr(config, "model_type", None) == "dpt" and (backbone is None or config.is_hybrid)
     factor = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
     if getattr(processor, "do_normalize", False):
         mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     else:
         mean, std = (0.0,) * 3, (1.0,) * 3
-    return Preparation(multiple or 1, multiple is None, factor, mean, std)
+    return Preparation(multiple, asked is None or own_encoder, factor, mean, std)

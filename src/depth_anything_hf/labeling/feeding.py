@@ -1,0 +1,125 @@
+"""Work in, decoded pictures out, ahead of the device: a thread that reads the source, and processes that decode."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from torch.utils.data import DataLoader, Dataset
+
+from depth_anything_hf.labeling.decoding import Decoder, Picture, Rejected
+from depth_anything_hf.labeling.plan import BlockEnd, Work
+
+
+def decoded(
+    feed: Iterable[Work | BlockEnd], decoder: Decoder, num_workers: int, on_cpu: bool
+) -> Iterator[tuple[Work | BlockEnd, Picture | Rejected | None]]:
+    """Yield each piece of work with its decoded result, in order; the workers decode ahead.
+
+    Args:
+        feed: Work and block ends; iterated in a thread.
+        decoder: Copied into each worker.
+        num_workers: 0 decodes here.
+        on_cpu: Whether the model is on the CPU, too; for a GPU, pixels come in pinned memory.
+
+    Returns:
+        Pairs.
+
+    Raises:
+        OSError: The disk or the network fails, or a worker died.
+    """
+    under_way: collections.deque[Work | BlockEnd] = collections.deque()
+
+    def handed_out():
+        for work in _read_ahead(feed, 4 * max(num_workers, 1)):
+            under_way.append(work)
+            yield work
+
+    loader = DataLoader(
+        _Reporting(decoder),
+        sampler=handed_out(),  # what there is to decode is the index into a data set of everything
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        prefetch_factor=8 if num_workers else None,
+        pin_memory=not on_cpu,
+    )
+    try:
+        for result in loader:
+            work = under_way.popleft()
+            if isinstance(result, _Failure):
+                raise OSError(
+                    result.errno,
+                    f"{work.item.key} cannot be read ({result.message}). Check the disk or the network, and repeat the "
+                    "same command to go on",
+                )
+            if num_workers and on_cpu and result is not None and not isinstance(result, Rejected):
+                # A copy sets the worker's shared memory free, and its file handle, of which there are few.
+                result = result._replace(pixels=result.pixels.clone())
+            yield work, result
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OSError(
+            f"a process that decodes died ({error}). Memory may be short: repeat the same command to go on, with a "
+            "smaller --num_workers."
+        ) from error
+
+
+class _Failure(NamedTuple):
+    """Reading failed, though the input may be sound."""
+
+    errno: int
+    message: str
+
+
+class _Reporting(Dataset):
+    """Return a failure to read as a value: an exception would lose its number on the way from a worker."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
+
+    def __getitem__(self, work: Work | BlockEnd) -> Picture | Rejected | _Failure | None:
+        try:
+            return self.decoder[work]
+        except OSError as error:
+            return _Failure(error.errno or errno.EIO, error.strerror or str(error))
+
+
+def _as_it_is(result):
+    return result
+
+
+def _read_ahead(items: Iterable, size: int) -> Iterator:
+    """Iterate in a thread, so many items ahead: reading a file or the network must not stop the device."""
+    ready: queue.Queue = queue.Queue(size)
+    stopped, end = threading.Event(), object()
+
+    def put(value) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return ready.put(value, timeout=0.1)
+
+    def run() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stopped.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # it is raised again where the items are used
+            put((end, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        while (entry := ready.get())[0] is not end:
+            yield entry[0]
+        if entry[1] is not None:
+            raise entry[1]
+    finally:
+        stopped.set()

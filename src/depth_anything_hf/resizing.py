@@ -1,0 +1,127 @@
+"""Sizes at which a model sees its images, and the ways to bring images, maps and predictions to a size."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+RESIZE_METHODS = ("lower_bound", "minimal")
+
+
+def resized_size(
+    height: int,
+    width: int,
+    target: tuple[int, int],
+    multiple: int = 14,
+    keep_aspect_ratio: bool = True,
+    method: str = "lower_bound",
+) -> tuple[int, int]:
+    """Compute the size to which an image is resized before the model sees it.
+
+    Args:
+        height (`int`): Of the image, pixels.
+        width (`int`): Of the image, pixels.
+        target (`tuple[int, int]`): Height and width to aim at, pixels.
+        multiple (`int`): Both sides of the result are multiples of this.
+        keep_aspect_ratio (`bool`): False gives the target itself, rounded.
+        method (`str`): `"lower_bound"`: the smallest size that covers the target, as the authors' code.
+            `"minimal"`: whichever side needs the smaller change of scale is brought to the target, as the stock DPT
+            processor (and MiDaS) does; the other side may fall below it.
+
+    Returns:
+        `tuple[int, int]`: height and width.
+
+    Raises:
+        ValueError: Unknown method, or a side below 1.
+
+    Source: `Resize` in the authors' `dpt.py`; `get_resize_output_image_size` in transformers.
+
+    Example:
+        >>> resized_size(240, 320, (518, 518)), resized_size(240, 320, (518, 518), method="minimal")
+        ((518, 686), (392, 518))
+    """
+    if method not in RESIZE_METHODS:
+        raise ValueError(f"resize_method is {method!r}; it must be one of {RESIZE_METHODS}.")
+    if min(height, width, *target, multiple) < 1:
+        raise ValueError(f"an image of {height} x {width} cannot be resized to {target} in multiples of {multiple}.")
+    scale_height, scale_width = target[0] / height, target[1] / width
+    if keep_aspect_ratio and method == "lower_bound":
+        scale_height = scale_width = max(scale_height, scale_width)
+    elif keep_aspect_ratio:
+        nearer = scale_width if abs(1 - scale_width) < abs(1 - scale_height) else scale_height
+        scale_height = scale_width = nearer
+
+    def rounded(length: float, least: int) -> int:
+        nearest = round(length / multiple) * multiple
+        return math.ceil(length / multiple) * multiple if nearest < least else nearest
+
+    covers = keep_aspect_ratio and method == "lower_bound"
+    return (
+        rounded(scale_height * height, target[0] if covers else multiple),
+        rounded(scale_width * width, target[1] if covers else multiple),
+    )
+
+
+def resize_map(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize maps by nearest neighbour: no value is invented, and none is blended across a hole.
+
+    Args:
+        values (`torch.Tensor`): `(batch, height, width)`, float or bool.
+        size (`tuple[int, int]`): height and width.
+
+    Returns:
+        `torch.Tensor`: `(batch, *size)`, same dtype.
+    """
+    resized = F.interpolate(values[:, None].float(), size=size, mode="nearest-exact")[:, 0]
+    return resized.to(values.dtype)
+
+
+def resize_pixels(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize photographs on their own device by the bicubic kernel with antialiasing, to whole grey levels.
+
+    Args:
+        pixels (`torch.Tensor`): `(batch, height, width, 3)`, uint8.
+        size (`tuple[int, int]`): height and width.
+
+    Returns:
+        `torch.Tensor`: `(batch, *size, 3)`, uint8. Equal to torchvision's resize, which the stock processor uses where
+        it is installed; within a few grey levels of Pillow's.
+
+    Example:
+        >>> resize_pixels(torch.full((1, 4, 6, 3), 7, dtype=torch.uint8), (2, 3)).unique().tolist()
+        [7]
+    """
+    if tuple(pixels.shape[1:3]) == tuple(size):
+        return pixels
+    planes = pixels.movedim(-1, 1)  # channels last in memory, which is how the CPU's kernel is fast
+    if not pixels.is_cuda:
+        resized = F.interpolate(planes, size=tuple(size), mode="bicubic", antialias=True)
+    else:
+        resized = F.interpolate(planes.float(), size=tuple(size), mode="bicubic", antialias=True)
+        resized = resized.round().clamp(0, 255).to(torch.uint8)
+    return resized.movedim(1, -1)
+
+
+def resize_prediction(predicted_depth: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
+    """Bring predictions to another size.
+
+    Args:
+        predicted_depth (`torch.Tensor`): `(batch, height, width)`.
+        size (`tuple[int, int]`): height and width.
+        mode (`str`): `"bilinear"` with aligned corners, as the authors; or `"bicubic"`, as the stock processor, which
+            can overshoot below zero.
+
+    Returns:
+        `torch.Tensor`: `(batch, *size)`, float32 at least.
+
+    Raises:
+        ValueError: Unknown mode.
+    """
+    if mode not in ("bilinear", "bicubic"):
+        raise ValueError(
+            f"mode is {mode!r}; it must be 'bilinear' (as the authors) or 'bicubic' (as the stock processor)."
+        )
+    values = predicted_depth[:, None].to(torch.promote_types(predicted_depth.dtype, torch.float32))
+    return F.interpolate(values, size=tuple(size), mode=mode, align_corners=mode == "bilinear")[:, 0]

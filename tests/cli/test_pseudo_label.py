@@ -1,0 +1,113 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Dinov2Config
+
+from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+from depth_anything_hf.cli.main import main
+from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.labeling import engine
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+    torch.manual_seed(0)
+    DepthAnythingForDepthEstimation(config_for_encoder(encoder)).save_pretrained(folder)
+    DepthAnythingImageProcessor(size={"height": 56, "width": 56}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def command(teacher, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(5):
+        pixels = np.random.default_rng(i).integers(0, 255, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no image")
+    plain = ["--resolution", "56", "--device", "cpu", "--num_workers", "0"]
+    return [
+        "pseudo-label",
+        "--model",
+        teacher,
+        "--images",
+        str(tmp_path / "photos"),
+        "--out",
+        str(tmp_path / "out"),
+        *plain,
+    ]
+
+
+def test_pseudo_label__labels_and_says_what_it_did(command, tmp_path, capsys):
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert f"6 images: 5 labelled, 1 rejected (rejects.jsonl), 1 shards in {tmp_path / 'out'}" in captured.out
+    bar = captured.err.split("\r")[-1]
+    assert re.search(r"pseudo-label.* 6/6? .*image.*rejected=1", bar), bar
+    assert load_folder(tmp_path / "out")["source"] == [f"{i}.png" for i in range(5)]
+
+
+def test_pseudo_label__options_reach_the_settings(command, tmp_path):
+    options = [
+        "--batch_size",
+        "3",
+        "--limit",
+        "4",
+        "--keep_image",
+        "resized",
+        "--space",
+        "depth",
+        "--dtype",
+        "bfloat16",
+    ]
+    assert main([*command, *options, "--shard_size", "2", "--compiled", "false", "--disable_tqdm"]) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    wanted = {"batch_size": 3, "limit": 4, "keep_image": "resized", "space": "depth", "dtype": "bfloat16"}
+    wanted |= {"shard_size": 2, "compiled": False, "resolution": 56, "inputs": 4}
+    assert wanted.items() <= manifest.items()
+    assert len(manifest["shards"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--keep_image", "copy"], "keep_image is 'copy'; it must be one of original, resized, reference"),
+        (["--resolution", "57"], "resolution is 57; it must be a multiple of the patch size 14, such as 56"),
+        (["--shard_size", "0"], "shard_size is 0; it must be at least 1"),
+        (["--limit", "0"], "limit is 0; it must be at least 1"),
+        (["--num_workers", "-1"], "num_workers is -1; it must be at least 0"),
+        (["--space", "metres"], "space"),
+        (["--device", "cuda:1"], "device is 'cuda:1'"),
+        (["--push_to_hub", "a/b/c"], "a/b/c"),
+        (["--dtype", "int8"], "dtype is 'int8'"),
+        (["--images", "nowhere/*.jpg"], "nowhere"),
+    ],
+)
+def test_pseudo_label__refuses(options, message, command, tmp_path, capsys):
+    assert main([*command, *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_pseudo_label__stopped_from_the_keyboard(command, monkeypatch, capsys):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._Run, "take", stop)
+    assert main(command) == 130
+    assert "pseudo-label: stopped." in capsys.readouterr().err
+
+
+def test_pseudo_label__help_has_examples_and_every_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["pseudo-label", "--help"])
+    text = capsys.readouterr().out
+    assert "depth-anything-hf pseudo-label --model depth-anything/" in text
+    assert "accelerate launch -m depth_anything_hf pseudo-label" in text
+    assert "torchrun" in text
+    assert all(len(line) <= 119 for line in text.split("examples:")[1].splitlines())

@@ -1,0 +1,83 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from depth_anything_hf.labeling import arguments
+from depth_anything_hf.labeling.arguments import LabelingArguments, Settings, model_revision
+from depth_anything_hf.labeling.sources import ImageSource
+from depth_anything_hf.labeling.teacher import Preparation
+
+PREPARATION = Preparation(14, False, 1 / 255, (0.5,) * 3, (0.25,) * 3)
+
+
+def resolve(device="cpu", parts=("photographs",), whole_files=False, **given):
+    args = LabelingArguments("teacher", "photos", "out", **given)
+    source = ImageSource("photos", None, None, "image", tuple(parts), whole_files)
+    model = nn.Linear(2, 3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+    model.config = SimpleNamespace()
+    return Settings.resolve(args, source, model, PREPARATION, "disparity", device)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", ("float32", False, 2)), ("cuda", ("bfloat16", True, 32))])
+def test_resolve__defaults_of_the_device(device, expected):
+    settings = resolve(device)
+    assert (settings.dtype, settings.compiled, settings.batch_size) == expected
+    settings = resolve(device, dtype="float16", compiled=device == "cpu", batch_size=3)
+    assert (settings.dtype, settings.compiled, settings.batch_size) == ("float16", device == "cpu", 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"resolution": 520}, "resolution is 520; it must be a multiple of the patch size 14, such as 518"),
+        ({"resolution": 3}, "such as 14"),
+        ({"keep_image": "reference", "whole_files": True}, "lie inside files; choose 'original' or 'resized'"),
+    ],
+)
+def test_resolve__refuses(given, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(**given)
+
+
+def test_check_same__accepts_itself_and_names_each_difference(tmp_path):
+    begun = resolve().as_json()
+    resolve().check_same(begun, tmp_path)
+    with pytest.raises(ValueError, match=r"\(batch_size: 2 then, 4 now; shard_size: 512 then, 8 now\); repeat those"):
+        resolve(batch_size=4, shard_size=8).check_same(begun, tmp_path)
+
+
+def test_check_same__settings_of_an_older_version(tmp_path):
+    begun = resolve().as_json()
+    del begun["compiled"]
+    with pytest.raises(ValueError, match="compiled: None then, False now"):
+        resolve().check_same(begun, tmp_path)
+
+
+def test_check_same__thousands_of_parts_do_not_bury_the_message(tmp_path):
+    begun = resolve(parts=[f"{i:05d}.tar" for i in range(5000)]).as_json()
+    with pytest.raises(ValueError, match=r"parts: 5000 from '00000.tar' to '04999.tar' then, 5001 from") as refusal:
+        resolve(parts=[f"{i:05d}.tar" for i in range(5001)]).check_same(begun, tmp_path)
+    assert len(str(refusal.value)) < 400
+
+
+def test_model_revision__follows_the_weights():
+    model = nn.BatchNorm1d(2)  # which has a number without dimension among its weights
+    model.config = SimpleNamespace()
+    before = model_revision("teacher", model)
+    assert before == model_revision("elsewhere", model)
+    model.num_batches_tracked += 1
+    assert before != model_revision("teacher", model)
+    assert model_revision("teacher", model.to(torch.bfloat16)).startswith("sha256:")
+
+
+def test_model_revision__commit_of_a_whole_model_only(monkeypatch):
+    model = nn.Linear(1, 1)
+    model.config = SimpleNamespace(_commit_hash="0123")
+    monkeypatch.setattr(arguments, "adapter_base", {"me/model": None, "me/adapter": "me/model"}.get)
+    assert model_revision("me/model", model) == "0123"
+    assert model_revision("me/adapter", model).startswith("sha256:")  # that commit is the base model's

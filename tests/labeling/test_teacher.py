@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BeitConfig,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+    GLPNConfig,
+    GLPNForDepthEstimation,
+    GLPNImageProcessor,
+    ZoeDepthConfig,
+    ZoeDepthForDepthEstimation,
+    ZoeDepthImageProcessor,
+)
+
+from depth_anything_hf import DepthAnythingImageProcessor
+from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.data.records import decode_record
+from depth_anything_hf.inference import load_model
+from depth_anything_hf.labeling.teacher import load_teacher, preparation_of
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def dpt():
+    sizes = {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
+    model = DPTForDepthEstimation(DPTConfig(**SMALL, **sizes, image_size=64, is_hybrid=False, readout_type="ignore"))
+    torch.nn.init.constant_(model.head.head[-2].bias, 1.0)  # above zero
+    return model, DPTImageProcessor()
+
+
+def zoedepth():
+    backbone = BeitConfig(**SMALL, image_size=64, out_indices=[1, 2, 3, 4], reshape_hidden_states=False)
+    sizes = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, "bottleneck_features": 8}
+    sizes |= {"num_relative_features": 8, "num_attractors": [4, 2, 2, 1], "bin_embedding_dim": 8}
+    return ZoeDepthForDepthEstimation(ZoeDepthConfig(backbone_config=backbone, **sizes)), ZoeDepthImageProcessor()
+
+
+def glpn():
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1]}
+    return GLPNForDepthEstimation(GLPNConfig(**sizes, decoder_hidden_size=8)), GLPNImageProcessor()
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Function that saves a model and a processor: `save(make)` returns the folder."""
+
+    def write(make):
+        torch.manual_seed(0)
+        model, processor = make()
+        model.save_pretrained(tmp_path / "teacher")
+        processor.save_pretrained(tmp_path / "teacher")
+        return str(tmp_path / "teacher")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("make", "space", "multiple", "square"),
+    [(dpt, "disparity", 16, True), (zoedepth, "depth", 16, False), (glpn, "depth", 32, False)],
+)
+def test_load_teacher__labels_with_models_of_transformers(
+    make, space, multiple, square, save, label, photos, tmp_path
+):
+    folder = save(make)
+    _, preparation, found = load_teacher(folder)
+    assert (found, preparation.multiple, preparation.square) == (space, multiple, square)
+    manifest = label(tmp_path / "out", model=folder, resolution=64, limit=4)
+    assert (manifest["labeled"], manifest["space"]) == (4, space)
+    model, processor = load_model(folder)
+    for record in load_folder(tmp_path / "out"):
+        sample = decode_record(record)
+        assert sample.mask.mean() > 0.5
+        picture = Image.open(photos / record["source"]).convert("RGB").resize(sample.values.shape[::-1], 3)
+        options = {"do_resize": False, "do_pad": False, "return_tensors": "pt"}
+        with torch.no_grad():
+            values = model(**processor(picture, **options)).predicted_depth[:, None]
+        values = torch.nn.functional.interpolate(values, sample.values.shape, mode="bilinear", align_corners=True)
+        np.testing.assert_allclose(
+            sample.values[sample.mask], values[0, 0].numpy()[sample.mask], rtol=0.02, atol=values.std().item() / 5
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_load_teacher__weights_in_half_precision(dtype, teacher, label, tmp_path):
+    model, processor = load_model(teacher)
+    model.to(dtype).save_pretrained(tmp_path / "half")
+    processor.save_pretrained(tmp_path / "half")
+    label(tmp_path / "out", model=tmp_path / "half", limit=3)
+    label(tmp_path / "whole", limit=3)
+    for half, whole in zip(load_folder(tmp_path / "out"), load_folder(tmp_path / "whole"), strict=True):
+        np.testing.assert_allclose(decode_record(half).values, decode_record(whole).values, atol=0.02)
+
+
+def test_load_teacher__space_that_nobody_tells(save):
+    with pytest.raises(ValueError, match=r"must be|space"):
+        load_teacher(save(dpt), "metres")
+
+
+def test_preparation_of__reads_mean_and_factor():
+    found = preparation_of(DepthAnythingImageProcessor(ensure_multiple_of=8))
+    assert (found.multiple, found.square) == (8, False)
+    assert found.factor == pytest.approx(1 / 255)
+    assert found.mean == pytest.approx((0.485, 0.456, 0.406))
+    plain = preparation_of(DepthAnythingImageProcessor(do_normalize=False, do_rescale=False))
+    assert (plain.factor, plain.mean, plain.std) == (1.0, (0.0,) * 3, (1.0,) * 3)
