@@ -33,6 +33,19 @@ def test_labeling_bar__goes_on_and_shows_the_share_of_this_process(processes, ca
     assert ("process 1 of 2" in line) == (processes == 2)
 
 
+def test_labeling_bar__share_that_is_larger_than_the_mean(capsys):
+    with make(lambda: 20, processes=2) as bar:
+        assert wait_for(lambda: bar.bar.total == 10)
+        bar.update(labeled=9)
+    assert "12/12" in capsys.readouterr().err.split("\r")[-1]
+
+
+def test_labeling_bar__disabled_counts_nothing(capsys):
+    with make(lambda: pytest.fail("counted"), disable=True) as bar:
+        bar.update(labeled=1, rejected=1)
+    assert capsys.readouterr().err == ""
+
+
 def test_labeling_bar__source_that_cannot_be_counted(capsys):
     counted = []
 
@@ -47,9 +60,3 @@ def test_labeling_bar__source_that_cannot_be_counted(capsys):
             assert bar.bar.total is None
         counted.clear()
     assert "Traceback" not in capsys.readouterr().err
-
-
-def test_labeling_bar__disabled_counts_nothing(capsys):
-    with make(lambda: pytest.fail("counted"), disable=True) as bar:
-        bar.update(labeled=1, rejected=1)
-    assert capsys.readouterr().err == ""

@@ -41,6 +41,8 @@ class LabelingBar:
         self.rejected += rejected
         if rejected:
             self.bar.set_postfix(rejected=self.rejected, refresh=False)
+        if self.bar.total is not None:  # a share may be a block larger than the others
+            self.bar.total = max(self.bar.total, self.bar.n + labeled + rejected)
         self.bar.update(labeled + rejected)
 
     def _count(self, source: ImageSource) -> None:
