@@ -3,8 +3,8 @@ import collections
 import pytest
 from accelerate import PartialState
 
-from depth_anything_hf.labeling.plan import BlockEnd, BlockId, Work, digest_of, missing_blocks, schedule
-from depth_anything_hf.labeling.sources import Item
+from depth_anything_hf.labeling.plan import BlockEnd, BlockId, Work, missing_blocks, schedule
+from depth_anything_hf.labeling.sources import Item, digest_of
 
 
 class Process:

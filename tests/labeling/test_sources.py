@@ -455,3 +455,11 @@ def test_open_source__streams_a_data_set_of_the_hub(tmp_path):
     assert found["grey"] == [[len(png(0)), len(png(1))]] * 2
     assert found["few"] == [3, COMMIT, 3]
     assert "x/gone is no file, folder or pattern here, and no data set that the Hub gives" in found["message"]
+
+
+def test_open_source__names_files_of_another_size_differently(tmp_path):
+    parquet(tmp_path / "a.parquet", 2)
+    first = open_source(tmp_path).revision
+    assert open_source(f"{tmp_path}/").revision == first
+    parquet(tmp_path / "a.parquet", 3)
+    assert open_source(tmp_path).revision != first

@@ -138,7 +138,7 @@ class Writers:
         settings (`Settings`): What a record holds.
     """
 
-    BLOCKS_WAITING = 2
+    BLOCKS_WAITING = 1  # encoded and not yet written, beside the one under way
 
     def __init__(self, folder: ShardFolder, settings: Settings):
         self.folder, self.settings = folder, settings

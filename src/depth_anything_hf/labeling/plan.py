@@ -8,7 +8,6 @@ processes, each process reads them all and labels every so-many-th block.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 from accelerate import PartialState
 
-from depth_anything_hf.labeling.sources import ImageSource, Item
+from depth_anything_hf.labeling.sources import ImageSource, Item, digest_of
 
 
 class BlockId(NamedTuple):
@@ -45,16 +44,6 @@ class BlockEnd(NamedTuple):
     last: bool  # of its part
     digest: str  # of the keys
     unreadable: str | None = None  # why the part ends here, where its file is broken
-
-
-def digest_of(keys: list[str]) -> str:
-    """Compute what identifies a list of keys: the SHA-256 of the keys, a line each.
-
-    Example:
-        >>> digest_of(["a", "b"])[:8]
-        '911169dd'
-    """
-    return hashlib.sha256("".join(f"{key}\n" for key in keys).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def schedule(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import os
 import tarfile
 from collections import Counter
@@ -41,7 +42,7 @@ class ImageSource:
 
     Attributes:
         name: What was asked for.
-        revision: Commit of a Hub data set, else None.
+        revision: Commit of a Hub data set, or a digest of the files' names and sizes; None for a tree of photographs.
         dataset: The stream; its shards are the parts.
         column: Which column holds the images.
         parts: Names of the parts, in order.
@@ -113,9 +114,9 @@ def open_source(
     given = Path(images).expanduser()
     files = _shard_files(given)
     if files:
-        source = _open_files(str(images), files, column)
+        source = _open_files(str(given), files, column)
     elif given.exists() or glob.has_magic(str(given)):
-        source = _open_photographs(str(images), given)
+        source = _open_photographs(str(given), given)
     else:
         source = _open_hub(str(images), column, split)
     if limit is None:
@@ -128,6 +129,16 @@ def open_source(
         count=lambda: min(total() or limit, limit),
         archives=(),
     )
+
+
+def digest_of(names: list[str]) -> str:
+    """Compute what identifies a list of names: the SHA-256 of the names, a line each.
+
+    Example:
+        >>> digest_of(["a", "b"])[:8]
+        '911169dd'
+    """
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _shard_files(given: Path) -> list[Path]:
@@ -169,8 +180,10 @@ def _open_files(name: str, files: list[Path], column: str | None) -> ImageSource
     if twice:
         raise ValueError(f"{name} holds two files called {twice[0]}; give them names of their own.")
     archives = tuple(files) if kind == "webdataset" else ()
+    # A file that was replaced under its name is noticed by its size.
+    revision = digest_of([f"{file.name} {file.stat().st_size}" for file in files])[:16]
     return ImageSource(
-        name, None, _undecoded(stream, column), column, parts, True, lambda: _count_rows(files), archives
+        name, revision, _undecoded(stream, column), column, parts, True, lambda: _count_rows(files), archives
     )
 
 
