@@ -34,7 +34,10 @@ setup(
         "Pillow>=10.1",
         "PyYAML>=6.0",
     ],
-    extras_require={"test": ["pytest>=8", "ruff==0.17.6"]},
+    extras_require={
+        "benchmarks": ["h5py>=3.10", "scipy>=1.11"],
+        "test": ["pytest>=8", "ruff==0.17.6", "h5py>=3.10", "scipy>=1.11"],
+    },
     entry_points={"console_scripts": ["depth-anything-hf=depth_anything_hf.cli.main:main"]},
     classifiers=[
         "Development Status :: 3 - Alpha",

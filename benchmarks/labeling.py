@@ -112,7 +112,7 @@ def stock_pipeline(model_folder: Path, files: list[Path], options, batch_size: i
     for _ in depth(names[:batch_size], batch_size=batch_size):
         pass
     started = time.perf_counter()
-    count = sum(1 for _ in depth(iter(names), batch_size=batch_size, num_workers=options.pipeline_workers))
+    count = sum(1 for _ in depth(names, batch_size=batch_size, num_workers=options.pipeline_workers))
     return count / (time.perf_counter() - started)
 
 

@@ -48,7 +48,14 @@ def run_one(seed: int, variant: str, work: Path) -> None:
     from depth_anything_hf.data.folder import load_folder
     from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
     from depth_anything_hf.evaluation.dataset import score_dataset
-    from depth_anything_hf.quickstart.experiment import Plan, predictor, procedural_records, pseudo_label, train
+    from depth_anything_hf.quickstart.experiment import (
+        Plan,
+        predictor,
+        procedural_records,
+        pseudo_label,
+        save_checkpoint,
+        train,
+    )
 
     torch.set_num_threads(1)
     plan = replace(Plan(), seed=seed, **PLAN)
@@ -57,9 +64,9 @@ def run_one(seed: int, variant: str, work: Path) -> None:
     labeled = procedural_records(plan.labeled, plan, LABELED_DOMAIN)
     if variant == TEACHER:
         model = train(plan, folder / "run", plan.teacher_steps, seed, labeled, disable_tqdm=True).model
-        model.save_pretrained(folder / "teacher")
+        save_checkpoint(model, plan, folder / "teacher")
         unlabeled = procedural_records(plan.unlabeled, plan, UNLABELED_DOMAIN)
-        pseudo_label(model, plan, unlabeled, folder / "pseudo_labels", overwrite=True)
+        pseudo_label(folder / "teacher", plan, unlabeled, folder / "pseudo_labels")
     else:
         settings = VARIANTS[variant]
         pseudo = None if settings is None else load_folder(folder / "pseudo_labels")

@@ -59,7 +59,8 @@ def test_run__student_equals_the_stock_pipeline(finished):
 
 def test_run__pseudo_labels_are_the_teachers_in_the_record_schema(finished):
     out, _ = finished
-    labels = datasets.load_dataset("imagefolder", data_dir=str(out / "pseudo_labels"), split="train")
+    files = str(out / "pseudo_labels" / "data" / "*.parquet")
+    labels = datasets.load_dataset("parquet", data_files=files, split="train")
     assert len(labels) == SMALL.unlabeled
     assert {row["space"] for row in labels} == {"disparity"}
     assert len({row["source"] for row in labels}) == SMALL.unlabeled

@@ -14,9 +14,11 @@ _HOME_OF = {
     "DepthAnythingTrainer": "training.trainer",
     "DepthAnythingTrainingArguments": "training.arguments",
     "DepthCollator": "training.collator",
+    "LabelingArguments": "labeling.arguments",
     "StrongPerturbation": "augmentation",
     "config_for": "configuration",
     "config_for_encoder": "configuration",
+    "label_images": "labeling.engine",
     "load_folder": "data.folder",
     "load_images": "data.folder",
     "load_pairs": "data.pairs",
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from depth_anything_hf.data.folder import load_folder, load_images
     from depth_anything_hf.data.pairs import load_pairs
     from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+    from depth_anything_hf.labeling.arguments import LabelingArguments
+    from depth_anything_hf.labeling.engine import label_images
     from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
     from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
     from depth_anything_hf.training.collator import DepthCollator

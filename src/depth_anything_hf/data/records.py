@@ -58,14 +58,15 @@ class DepthSample:
     group: str | None = None
 
 
-def decode_record(record: Mapping[str, Any]) -> DepthSample:
-    """Check a record and decode it.
+def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
+    """Check a record and decode it; a sample that is decoded already comes back unchanged.
 
     Valid labels: codes other than 0 whose value is > 0 and not under the sky (depth), or >= 0 (disparity). Where the
     record says `own_size`, the label covers the image at a size of its own, and the image is brought to that size.
 
     Args:
-        record: A row of a data set; images as PIL images or as `{"bytes", "path"}` (`datasets.Image(decode=False)`).
+        record: A row of a data set; images as PIL images or as `{"bytes", "path"}` (`datasets.Image(decode=False)`). Or a
+            `DepthSample`, as the readers of benchmarks give (`depth_anything_hf.data.readers`).
 
     Returns:
         The sample; `values` and `mask` are None when the record has no `depth_map`.
@@ -79,6 +80,8 @@ def decode_record(record: Mapping[str, Any]) -> DepthSample:
         >>> decode_record(record).values.tolist()
         [[2.0, 0.0]]
     """
+    if isinstance(record, DepthSample):
+        return record
     name = _record_name(record)
     try:
         raw = open_image(record.get("image"), "image")
@@ -163,6 +166,32 @@ def encode_record(
         "source": source,
         **extra,
     }
+
+
+def encode_sample(sample: DepthSample) -> dict[str, Any]:
+    """Make the 16-bit record of a sample, for writing; its values are quantised by `encode_record`.
+
+    Args:
+        sample: With or without a label.
+
+    Returns:
+        The record; `group` is a key only where the sample has one.
+
+    Example:
+        >>> sample = decode_record(encode_record(np.zeros((1, 2, 3), np.uint8), [[1.0, 3.0]], group="room"))
+        >>> decode_record(encode_sample(sample)).values.tolist()
+        [[1.0, 3.0]]
+    """
+    return encode_record(
+        sample.image,
+        sample.values,
+        sample.mask,
+        sample.space or "depth",
+        sample.sky,
+        sample.intrinsics,
+        sample.source,
+        **({} if sample.group is None else {"group": sample.group}),
+    )
 
 
 def record_features(with_sky: bool = False, with_group: bool = False, **extra: Any) -> datasets.Features:

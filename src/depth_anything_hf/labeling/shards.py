@@ -45,7 +45,7 @@ def encode_label(codes: np.ndarray) -> bytes:
 def encode_picture(pixels: np.ndarray, quality: int = 95) -> bytes:
     """Write (height, width, 3) uint8 as a JPEG."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
     return file.getvalue()
 
 

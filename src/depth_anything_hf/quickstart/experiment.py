@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from tqdm.auto import tqdm
 from transformers import Dinov2Config, ProgressCallback
 
 from depth_anything_hf.configuration import config_for_encoder
-from depth_anything_hf.data.folder import write_image_folder
-from depth_anything_hf.data.records import decode_record, encode_record
+from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, Domain, iter_synthetic_records
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.inference import predict_depth
+from depth_anything_hf.labeling.arguments import LabelingArguments
+from depth_anything_hf.labeling.engine import label_images
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
@@ -184,39 +186,46 @@ def train(
     return trainer
 
 
-def pseudo_label(teacher: DepthAnythingForDepthEstimation, plan: Plan, images, out_dir: Path, overwrite=False) -> Path:
-    """Write the teacher's disparity for each image to disk in the record schema.
+def save_checkpoint(model: DepthAnythingForDepthEstimation, plan: Plan, folder: Path) -> None:
+    """Save a quickstart model with its processor."""
+    model.save_pretrained(folder)
+    new_processor(plan).save_pretrained(folder)
+
+
+def pseudo_label(teacher: Path, plan: Plan, images: str | Sequence[dict], out_dir: Path) -> Path:
+    """Label images with a saved teacher, by the engine that labels millions; an earlier run's labels are replaced.
 
     Args:
-        teacher (`DepthAnythingForDepthEstimation`): Labels the images as they are.
-        plan (`Plan`): Sizes; the images are stored at the size the teacher saw.
-        images: Records; only their `image` and `source` are read, never a label.
+        teacher (`Path`): Checkpoint folder.
+        plan (`Plan`): Sizes, and how many images at most.
+        images (`str` or `Sequence[dict]`): A folder of photographs; or records, of which only `image` and `source` are
+            read, never a label.
         out_dir (`Path`): Folder to write.
-        overwrite (`bool`): Replace an earlier run's labels.
 
     Returns:
         `Path`: The folder.
     """
-    processor = new_processor(plan)
-
-    def labeled():
-        with tqdm(total=len(images), desc="pseudo-label", unit="image") as bar:
-            for start in range(0, len(images), 32):
-                records = (images[i] for i in range(start, min(start + 32, len(images))))
-                samples = [decode_record({key: record[key] for key in ("image", "source")}) for record in records]
-                seen = [_as_seen(sample.image, processor) for sample in samples]
-                labels = predict_depth(teacher, processor, seen)
-                for sample, image, label in zip(samples, seen, labels, strict=True):
-                    yield encode_record(image, label.numpy(), space="disparity", source=sample.source)
-                bar.update(len(samples))
-
-    return write_image_folder(labeled(), out_dir, overwrite=overwrite)
-
-
-def _as_seen(image: Image.Image, processor: DepthAnythingImageProcessor) -> Image.Image:
-    """Resize a photograph to the size at which the model looks at it."""
-    height, width = processor.input_size(image.height, image.width)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    shutil.rmtree(out_dir, ignore_errors=True)
+    pictures = out_dir.parent / "unlabeled"
+    if not isinstance(images, str):
+        shutil.rmtree(pictures, ignore_errors=True)
+        pictures.mkdir(parents=True)
+        for record in images:
+            record["image"].save(pictures / f"{record['source'].replace(':', '-')}.png")
+    photographs = isinstance(images, str)
+    settings = LabelingArguments(
+        str(teacher),
+        images if photographs else str(pictures),
+        str(out_dir),
+        resolution=plan.height,
+        limit=plan.unlabeled,
+        keep_image="resized" if photographs else "original",
+        batch_size=32,
+        device="cpu",
+        num_workers=1,
+    )
+    label_images(settings)
+    return out_dir
 
 
 def predictor(

@@ -60,7 +60,7 @@ own prediction to {metrics["stock_pipeline_max_difference"]:.1e}. The run took {
 |---|---|
 | `student/` | checkpoint with processor and card, loads in plain transformers |
 | `teacher/` | the teacher's checkpoint |
-| `pseudo_labels/` | the teacher's labels, `load_dataset("imagefolder", data_dir=...)` |
+| `pseudo_labels/` | the teacher's labels: parquet, `load_dataset("parquet", data_files="pseudo_labels/data/*.parquet")` |
 | `predictions.png` | image, ground truth, teacher, student |
 | `training.png` | the losses |
 | `metrics.json` | all numbers |

@@ -14,14 +14,13 @@ from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
 from depth_anything_hf.evaluation.dataset import row_prior, score_dataset
 from depth_anything_hf.hub import write_model_card
-from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.parity import prove_stock_pipeline
 from depth_anything_hf.quickstart.experiment import (
     Plan,
-    new_processor,
     predictor,
     procedural_records,
     pseudo_label,
+    save_checkpoint,
     train,
 )
 from depth_anything_hf.quickstart.report import draw_losses, draw_predictions, write_report
@@ -71,9 +70,10 @@ def run(
     print(f"[1/3] teacher: {plan.teacher_steps} steps on {len(labeled)} labelled scenes")
     teaching = train(plan, out_dir / "teacher", plan.teacher_steps, plan.seed, labeled)
     teacher = teaching.model
-    _save(teacher, plan, out_dir / "teacher")
+    save_checkpoint(teacher, plan, out_dir / "teacher")
     print(f"[2/3] pseudo-labels for {len(unlabeled)} unlabelled images")
-    labels = load_folder(pseudo_label(teacher, plan, unlabeled, out_dir / "pseudo_labels", overwrite=True))
+    images = unlabeled_dir if photographs is not None else unlabeled
+    labels = load_folder(pseudo_label(out_dir / "teacher", plan, images, out_dir / "pseudo_labels"))
     print(f"[3/3] student: {plan.student_steps} steps on both, strong perturbation and CutMix")
     learning = train(
         plan, out_dir / "student", plan.student_steps, plan.seed + 1, labeled, labels, feature_encoder=feature_encoder
@@ -97,7 +97,7 @@ def run(
     }
     draw_losses({"teacher": teaching, "student": learning}, out_dir / "training.png")
     draw_predictions(domains, scores, predictors, out_dir / "predictions.png")
-    _save(student, plan, out_dir / "student")
+    save_checkpoint(student, plan, out_dir / "student")
     write_model_card(
         out_dir / "student",
         metrics["scores"],
@@ -117,8 +117,3 @@ def run(
     (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=2))
     (out_dir / "report.md").write_text(write_report(metrics, len(unlabeled), photographs is not None))
     return metrics
-
-
-def _save(model: DepthAnythingForDepthEstimation, plan: Plan, folder: Path) -> None:
-    model.save_pretrained(folder)
-    new_processor(plan).save_pretrained(folder)

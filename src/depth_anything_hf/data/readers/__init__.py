@@ -1,0 +1,39 @@
+"""Readers of the benchmarks in their official layouts, one file each; `open_reader` finds one by its name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+from depth_anything_hf.data.readers.base import Samples, check_choice
+
+READERS = {
+    name: f"depth_anything_hf.data.readers.{name}:read_{name}"
+    for name in ("nyuv2", "kitti", "hypersim", "vkitti2", "diode", "eth3d", "sintel", "ddad", "da2k")
+}
+
+
+def open_reader(name: str, root: str | os.PathLike, **options: Any) -> Samples:
+    """Open a benchmark by its name.
+
+    Args:
+        name: One of `READERS`.
+        root: Folder of the benchmark's official layout.
+        **options: Of the benchmark's own function: `split`, `labels`, ...
+
+    Returns:
+        The samples: of "da2k" `PointPairs`, of the others `DepthSample`.
+
+    Raises:
+        ValueError: No such benchmark, or a value that the reader does not know.
+        TypeError: An option that the reader does not have.
+        FileNotFoundError: A file of the layout is missing.
+
+    Example:
+        >>> READERS["sintel"]
+        'depth_anything_hf.data.readers.sintel:read_sintel'
+    """
+    check_choice("benchmark", name, READERS)
+    module, function = READERS[name].split(":")
+    return getattr(importlib.import_module(module), function)(root, **options)

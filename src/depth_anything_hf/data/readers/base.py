@@ -1,0 +1,252 @@
+"""What the readers of the benchmarks share: the sequence of samples, and reading one file with errors that name it.
+
+A reader lists files when it is opened and decodes nothing; a sample is decoded when it is indexed. Every reader gives
+planar depth in metres as float32, never quantised, and intrinsics in the house's convention: the centre of the first
+pixel is at (0.5, 0.5), as `depth_anything_hf.geometry.unproject` expects.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from depth_anything_hf.data.codes import bool_map, image_to_codes
+from depth_anything_hf.data.records import DepthSample
+
+Item = TypeVar("Item")
+# What the decoders of PNG, JPEG, npy, npz, HDF5, mat, JSON and text raise on a broken file.
+_BROKEN = (OSError, ValueError, LookupError, EOFError, SyntaxError, RuntimeError, TypeError)
+_BROKEN += (struct.error, zlib.error, zipfile.BadZipFile)
+
+
+class Samples(Sequence, Generic[Item]):
+    """Hold the samples of a split of a benchmark, decoded when they are indexed (a map-style set for a `DataLoader`).
+
+    It is picklable and keeps no file open, so that worker processes may read from it. A slice is again a `Samples`.
+
+    Args:
+        name: The benchmark, "nyuv2".
+        split: The split, or the part of the benchmark.
+        root: Folder of the official layout.
+        layout: The layout and the download page, for messages.
+        entries: What `read` needs to know of each sample: paths, numbers.
+        read: Module-level function `(root, entry) -> sample`.
+        left_out: How many samples of the split have no label or no file, and are not in `entries`.
+        official: How many samples the split is known to have; None = not known. Another number gives a warning.
+
+    Example:
+        >>> squares = Samples("squares", "all", Path("."), "none", [1, 2, 3], lambda root, entry: entry**2)
+        >>> len(squares), squares[-1], list(squares[:2])
+        (3, 9, [1, 4])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        root: Path,
+        layout: str,
+        entries: Sequence[Any],
+        read: Callable[[Path, Any], Item],
+        left_out: int = 0,
+        official: int | None = None,
+    ):
+        self.name, self.split, self.root, self.layout = name, split, root, layout
+        self.left_out, self.official = left_out, official
+        self._entries, self._read = tuple(entries), read
+        if not self._entries:
+            raise FileNotFoundError(
+                f"{root}: no sample of {name}, {split}"
+                + (f" ({left_out} left out)" if left_out else "")
+                + f". {layout}"
+            )
+        if official is not None and len(self._entries) != official:
+            warnings.warn(
+                f"{name}, {split}: {len(self._entries)} samples at {root}, {official} in the official split; numbers "
+                "measured on a part of it do not compare with published ones.",
+                stacklevel=3,
+            )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part._entries = self._entries[index]
+            return part
+        try:
+            return self._read(self.root, self._entries[index])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.name}: {error.filename or error} is missing. {self.layout}") from error
+
+    def __repr__(self) -> str:
+        return f"Samples({self.name}, {self.split}, {len(self)} samples, {self.left_out} left out, root={self.root})"
+
+
+def check_choice(what: str, value: Any, choices: Collection[Any]) -> None:
+    """Raise a `ValueError` that lists the choices, unless `value` is one of them."""
+    if value not in choices:
+        raise ValueError(f"{what} is {value!r}; it must be one of {tuple(choices)}.")
+
+
+def require(path: Path, layout: str) -> Path:
+    """Return `path` if it exists, and raise a `FileNotFoundError` with the expected layout otherwise."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. {layout}")
+    return path
+
+
+def import_extra(module: str) -> ModuleType:
+    """Import a module of the extra `benchmarks` (h5py, scipy), or say how to install it.
+
+    Args:
+        module: Its name, "scipy.io".
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"this benchmark's files are read with {module.split('.')[0]}, which is not installed: "
+            "pip install 'depth_anything_hf[benchmarks]'."
+        ) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Make every failure of a decoder inside the block an `OSError` that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, "no such file", str(path)) from error
+    except _BROKEN as error:
+        raise OSError(f"{path} cannot be read ({type(error).__name__}: {error}): download the file again.") from error
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Read a photograph as RGB in the pixel grid it is stored in: labels cover that grid, whatever EXIF says."""
+    with reading(path), Image.open(path) as image:
+        return Image.fromarray(np.asarray(image.convert("RGB")))  # a plain image, without EXIF
+
+
+def read_codes(path: Path) -> np.ndarray:
+    """Read a 16-bit grey PNG as (height, width) uint16."""
+    with reading(path), Image.open(path) as image:
+        return image_to_codes(image)
+
+
+def read_hdf5(path: Path, pick: Callable[[Any], Item]) -> Item:
+    """Open an HDF5 file, take what `pick(file)` gives, and close it."""
+    h5py = import_extra("h5py")
+    with reading(path), h5py.File(path, "r") as file:
+        return pick(file)
+
+
+def half_integer_intrinsics(
+    fx: float, fy: float, cx: float, cy: float, first_centre: float
+) -> tuple[float, float, float, float]:
+    """Move a principal point to the house's convention, in which the centre of the first pixel is at 0.5.
+
+    Args:
+        fx: Focal length in pixels, across.
+        fy: Focal length in pixels, down.
+        cx: Principal point in pixels, across.
+        cy: Principal point in pixels, down.
+        first_centre: Where the benchmark puts the centre of the first pixel: 1 (Matlab), 0 (OpenCV) or 0.5.
+
+    Returns:
+        (fx, fy, cx, cy) of Python floats.
+
+    Example:
+        >>> half_integer_intrinsics(500, 500, 320.5, 240.5, first_centre=1)
+        (500.0, 500.0, 320.0, 240.0)
+    """
+    shift = 0.5 - first_centre
+    return float(fx), float(fy), float(cx) + shift, float(cy) + shift
+
+
+def nearest_depth(columns: np.ndarray, rows: np.ndarray, depth: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Draw points into a depth map; where several fall on one pixel the nearest wins.
+
+    Args:
+        columns: (points,) pixel indices, whole numbers of any dtype.
+        rows: (points,) pixel indices.
+        depth: (points,) metres; points with depth <= 0 or outside the image are dropped.
+        height: Rows of the map.
+        width: Columns of the map.
+
+    Returns:
+        (height, width) float32 metres, 0 where no point falls.
+
+    Example:
+        >>> nearest_depth(np.array([1, 1, 9]), np.array([0, 0, 0]), np.array([5.0, 4.0, 3.0]), 1, 2).tolist()
+        [[0.0, 4.0]]
+    """
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height) & (depth > 0)
+    drawn = np.full((height, width), np.inf)
+    np.minimum.at(drawn, (rows[inside].astype(np.int64), columns[inside].astype(np.int64)), depth[inside])
+    return np.where(np.isfinite(drawn), drawn, 0.0).astype(np.float32)
+
+
+def make_sample(
+    image: Image.Image,
+    values: np.ndarray,
+    source: str,
+    group: str | None,
+    mask: np.ndarray | None = None,
+    sky: np.ndarray | None = None,
+    intrinsics: tuple[float, ...] | None = None,
+) -> DepthSample:
+    """Make the sample of a depth map: labels are finite, above 0, inside `mask` and not under the sky.
+
+    Args:
+        image: RGB.
+        values: (height, width) metres along the optical axis, any float dtype.
+        source: The file, relative to the root.
+        group: The scene.
+        mask: (height, width) bool, where the benchmark says that a label is valid.
+        sky: (height, width) bool.
+        intrinsics: (fx, fy, cx, cy) in pixels.
+
+    Returns:
+        The sample, in space "depth".
+
+    Raises:
+        ValueError: The map is not of the image's size.
+
+    Example:
+        >>> sample = make_sample(Image.new("RGB", (2, 1)), np.array([[2.0, np.inf]]), "a.png", None)
+        >>> sample.values.tolist(), sample.mask.tolist()
+        ([[2.0, 0.0]], [[True, False]])
+    """
+    shape = (image.height, image.width)
+    if values.shape != shape:
+        raise ValueError(
+            f"{source}: the depth map has shape {values.shape}, the image {shape} (height, width); the two must match: "
+            "take both from the same download, not resized."
+        )
+    values = np.asarray(values, dtype=np.float32)
+    valid = np.isfinite(values) & (values > 0)
+    if mask is not None:
+        valid &= bool_map(mask, shape, "mask")
+    if sky is not None:
+        valid &= ~sky
+    return DepthSample(image, np.where(valid, values, np.float32(0)), valid, "depth", sky, intrinsics, source, group)
