@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from depth_anything_hf.data.codes import depth_map_to_image
-from depth_anything_hf.data.records import DepthSample, decode_record, encode_record, record_features
+from depth_anything_hf.data.records import DepthSample, decode_record, encode_record, encode_sample, record_features
 
 NAN, INF = math.nan, math.inf
 ORIENTATION = 0x0112
@@ -262,3 +262,32 @@ def test_features_keep_16_bit_png_and_need_not_all_keys():
         assert np.array_equal(sample.sky, original.sky)
         assert np.array_equal(np.asarray(sample.image), PHOTO)
         assert sample.group == "a"
+
+
+def test_decode_record__gives_a_decoded_sample_back_unchanged():
+    sample = decode_record(row([[0, 2]], group="room"))
+    assert decode_record(sample) is sample
+
+
+def test_encode_sample__makes_the_record_of_a_sample():
+    values = np.array([[2.0, 0.0, 3.0]], np.float32)
+    mask = np.array([[True, False, False]])
+    sky = np.array([[False, True, False]])
+    image = Image.new("RGB", (3, 1), (7, 8, 9))
+    sample = DepthSample(image, values, mask, "depth", sky, (1.0, 2.0, 3.0, 4.0), "a.png", "room")
+    record = encode_sample(sample)
+    assert (record["group"], record["source"], record["intrinsics"]) == ("room", "a.png", [1.0, 2.0, 3.0, 4.0])
+    again = decode_record(record)
+    assert again.values.tolist() == [[2.0, 0.0, 0.0]]  # 3.0 was not under the mask
+    assert (again.mask.tolist(), again.sky.tolist()) == (mask.tolist(), sky.tolist())
+    assert (again.space, again.image.getpixel((0, 0))) == ("depth", (7, 8, 9))
+
+
+def test_encode_sample__of_a_disparity_and_of_a_photograph():
+    disparity = DepthSample(Image.new("RGB", (2, 1)), np.array([[0.0, 2.0]]), np.array([[True, True]]), "disparity")
+    record = encode_sample(disparity)
+    assert record["space"] == "disparity"
+    assert "group" not in record
+    assert decode_record(record).values.tolist() == [[0.0, 2.0]]
+    photograph = decode_record(encode_sample(DepthSample(Image.new("RGB", (2, 1)))))
+    assert (photograph.values, photograph.mask, photograph.space) == (None, None, None)

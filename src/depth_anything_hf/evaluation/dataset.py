@@ -1,20 +1,37 @@
-"""Score a predictor on a set of labelled records, an image at a time."""
+"""Score predictors on a set of labelled records, an image at a time."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from PIL import Image
 from tqdm.auto import tqdm
 
-from depth_anything_hf.data.records import decode_record
+from depth_anything_hf.data.records import DepthSample, decode_record
+from depth_anything_hf.evaluation.protocols import PROTOCOLS, Protocol, crop_mask
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
 
 Predictor = Callable[[Sequence[Image.Image]], list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Hold a model to score.
+
+    Args:
+        predict (`Callable`): Takes a list of RGB images, returns a `(height, width)` tensor for each.
+        metric (`bool`): Whether it predicts metres; else disparity of unknown scale and shift.
+    """
+
+    predict: Predictor
+    metric: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,16 +69,16 @@ class DatasetScores:
 
 def score_dataset(
     predict: Predictor,
-    dataset: Iterable[dict],
+    dataset: Iterable[Mapping | DepthSample],
     max_depth: float | None = None,
     batch_size: int = 8,
     description: str = "scoring",
 ) -> DatasetScores:
-    """Score a predictor on every record of a set, aligned image by image in the model's own space.
+    """Score one predictor on every record of a set; `score_models` scores several while decoding each record once.
 
     Args:
         predict (`Callable`): Takes a list of RGB images, returns a `(height, width)` tensor for each.
-        dataset (`Iterable[dict]`): Records with depth maps.
+        dataset (`Iterable`): Records or samples with ground truth.
         max_depth (`float`, *optional*): Of a metric model; None for a relative one.
         batch_size (`int`): Images handed to `predict` at once.
         description (`str`): Of the progress bar.
@@ -72,31 +89,115 @@ def score_dataset(
     Raises:
         ValueError: A record has no ground truth, there are no records, or `batch_size` is below 1.
     """
+    model = Contestant(predict, metric=max_depth is not None)
+    protocol = replace(PROTOCOLS["folder"], max_depth=max_depth)
+    return score_models({"": model}, dataset, protocol, batch_size, description)[""]
+
+
+def score_models(
+    models: Mapping[str, Contestant],
+    dataset: Iterable[Mapping | DepthSample],
+    protocol: Protocol = PROTOCOLS["folder"],
+    batch_size: int = 8,
+    description: str = "scoring",
+    keep: Callable[[str, int, torch.Tensor], None] | None = None,
+) -> dict[str, DatasetScores]:
+    """Score models side by side on every record of a set, each image aligned by itself in the model's own space.
+
+    In several processes (Accelerate) each scores every so-many-th image, and all get all the scores: no image is scored
+    twice to fill a batch.
+
+    Args:
+        models (`Mapping[str, Contestant]`): By name.
+        dataset (`Iterable`): Records or samples with ground truth.
+        protocol (`Protocol`): Crop, range, alignment.
+        batch_size (`int`): Images handed to a predictor at once.
+        description (`str`): Of the progress bar.
+        keep (`Callable`, *optional*): Called with model, index and prediction, as the model gave it.
+
+    Returns:
+        `dict[str, DatasetScores]`: For each model, one entry an image, in order.
+
+    Raises:
+        ValueError: A record has no ground truth, there are no records, or `batch_size` is below 1.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-    rows, groups, sources, waiting = [], [], [], []
+    state = PartialState()
+    rows, waiting = [], []
 
     def flush() -> None:
-        for sample, depth in zip(waiting, predict([sample.image for sample in waiting]), strict=True):
-            truth = torch.from_numpy(sample.values), torch.from_numpy(sample.mask)
-            rows.append(score_prediction(depth, *truth, sample.space, max_depth))
-            groups.append(sample.group)
-            sources.append(sample.source)
+        images = [sample.image for _, sample in waiting]
+        predictions = {name: model.predict(images) for name, model in models.items()}
+        for place, (index, sample) in enumerate(waiting):
+            scores = {}
+            for name, model in models.items():
+                if len(predictions[name]) != len(waiting):
+                    raise ValueError(
+                        f"{name or 'predict'} gave {len(predictions[name])} maps for {len(images)} images."
+                    )
+                depth = predictions[name][place]
+                if keep is not None:
+                    keep(name, index, depth)
+                scores[name] = score_sample(depth, sample, protocol, model.metric).tolist()
+            rows.append((index, sample.group, sample.source, scores))
         waiting.clear()
 
-    for record in tqdm(dataset, desc=description, unit="image"):
-        sample = decode_record(record)
+    for index, sample in _own_samples(dataset, state, description):
         if sample.values is None:
             raise ValueError(f"{sample.source or 'a record'} has no depth_map; evaluation needs ground truth.")
-        waiting.append(sample)
+        waiting.append((index, sample))
         if len(waiting) == batch_size:
             flush()
     if waiting:
         flush()
+    if state.num_processes > 1:
+        rows = gather_object(rows)
     if not rows:
         raise ValueError("the dataset has 0 records; there is nothing to score.")
-    table = torch.stack(rows)
-    return DatasetScores({name: table[:, i] for i, name in enumerate(SCORE_NAMES)}, groups, sources)
+    rows.sort(key=lambda row: row[0])
+    return {name: _table(rows, name) for name in models}
+
+
+def _own_samples(dataset: Iterable, state: PartialState, description: str) -> Iterator[tuple[int, DepthSample]]:
+    """Yield this process's samples with their places in the set; those of others are not decoded."""
+    bar = tqdm(desc=description, unit="image", total=_share(dataset, state), disable=not state.is_main_process)
+    with bar:
+        if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+            found = ((i, dataset[i]) for i in range(state.process_index, len(dataset), state.num_processes))
+        else:
+            found = itertools.islice(enumerate(dataset), state.process_index, None, state.num_processes)
+        for index, record in found:
+            yield index, decode_record(record)
+            bar.update()
+
+
+def _share(dataset: Iterable, state: PartialState) -> int | None:
+    return math.ceil(len(dataset) / state.num_processes) if hasattr(dataset, "__len__") else None
+
+
+def _table(rows: list[tuple], name: str) -> DatasetScores:
+    values = torch.tensor([scores[name] for *_, scores in rows], dtype=torch.float64)
+    columns = {metric: values[:, i] for i, metric in enumerate(SCORE_NAMES)}
+    return DatasetScores(columns, [group for _, group, _, _ in rows], [source for _, _, source, _ in rows])
+
+
+def score_sample(predicted_depth: torch.Tensor, sample: DepthSample, protocol: Protocol, metric: bool) -> torch.Tensor:
+    """Bring one prediction to its ground truth's size and score it by a protocol.
+
+    Args:
+        predicted_depth (`torch.Tensor`): `(height, width)`, of any size.
+        sample (`DepthSample`): With ground truth.
+        protocol (`Protocol`): Crop, range, alignment.
+        metric (`bool`): Whether the model predicts metres; then nothing is aligned.
+
+    Returns:
+        `torch.Tensor`: One number for each of `SCORE_NAMES`, float64.
+    """
+    target = torch.from_numpy(sample.values)
+    mask = torch.from_numpy(sample.mask) & crop_mask(protocol.crop, *target.shape)
+    limits = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth, "alignment": protocol.alignment}
+    return score_prediction(predicted_depth, target, mask, sample.space, metric=metric, **limits)
 
 
 def row_prior(images: Sequence[Image.Image]) -> list[torch.Tensor]:

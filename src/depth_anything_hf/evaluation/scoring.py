@@ -6,12 +6,42 @@ import math
 
 import torch
 
-from depth_anything_hf.alignment import apply_fit, fit_scale_shift
+from depth_anything_hf.alignment import apply_fit, fit_median, fit_scale, fit_scale_shift
 from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
 from depth_anything_hf.geometry import invert, masked_mean, valid_mask
 from depth_anything_hf.resizing import resize_prediction
 
 SCORE_NAMES = (*METRIC_NAMES, "disparity_abs_rel", "scale")
+ALIGNMENTS = ("scale_shift", "scale", "median", "none")
+
+
+def align(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, method: str):
+    """Align each prediction with its ground truth, both in the model's own space.
+
+    Args:
+        prediction (`torch.Tensor`): `(batch, height, width)`.
+        target (`torch.Tensor`): Same shape.
+        mask (`torch.Tensor`): Bool, same shape: the pixels to fit on.
+        method (`str`): One of `ALIGNMENTS`: least squares with scale and shift (the papers'), with a scale alone, the
+            ratio of the medians, or nothing.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: The aligned predictions, and the scales `(batch,)`, float64.
+
+    Raises:
+        ValueError: Unknown method.
+    """
+    if method not in ALIGNMENTS:
+        raise ValueError(f"alignment is {method!r}; it must be one of {', '.join(ALIGNMENTS)}.")
+    prediction = torch.where(mask, prediction.double(), 0.0)
+    shift = 0.0
+    if method == "scale_shift":
+        scale, shift = fit_scale_shift(prediction, target, mask)
+    elif method == "none":
+        scale = torch.ones(len(prediction), dtype=torch.float64, device=prediction.device)
+    else:
+        scale = (fit_scale if method == "scale" else fit_median)(prediction, target, mask)
+    return apply_fit(prediction, scale, shift), scale
 
 
 def _check_prediction(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> None:
@@ -35,8 +65,10 @@ def score_relative(
     mask: torch.Tensor | None,
     space: str,
     cap: float | None = None,
+    min_depth: float | None = None,
+    alignment: str = "scale_shift",
 ) -> dict[str, torch.Tensor]:
-    """Align each relative prediction with its ground truth by least squares in disparity, and score it.
+    """Align each relative prediction with its ground truth in disparity, and score it.
 
     The aligned disparity is floored at the farthest depth that counts, so that one pixel near zero does not own the
     score. The metrics are those of depth (the inverse, at an unknown scale, for ground truth in disparity).
@@ -47,6 +79,8 @@ def score_relative(
         mask (`torch.Tensor`, *optional*): Bool, same shape. Pixels at infinity (disparity 0) are never scored.
         space (`str`): What `target` holds: `"depth"` or `"disparity"`.
         cap (`float`, *optional*): Farthest depth that counts, metres. Left out: the farthest of each image.
+        min_depth (`float`, *optional*): Nearest depth that counts, metres.
+        alignment (`str`): One of `ALIGNMENTS` but `"none"`: disparity of unknown scale cannot be scored as it is.
 
     Returns:
         `dict[str, torch.Tensor]`: For each of `SCORE_NAMES` `(batch,)` float64. `scale` is the fitted one: where it is
@@ -63,20 +97,27 @@ def score_relative(
         >>> round(scores["abs_rel"].item(), 6), round(scores["scale"].item(), 6)
         (0.0, 0.2)
     """
-    if cap is not None and not cap > 0:
-        raise ValueError(
-            f"cap is {cap}; it must be positive metres, or None. The usual ones: 10 for NYUv2, 80 for KITTI."
-        )
+    if alignment == "none":
+        raise ValueError("alignment is 'none', but a relative model's disparity has no scale; choose 'scale_shift'.")
+    for name, limit in (("cap", cap), ("min_depth", min_depth)):
+        if limit is not None and not limit > 0:
+            raise ValueError(
+                f"{name} is {limit}; it must be positive metres, or None. The usual caps: 10 for NYUv2, 80 for KITTI."
+            )
     mask = valid_mask(target, mask, space) & (target > 0)
     if cap is not None:
         mask = mask & (target <= cap if space == "depth" else target >= 1 / cap)
+    if min_depth is not None:
+        mask = mask & (target >= min_depth if space == "depth" else target <= 1 / min_depth)
     _check_prediction(prediction, target, mask)
     target = torch.where(mask, target.double(), 1.0)
     disparity = invert(target, mask) if space == "depth" else target
-    scale, shift = fit_scale_shift(torch.where(mask, prediction.double(), 0.0), disparity, mask)
+    aligned, scale = align(prediction, disparity, mask, alignment)
     farthest = torch.where(mask, disparity, math.inf).amin(dim=(1, 2))  # (batch,)
     smallest = farthest if cap is None else torch.full_like(scale, 1 / cap)
-    aligned = torch.maximum(apply_fit(prediction, scale, shift), smallest[:, None, None])
+    aligned = torch.maximum(aligned, smallest[:, None, None])
+    if min_depth is not None:
+        aligned = aligned.clamp(max=1 / min_depth)
     scores = depth_metrics(invert(aligned, mask), invert(disparity, mask), mask)
     error = torch.where(mask, (aligned - disparity).abs() / torch.where(mask, disparity, 1.0), 0.0)
     empty = ~mask.flatten(1).any(dim=1)
@@ -91,8 +132,9 @@ def score_metric(
     mask: torch.Tensor | None,
     max_depth: float,
     min_depth: float = 1e-3,
+    alignment: str = "none",
 ) -> dict[str, torch.Tensor]:
-    """Score metric predictions as they are, without alignment.
+    """Score metric predictions, as they are or aligned in depth.
 
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`, metres; clamped to the range before scoring.
@@ -100,9 +142,10 @@ def score_metric(
         mask (`torch.Tensor`, *optional*): Bool, same shape. Pixels beyond the range are never scored.
         max_depth (`float`): Farthest depth that counts, metres.
         min_depth (`float`): Nearest depth that counts, metres.
+        alignment (`str`): One of `ALIGNMENTS`.
 
     Returns:
-        `dict[str, torch.Tensor]`: For each of `SCORE_NAMES` `(batch,)` float64; `scale` is 1.
+        `dict[str, torch.Tensor]`: For each of `SCORE_NAMES` `(batch,)` float64; `scale` is 1 without alignment.
 
     Raises:
         ValueError: The range is empty, the shapes differ, or the prediction is not finite.
@@ -120,18 +163,26 @@ def score_metric(
         )
     mask = valid_mask(target, mask, "depth") & (target >= min_depth) & (target <= max_depth)
     _check_prediction(prediction, target, mask)
-    prediction = prediction.double().clamp(min_depth, max_depth)
+    aligned, scale = align(prediction, torch.where(mask, target.double(), 0.0), mask, alignment)
+    prediction = aligned.clamp(min_depth, max_depth)
     scores = depth_metrics(prediction, target, mask)
     # In disparity |1/p - 1/y| / (1/y) = |y - p| / p.
     error = torch.where(mask, (target.double() - prediction).abs() / prediction, 0.0)
     empty = torch.isnan(scores["abs_rel"])
     scores["disparity_abs_rel"] = torch.where(empty, torch.nan, masked_mean(error, mask))
-    scores["scale"] = torch.where(empty, torch.nan, 1.0)
+    scores["scale"] = torch.where(empty, torch.nan, scale)
     return scores
 
 
 def score_prediction(
-    predicted_depth: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None, space: str, max_depth: float | None
+    predicted_depth: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    space: str,
+    metric: bool = False,
+    min_depth: float | None = None,
+    max_depth: float | None = None,
+    alignment: str = "scale_shift",
 ) -> torch.Tensor:
     """Bring one prediction to its ground truth's size and score it as its model's kind asks.
 
@@ -140,7 +191,10 @@ def score_prediction(
         target (`torch.Tensor`): `(height, width)`, metres or disparity.
         mask (`torch.Tensor`, *optional*): Bool, the target's shape.
         space (`str`): What `target` holds: `"depth"` or `"disparity"`.
-        max_depth (`float`, *optional*): Of a metric model; None for a relative one.
+        metric (`bool`): Whether the model predicts metres; then nothing is aligned.
+        min_depth (`float`, *optional*): Nearest depth that counts, metres.
+        max_depth (`float`, *optional*): Farthest depth that counts, metres.
+        alignment (`str`): Of a relative prediction, one of `ALIGNMENTS`.
 
     Returns:
         `torch.Tensor`: One number for each of `SCORE_NAMES`, float64.
@@ -150,10 +204,10 @@ def score_prediction(
     """
     predicted = resize_prediction(predicted_depth[None], tuple(target.shape))
     mask = None if mask is None else mask[None]
-    if max_depth is None:
-        scores = score_relative(predicted, target[None], mask, space)
+    if not metric:
+        scores = score_relative(predicted, target[None], mask, space, max_depth, min_depth, alignment)
     elif space == "depth":
-        scores = score_metric(predicted, target[None], mask, max_depth)
+        scores = score_metric(predicted, target[None], mask, max_depth or math.inf, min_depth or 1e-3)
     else:
         raise ValueError(
             f"the ground truth is in {space!r} and the model metric; give ground truth in metres ('depth')."

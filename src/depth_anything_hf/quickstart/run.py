@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
-from depth_anything_hf.evaluation.dataset import row_prior, score_dataset
+from depth_anything_hf.evaluation.dataset import Contestant, row_prior, score_models
 from depth_anything_hf.hub import write_model_card
 from depth_anything_hf.parity import prove_stock_pipeline
 from depth_anything_hf.quickstart.experiment import (
@@ -85,10 +85,11 @@ def run(
         "prior (disparity = image row)": row_prior,
     }
     scores = {
-        domain: {name: score_dataset(predict, records, description=f"score {name} on {domain}")
-                 for name, predict in predictors.items()}
+        domain: score_models(
+            {name: Contestant(predict) for name, predict in predictors.items()}, records, description=f"score {domain}"
+        )
         for domain, records in domains.items()
-    }  # fmt: skip
+    }
     metrics = {
         "plan": asdict(plan),
         "scores": {

@@ -290,7 +290,7 @@ class DepthAnythingTrainer(Trainer):
                 ).predicted_depth
                 for i, depth in zip(members, predicted, strict=True):
                     truth = (inputs[name][i] for name in ("targets", "target_masks", "spaces"))
-                    rows[i] = score_prediction(depth, *truth, self.max_depth)
+                    rows[i] = score_prediction(depth, *truth, self.max_depth is not None, max_depth=self.max_depth)
         rows = torch.stack(rows)  # (batch, scores)
         return None, rows, inputs["num_in_batch"]
 

@@ -34,8 +34,8 @@ def read_sintel(root: str | os.PathLike, render_pass: str = "final") -> Samples[
         render_pass: "final" (blur, fog) or "clean".
 
     Returns:
-        Samples of 436 x 1024 pixels, metres; every pixel has a depth, however far; `group` is the scene. `intrinsics` is
-        None where `camdata_left` is missing.
+        Samples of 436 x 1024 pixels, in the film's own unit, which everybody takes for metres; every pixel has a depth,
+        however far. `group` is the scene; `intrinsics` is None where `camdata_left` is missing.
 
     Raises:
         ValueError: Unknown pass.

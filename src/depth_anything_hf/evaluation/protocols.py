@@ -1,0 +1,178 @@
+"""What exactly is measured: a protocol is data, and is printed into every result.
+
+The papers state one sentence (scale and shift after MiDaS, at the original resolution); no split, cap or crop of their
+evaluation was ever published, and the public harnesses disagree. Each protocol below names where its numbers are from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+# Top, bottom, left, right, as shares of the height and the width.
+_SHARES = {
+    "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
+    "eigen_kitti": (0.3324324, 0.91351351, 0.03594771, 0.96405229),
+}
+_NYU_CROP = (45, 471, 41, 601)  # of 480 x 640
+CROPS = ("none", "eigen_nyu", "eigen_kitti", "garg")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Describe an evaluation completely.
+
+    Args:
+        name (`str`): Of the protocol.
+        dataset (`str`): Reader in `data.readers`, or `"folder"`.
+        options (`dict`): Of the reader: split, labels, ...
+        images (`int`, *optional*): How many it must find; None for a folder of your own.
+        crop (`str`): One of `CROPS`: which part of the ground truth counts.
+        min_depth (`float`, *optional*): Nearest depth that counts, metres.
+        max_depth (`float`, *optional*): Farthest depth that counts, metres; aligned disparity is floored at its inverse. None:
+            the farthest of each image.
+        alignment (`str`): For relative models; metric models are scored as they are.
+        source (`str`): Where these numbers are from.
+        resolution (`int`): Shorter side of the network's input, pixels.
+        resize (`str`): How the image is brought to it.
+        upsampling (`str`): How the prediction is brought to the ground truth's size.
+        averaging (`str`): How images become one number.
+
+    Raises:
+        ValueError: A crop that is not known.
+    """
+
+    name: str
+    dataset: str
+    options: dict[str, Any] = field(default_factory=dict)
+    images: int | None = None
+    crop: str = "none"
+    min_depth: float | None = None
+    max_depth: float | None = None
+    alignment: str = "scale_shift"
+    source: str = ""
+    resolution: int = 518
+    resize: str = "aspect kept, shorter side to the resolution, multiples of the patch, bicubic"
+    upsampling: str = "bilinear, aligned corners"
+    averaging: str = "mean over images with labels"
+
+    def __post_init__(self):
+        if self.crop not in CROPS:
+            raise ValueError(f"crop is {self.crop!r}; it must be one of {', '.join(CROPS)}.")
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the protocol for a result file."""
+        return asdict(self)
+
+
+def crop_mask(crop: str, height: int, width: int) -> torch.Tensor:
+    """Mark the pixels that a crop keeps.
+
+    Args:
+        crop (`str`): One of `CROPS`. `"eigen_nyu"` is fixed in pixels of 480 x 640, the others are shares of the image.
+        height (`int`): Of the ground truth, pixels.
+        width (`int`): Of the ground truth, pixels.
+
+    Returns:
+        `torch.Tensor`: `(height, width)`, bool.
+
+    Raises:
+        ValueError: `"eigen_nyu"` at another size.
+
+    Source: Eigen et al., 2014; Garg et al., 2016; the numbers as in the authors' metric code.
+
+    Example:
+        >>> crop_mask("eigen_nyu", 480, 640).sum().item()
+        238560
+    """
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    if crop == "none":
+        return ~mask
+    if crop == "eigen_nyu":
+        if (height, width) != (480, 640):
+            raise ValueError(f"crop 'eigen_nyu' belongs to 480 x 640 pixels, the ground truth has {height} x {width}.")
+        top, bottom, left, right = _NYU_CROP
+    else:
+        shares = _SHARES[crop]
+        top, bottom = (int(share * height) for share in shares[:2])
+        left, right = (int(share * width) for share in shares[2:])
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def _diode(name: str, images: int, **options: Any) -> Protocol:
+    options = {"split": "val"} | options
+    return Protocol(name, "diode", options, images, "none", 1e-3, 50.0, source=f"{_PLUMBLINE}; {_DIODE}")
+
+
+_PLUMBLINE = "kmatzen/plumbline, REPRODUCTIONS.md"
+_AC = "HVision-NKU/DepthAnythingAC, evaluate_depth.py"
+_MARIGOLD = "Marigold, config/dataset"
+_DIODE = "the papers' DIODE column agrees with the indoor images alone"
+_ALL = (
+    Protocol(
+        "nyuv2", "nyuv2", {"split": "test", "labels": "raw"}, 654, "eigen_nyu", 1e-3, 10.0,
+        source=f"{_PLUMBLINE}: V2 S/B/L .0510/.0456/.0428, papers .053/.049/.045",
+    ),
+    Protocol(
+        "nyuv2-filled", "nyuv2", {"split": "test", "labels": "filled"}, 654, "eigen_nyu", 1e-3, 10.0,
+        source=f"{_MARIGOLD}; V2-S .0621 in {_PLUMBLINE}",
+    ),
+    Protocol(
+        "nyuv2-no-crop", "nyuv2", {"split": "test", "labels": "filled"}, 654, "none", 1e-3, 10.0, source=_AC
+    ),
+    Protocol(
+        "kitti", "kitti", {"split": "test", "labels": "annotated"}, 652, "garg", 1e-3, 80.0,
+        source=f"{_PLUMBLINE}: V2 S/B/L .0770/.0756/.0710, papers .078/.078/.074",
+    ),
+    Protocol(
+        "kitti-eigen-crop", "kitti", {"split": "test", "labels": "annotated"}, 652, "eigen_kitti", 1e-5, 80.0,
+        source=_MARIGOLD,
+    ),
+    Protocol(
+        "kitti-no-crop", "kitti", {"split": "test", "labels": "annotated"}, 652, "none", 1e-3, 80.0,
+        source=f"{_AC} (it builds the Garg mask and does not use it)",
+    ),
+    Protocol(
+        "kitti-raw", "kitti", {"split": "test", "labels": "raw"}, 697, "garg", 1e-3, 80.0,
+        source="Eigen et al., 2014: projected LiDAR of all 697 images",
+    ),
+    Protocol("sintel", "sintel", {"passes": "final"}, 1064, "none", None, 70.0, source=f"{_PLUMBLINE}: V2-L .232"),
+    Protocol("sintel-clean", "sintel", {"passes": "clean"}, 1064, "none", None, 70.0, source=f"{_PLUMBLINE}: .222"),
+    Protocol("eth3d", "eth3d", {}, 454, "none", None, 80.0, source=f"{_PLUMBLINE}: V2 S/B/L .101/.094/.089"),
+    Protocol("eth3d-200", "eth3d", {}, 454, "none", None, 200.0, source=_AC),
+    Protocol("ddad", "ddad", {"split": "val"}, 3950, "none", 1e-3, 200.0, source="DDAD's val split, CAMERA_01; V1 only"),
+    _diode("diode", 771),
+    _diode("diode-indoor", 325, scenes="indoors"),
+    _diode("diode-outdoor", 446, scenes="outdoor"),
+    Protocol("folder", "folder", source="records of your own"),
+)  # fmt: skip
+PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
+
+
+def protocol_for(dataset: str, name: str | None = None) -> Protocol:
+    """Find a protocol.
+
+    Args:
+        dataset (`str`): As the user names it: nyuv2, kitti, sintel, eth3d, ddad, diode, folder.
+        name (`str`, *optional*): A variant; left out, the one called as the data set.
+
+    Returns:
+        `Protocol`: It.
+
+    Raises:
+        ValueError: Unknown, or of another data set.
+
+    Example:
+        >>> protocol_for("kitti", "kitti-eigen-crop").crop
+        'eigen_kitti'
+    """
+    known = [protocol.name for protocol in _ALL if protocol.dataset == dataset]
+    if not known:
+        every = sorted({protocol.dataset for protocol in _ALL})
+        raise ValueError(f"dataset is {dataset!r}; there are protocols for {', '.join(every)}.")
+    if (name or dataset) not in known:
+        raise ValueError(f"protocol {name!r} is none of {dataset}'s; it has {', '.join(known)}.")
+    return PROTOCOLS[name or dataset]
