@@ -230,13 +230,13 @@ def test_summarize__without_labels_is_nan_and_counted():
 def test_score_prediction__at_its_own_size_equals_the_direct_scores():
     prediction, depth, mask = (values[0] for values in random_case(1))
     relative = score_relative(prediction[None], depth[None], mask[None], "depth")
-    row = score_prediction(prediction, depth, mask, "depth", max_depth=None)
+    row = score_prediction(prediction, depth, mask, "depth")
     torch.testing.assert_close(row, torch.stack([relative[name][0] for name in SCORE_NAMES]), rtol=1e-5, atol=1e-7)
     metric = score_metric(prediction[None], depth[None], mask[None], 10.0)
-    row = score_prediction(prediction, depth, mask, "depth", max_depth=10.0)
+    row = score_prediction(prediction, depth, mask, "depth", metric=True, max_depth=10.0)
     torch.testing.assert_close(row, torch.stack([metric[name][0] for name in SCORE_NAMES]), rtol=1e-5, atol=1e-7)
 
 
 def test_score_prediction__metric_model_needs_depth():
     with pytest.raises(ValueError, match="disparity"):
-        score_prediction(torch.ones(2, 2), torch.ones(2, 2), None, "disparity", max_depth=10.0)
+        score_prediction(torch.ones(2, 2), torch.ones(2, 2), None, "disparity", metric=True, max_depth=10.0)

@@ -124,29 +124,29 @@ _ALL = (
         "nyuv2-no-crop", "nyuv2", {"split": "test", "labels": "filled"}, 654, "none", 1e-3, 10.0, source=_AC
     ),
     Protocol(
-        "kitti", "kitti", {"split": "test", "labels": "annotated"}, 652, "garg", 1e-3, 80.0,
+        "kitti", "kitti", {"labels": "annotated"}, 652, "garg", 1e-3, 80.0,
         source=f"{_PLUMBLINE}: V2 S/B/L .0770/.0756/.0710, papers .078/.078/.074",
     ),
     Protocol(
-        "kitti-eigen-crop", "kitti", {"split": "test", "labels": "annotated"}, 652, "eigen_kitti", 1e-5, 80.0,
+        "kitti-eigen-crop", "kitti", {"labels": "annotated"}, 652, "eigen_kitti", 1e-5, 80.0,
         source=_MARIGOLD,
     ),
     Protocol(
-        "kitti-no-crop", "kitti", {"split": "test", "labels": "annotated"}, 652, "none", 1e-3, 80.0,
+        "kitti-no-crop", "kitti", {"labels": "annotated"}, 652, "none", 1e-3, 80.0,
         source=f"{_AC} (it builds the Garg mask and does not use it)",
     ),
     Protocol(
-        "kitti-raw", "kitti", {"split": "test", "labels": "raw"}, 697, "garg", 1e-3, 80.0,
+        "kitti-raw", "kitti", {"labels": "raw"}, 697, "garg", 1e-3, 80.0,
         source="Eigen et al., 2014: projected LiDAR of all 697 images",
     ),
-    Protocol("sintel", "sintel", {"passes": "final"}, 1064, "none", None, 70.0, source=f"{_PLUMBLINE}: V2-L .232"),
-    Protocol("sintel-clean", "sintel", {"passes": "clean"}, 1064, "none", None, 70.0, source=f"{_PLUMBLINE}: .222"),
+    Protocol("sintel", "sintel", {"render_pass": "final"}, 1064, "none", None, 70.0, source=f"{_PLUMBLINE}: V2-L .232"),
+    Protocol("sintel-clean", "sintel", {"render_pass": "clean"}, 1064, "none", None, 70.0, source=f"{_PLUMBLINE}: .222"),
     Protocol("eth3d", "eth3d", {}, 454, "none", None, 80.0, source=f"{_PLUMBLINE}: V2 S/B/L .101/.094/.089"),
     Protocol("eth3d-200", "eth3d", {}, 454, "none", None, 200.0, source=_AC),
     Protocol("ddad", "ddad", {"split": "val"}, 3950, "none", 1e-3, 200.0, source="DDAD's val split, CAMERA_01; V1 only"),
     _diode("diode", 771),
-    _diode("diode-indoor", 325, scenes="indoors"),
-    _diode("diode-outdoor", 446, scenes="outdoor"),
+    _diode("diode-indoor", 325, domain="indoors"),
+    _diode("diode-outdoor", 446, domain="outdoor"),
     Protocol("folder", "folder", source="records of your own"),
 )  # fmt: skip
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
