@@ -14,7 +14,7 @@ FLOORS = (
     ("losses", "augmentation", "data"),
     ("configuration", "modeling", "image_processing", "inference", "convert", "adapters"),
     ("evaluation", "labeling", "training"),
-    ("hub", "export", "charts", "visualization", "parity"),
+    ("hub", "export", "charts", "visualization", "comparison", "parity"),
     ("quickstart", "cli"),
 )
 ORDER = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}

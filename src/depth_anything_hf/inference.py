@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
+from depth_anything_hf.geometry import check_space
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.resizing import resize_prediction
@@ -47,6 +49,33 @@ def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProces
         )
     model = AutoModelForDepthEstimation.from_pretrained(name, **kwargs)
     return model.eval(), AutoImageProcessor.from_pretrained(name)
+
+
+_SPACE_OF = {"dpt": "disparity", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth"}
+
+
+def space_of(model: nn.Module, name: str, space: str | None = None) -> str:
+    """Find out what a model predicts.
+
+    Args:
+        model (`nn.Module`): A depth model of transformers.
+        name (`str`): For the message.
+        space (`str`, *optional*): What the user says; wins.
+
+    Returns:
+        `str`: `"disparity"` or `"depth"`.
+
+    Raises:
+        ValueError: Neither the user nor the config says it.
+    """
+    kind = getattr(model.config, "depth_estimation_type", None)
+    known = {"relative": "disparity", "metric": "depth"}.get(kind) or _SPACE_OF.get(model.config.model_type)
+    if (space or known) is None:
+        raise ValueError(
+            f"{name} ({model.config.model_type}) does not say whether it predicts disparity or depth; pass "
+            "space='disparity' or space='depth'."
+        )
+    return check_space(space or known)
 
 
 def adapter_base(name: str) -> str | None:
@@ -115,9 +144,22 @@ def predict_depth(
     try:
         for members in by_shape.values():
             batch = torch.stack([inputs[i] for i in members]).to(device)
-            for i, depth in zip(members, model(pixel_values=batch).predicted_depth, strict=True):
-                size = images[i].size[::-1] if full_size else tuple(depth.shape)
-                predictions[i] = resize_prediction(depth[None], size, mode)[0].cpu()
+            sizes = [images[i].size[::-1] if full_size else None for i in members]
+            for i, depth in zip(members, _full_size(model(pixel_values=batch), processor, sizes, mode), strict=True):
+                predictions[i] = depth.cpu()
     finally:
         model.train(was_training)
     return predictions
+
+
+def _full_size(outputs, processor, sizes: list[tuple[int, int] | None], mode: str) -> list[torch.Tensor]:
+    """Bring a batch's predictions to the images' sizes; other families than Depth Anything by their own rules."""
+    if not isinstance(processor, DepthAnythingImageProcessor) and None not in sizes:
+        rules = inspect.signature(processor.post_process_depth_estimation).parameters
+        known = {"source_sizes": sizes, "target_sizes": sizes}
+        known = {name: value for name, value in known.items() if name in rules}
+        return [one["predicted_depth"].float() for one in processor.post_process_depth_estimation(outputs, **known)]
+    return [
+        resize_prediction(depth[None], tuple(depth.shape) if size is None else size, mode)[0]
+        for depth, size in zip(outputs.predicted_depth, sizes, strict=True)
+    ]

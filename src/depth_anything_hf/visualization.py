@@ -107,7 +107,7 @@ def prediction_row(
     if truth is None or not valid.any():
         return [image, None, *(colorize(prediction) for prediction in predictions)]
     low, high = _robust_range(truth[valid])
-    row: list[Picture | None] = [image, colorize(*_enlarge(truth, valid), low, high)]
+    row: list[Picture | None] = [image, colorize(*enlarge_sparse(truth, valid), low, high)]
     for prediction in predictions:
         if prediction.shape != truth.shape:
             raise ValueError(
@@ -226,7 +226,7 @@ def _disparity(values: np.ndarray, mask: np.ndarray | None, space: str) -> tuple
     return disparity.numpy(), valid.numpy()
 
 
-def _enlarge(disparity: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def enlarge_sparse(disparity: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Draw the pixels of a sparse map as squares; where they meet the nearer one hides the other."""
     if valid.mean() > _SPARSE:
         return disparity, valid

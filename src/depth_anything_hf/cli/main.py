@@ -11,6 +11,7 @@ SUBCOMMANDS = {
     "quickstart": "teacher, pseudo-labels and student in minutes on a CPU, with a report",
     "train": "train a teacher or a student from a recipe",
     "pseudo-label": "label images with a teacher at scale, resumably",
+    "evaluate": "score models on a benchmark or on your own ground truth, side by side",
     "predict": "write the depth of images: colour map, 16-bit PNG and npy",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn import functional as F
 
 from depth_anything_hf.alignment import apply_fit, fit_median, fit_scale, fit_scale_shift
 from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
@@ -59,6 +60,38 @@ def _check_prediction(prediction: torch.Tensor, target: torch.Tensor, mask: torc
         )
 
 
+def aligned_disparity(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    space: str,
+    cap: float | None = None,
+    min_depth: float | None = None,
+    alignment: str = "scale_shift",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Align relative predictions as they are scored; arguments as of `score_relative`.
+
+    Returns:
+        `tuple`: The aligned disparity, the ground truth's disparity and the mask of what counts, `(batch, height, width)`, and
+        the scales `(batch,)`.
+    """
+    mask = valid_mask(target, mask, space) & (target > 0)
+    if cap is not None:
+        mask = mask & (target <= cap if space == "depth" else target >= 1 / cap)
+    if min_depth is not None:
+        mask = mask & (target >= min_depth if space == "depth" else target <= 1 / min_depth)
+    _check_prediction(prediction, target, mask)
+    target = torch.where(mask, target.double(), 1.0)
+    disparity = invert(target, mask) if space == "depth" else target
+    aligned, scale = align(prediction, disparity, mask, alignment)
+    farthest = torch.where(mask, disparity, math.inf).amin(dim=(1, 2))  # (batch,)
+    smallest = farthest if cap is None else torch.full_like(scale, 1 / cap)
+    aligned = torch.maximum(aligned, smallest[:, None, None])
+    if min_depth is not None:
+        aligned = aligned.clamp(max=1 / min_depth)
+    return aligned, disparity, mask, scale
+
+
 def score_relative(
     prediction: torch.Tensor,
     target: torch.Tensor,
@@ -104,20 +137,7 @@ def score_relative(
             raise ValueError(
                 f"{name} is {limit}; it must be positive metres, or None. The usual caps: 10 for NYUv2, 80 for KITTI."
             )
-    mask = valid_mask(target, mask, space) & (target > 0)
-    if cap is not None:
-        mask = mask & (target <= cap if space == "depth" else target >= 1 / cap)
-    if min_depth is not None:
-        mask = mask & (target >= min_depth if space == "depth" else target <= 1 / min_depth)
-    _check_prediction(prediction, target, mask)
-    target = torch.where(mask, target.double(), 1.0)
-    disparity = invert(target, mask) if space == "depth" else target
-    aligned, scale = align(prediction, disparity, mask, alignment)
-    farthest = torch.where(mask, disparity, math.inf).amin(dim=(1, 2))  # (batch,)
-    smallest = farthest if cap is None else torch.full_like(scale, 1 / cap)
-    aligned = torch.maximum(aligned, smallest[:, None, None])
-    if min_depth is not None:
-        aligned = aligned.clamp(max=1 / min_depth)
+    aligned, disparity, mask, scale = aligned_disparity(prediction, target, mask, space, cap, min_depth, alignment)
     scores = depth_metrics(invert(aligned, mask), invert(disparity, mask), mask)
     error = torch.where(mask, (aligned - disparity).abs() / torch.where(mask, disparity, 1.0), 0.0)
     empty = ~mask.flatten(1).any(dim=1)
@@ -202,12 +222,15 @@ def score_prediction(
     Raises:
         ValueError: A metric model and ground truth in disparity.
     """
-    predicted = resize_prediction(predicted_depth[None], tuple(target.shape))
-    mask = None if mask is None else mask[None]
+    predicted = resize_prediction(predicted_depth[None], tuple(target.shape))[0]
+    # Scores are those of the valid pixels in any arrangement: a row of them, which for LiDAR is a hundredth of the map.
+    mask = valid_mask(target, mask, space).to(predicted.device)
+    predicted, target = (F.pad(values[mask], (0, 1))[None, None] for values in (predicted, target.to(predicted.device)))
+    mask = (torch.arange(target.shape[-1], device=predicted.device) < target.shape[-1] - 1)[None, None]
     if not metric:
-        scores = score_relative(predicted, target[None], mask, space, max_depth, min_depth, alignment)
+        scores = score_relative(predicted, target, mask, space, max_depth, min_depth, alignment)
     elif space == "depth":
-        scores = score_metric(predicted, target[None], mask, max_depth or math.inf, min_depth or 1e-3)
+        scores = score_metric(predicted, target, mask, max_depth or math.inf, min_depth or 1e-3)
     else:
         raise ValueError(
             f"the ground truth is in {space!r} and the model metric; give ground truth in metres ('depth')."

@@ -7,10 +7,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from depth_anything_hf.geometry import check_space
-from depth_anything_hf.inference import load_model
-
-_SPACE_OF = {"dpt": "disparity", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth"}
+from depth_anything_hf.inference import load_model, space_of
 
 
 class Preparation(NamedTuple):
@@ -37,15 +34,8 @@ def load_teacher(name: str, space: str | None = None) -> tuple[nn.Module, Prepar
         ValueError: The space is unknown.
     """
     model, processor = load_model(name)
-    kind = getattr(model.config, "depth_estimation_type", None)
-    known = {"relative": "disparity", "metric": "depth"}.get(kind) or _SPACE_OF.get(model.config.model_type)
-    if (space or known) is None:
-        raise ValueError(
-            f"{name} ({model.config.model_type}) does not say whether it predicts disparity or depth; pass "
-            "space='disparity' or space='depth'."
-        )
     # Weights that are stored in half precision are computed with in `dtype`, as any others.
-    return model.float(), preparation_of(processor, model.config), check_space(space or known)
+    return model.float(), preparation_of(processor, model.config), space_of(model, name, space)
 
 
 def preparation_of(processor, config=None) -> Preparation:
