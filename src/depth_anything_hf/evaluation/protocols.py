@@ -35,7 +35,8 @@ class Protocol:
             the farthest of each image.
         alignment (`str`): For relative models; metric models are scored as they are.
         source (`str`): Where these numbers are from.
-        resolution (`int`): Shorter side of the network's input, pixels.
+        resolution (`int`, *optional*): Shorter side of the network's input, pixels; None: each checkpoint's own, which is
+            518 for the published ones.
         resize (`str`): How the image is brought to it.
         upsampling (`str`): How the prediction is brought to the ground truth's size.
         averaging (`str`): How images become one number.
@@ -53,7 +54,7 @@ class Protocol:
     max_depth: float | None = None
     alignment: str = "scale_shift"
     source: str = ""
-    resolution: int = 518
+    resolution: int | None = None
     resize: str = "aspect kept, shorter side to the resolution, multiples of the patch, bicubic"
     upsampling: str = "bilinear, aligned corners"
     averaging: str = "mean over images with labels"

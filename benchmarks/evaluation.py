@@ -1,0 +1,96 @@
+"""How fast is the batched alignment of a set of predictions, against a loop of `numpy.linalg.lstsq`?
+
+    OMP_NUM_THREADS=1 python benchmarks/evaluation.py
+
+Both fit scale and shift of the same 64 predictions of 480 x 640 to the same ground truth under the same random masks,
+in float64. The repeats of the two take turns, so that a busy minute hits both alike; only their ratio means anything
+on a shared machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from depth_anything_hf.alignment import fit_scale_shift
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def make_case(maps: int, height: int, width: int, kept: float):
+    """Draw predictions, ground truth and masks."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (maps, height, width)
+    prediction = torch.rand(shape, generator=generator) * 5
+    scale, shift = (torch.rand(maps, 1, 1, generator=generator) + 0.5 for _ in range(2))
+    target = scale * prediction + shift + 0.1 * torch.randn(shape, generator=generator)
+    return prediction, target, torch.rand(shape, generator=generator) < kept
+
+
+def loop(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """Fit each image with numpy: `(maps, 2)`, scale and shift."""
+    fits = []
+    for x, y, valid in zip(prediction.numpy(), target.numpy(), mask.numpy(), strict=True):
+        x, y = x[valid].astype(np.float64), y[valid].astype(np.float64)
+        fits.append(np.linalg.lstsq(np.stack([x, np.ones_like(x)], axis=1), y, rcond=None)[0])
+    return np.stack(fits)
+
+
+def batched(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
+    """Fit all images at once with this package: `(maps, 2)`, scale and shift."""
+    return torch.stack(fit_scale_shift(prediction, target, mask), dim=1).numpy()
+
+
+def measure(options) -> dict:
+    """Time both, turn by turn."""
+    case = make_case(options.maps, *options.image_size, options.kept)
+    seconds: dict[str, list[float]] = {"lstsq loop": [], "fit_scale_shift": []}
+    fits = {}
+    for repeat in range(options.repeats + 1):  # the first warms up
+        for name, fit in (("lstsq loop", loop), ("fit_scale_shift", batched)):
+            started = time.perf_counter()
+            fits[name] = fit(*case)
+            if repeat:
+                seconds[name].append(time.perf_counter() - started)
+    slow, fast = seconds.values()
+    difference = np.abs(fits["fit_scale_shift"] / fits["lstsq loop"] - 1).max(axis=0)
+    return {
+        "maps": options.maps,
+        "image_size": options.image_size,
+        "kept": options.kept,
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
+        "median_seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "ratio": statistics.median(a / b for a, b in zip(slow, fast, strict=True)),
+        "largest_relative_difference": {"scale": difference[0], "shift": difference[1]},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--maps", type=int, default=64)
+    parser.add_argument("--image-size", type=int, nargs=2, default=[480, 640], help="height and width")
+    parser.add_argument("--kept", type=float, default=0.5, help="share of the pixels under the mask")
+    parser.add_argument("--repeats", type=int, default=7)
+    result = measure(parser.parse_args())
+    written = {
+        "command": " ".join(["python benchmarks/evaluation.py", *sys.argv[1:]]),
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    } | result
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "evaluation_cpu.json").write_text(json.dumps(written, indent=1) + "\n")
+    print(json.dumps(written, indent=1))
+
+
+if __name__ == "__main__":
+    main()

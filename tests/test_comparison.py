@@ -1,0 +1,122 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from depth_anything_hf.comparison import (
+    PRIOR,
+    compare,
+    error_map,
+    file_name_of,
+    open_contestant,
+    open_samples,
+    write_results,
+)
+from depth_anything_hf.data.folder import write_image_folder
+from depth_anything_hf.data.records import DepthSample, encode_record
+from depth_anything_hf.evaluation.dataset import Contestant, score_dataset
+from depth_anything_hf.evaluation.protocols import PROTOCOLS, Protocol
+
+PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def sample(i: int) -> DepthSample:
+    """A tiny scene whose red channel is its disparity."""
+    red = np.random.default_rng(i).integers(20, 250, (12, 16)).astype(np.uint8)
+    values = (10 / red).astype(np.float32)
+    return DepthSample(Image.fromarray(np.stack([red] * 3, -1)), values, values > 0, "depth", source=f"image {i}")
+
+
+def red(images):
+    return [torch.from_numpy(np.array(image)[..., 0]).float() for image in images]
+
+
+@pytest.fixture
+def results(tmp_path):
+    models = {"red": Contestant(red), "metric/one": Contestant(lambda images: [10 / r for r in red(images)], True)}
+    return compare(models, [sample(i) for i in range(5)], PROTOCOLS["folder"], tmp_path, save_predictions=True)
+
+
+def test_compare__scores_models_side_by_side_and_the_prior(results, tmp_path):
+    scores = results["scores"]
+    assert list(scores) == ["red", "metric/one", PRIOR]
+    assert scores["red"]["abs_rel"] == pytest.approx(0, abs=1e-6)
+    assert scores["metric/one"]["abs_rel"] == pytest.approx(0, abs=1e-6)
+    assert scores[PRIOR]["abs_rel"] > 0.1
+    assert json.loads((tmp_path / "results.json").read_text())["scores"] == scores
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 3 * 5
+    with Image.open(tmp_path / "worst.png") as page:
+        assert page.width > 6 * 240  # image, truth, and two columns a model
+
+
+def test_compare__saved_predictions_score_the_same(results, tmp_path):
+    saved = tmp_path / "predictions"
+    again = {
+        name: Contestant(None, metric, saved / file_name_of(name))
+        for name, metric in (("red", False), ("metric/one", True))
+    }
+    scores = compare(again, [sample(i) for i in range(5)], PROTOCOLS["folder"], tmp_path / "again")["scores"]
+    assert scores == results["scores"]
+
+
+def test_write_results__names_model_protocol_and_what_is_missing(results):
+    text = write_results(results | {"protocol": Protocol("sintel", "sintel", images=1064).as_json()})
+    assert "| red | 0.0000 |" in text
+    assert "**5 of 1064 images**" in text
+    assert "| upsampling | bilinear, aligned corners |" in text
+
+
+def test_error_map__paints_the_relative_error():
+    one = sample(0)
+    zero = error_map(red([one.image])[0] * 3 + 1, one, PROTOCOLS["folder"], metric=False)
+    assert np.unique(zero.reshape(-1, 3), axis=0).tolist() == [[0, 0, 4]]  # the darkest colour: aligned exactly
+    half = error_map(torch.from_numpy(one.values) * 1.5, one, PROTOCOLS["folder"], metric=True)
+    assert np.unique(half.reshape(-1, 3), axis=0).tolist() == [[252, 255, 164]]  # 50 %: the brightest
+
+
+def test_open_samples__another_count_than_the_protocols_is_an_error(tmp_path):
+    for name in ("final", "clean"):
+        folder = tmp_path / "training" / name / "alley_1"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (4, 3)).save(folder / "frame_0001.png")
+    depth = tmp_path / "training" / "depth" / "alley_1"
+    depth.mkdir(parents=True)
+    content = np.float32(202021.25).tobytes() + np.int32([4, 3]).tobytes() + np.ones(12, np.float32).tobytes()
+    (depth / "frame_0001.dpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"holds 1 images of sintel, which has 1064.*--allow-partial"), pytest.warns():
+        open_samples(PROTOCOLS["sintel"], str(tmp_path))
+    with pytest.warns(UserWarning):
+        assert len(open_samples(PROTOCOLS["sintel"], str(tmp_path), allow_partial=True)) == 1
+
+
+def test_open_contestant__resolution_is_a_multiple_of_the_patch(make_model, tiny_processor, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="resolution is 60; .* such as 56"):
+        open_contestant(str(tmp_path), resolution=60)
+
+
+def test_open_contestant__metric_model_is_not_aligned(make_model, tiny_processor, tmp_path):
+    make_model(max_depth=20.0).save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    model = open_contestant(str(tmp_path))
+    assert model.metric
+    records = [encode_record(Image.new("RGB", (80, 60)), np.full((60, 80), 5.0))]
+    expected = score_dataset(model.predict, records, max_depth=80.0).summary()["abs_rel"]
+    folder = write_image_folder(records, tmp_path / "records")
+    scores = compare({"m": model}, open_samples(PROTOCOLS["folder"], str(folder)), PROTOCOLS["folder"], tmp_path / "o")
+    assert scores["scores"]["m"]["abs_rel"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+def test_docs__name_every_protocol_as_it_is(protocol):
+    (row,) = re.findall(rf"^\| {protocol.dataset} \| {protocol.name} \| (.*) \|$", PAGE, re.MULTILINE)
+    images, crop, limits, source = row.split(" | ")
+    assert (images, crop, source) == (str(protocol.images or "any"), protocol.crop, protocol.source)
+    near, far = limits.split("to ")
+    assert (float(near) if near else None) == protocol.min_depth
+    assert (None if far == "the farthest" else float(far)) == protocol.max_depth
