@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--size", default="small", choices=("small", "base", "large"))
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, help="of a and c (default: 32 on a GPU, 2 on a CPU)")
+    parser.add_argument("--batch-size", type=int, help="of a and c (default: 32 on a GPU, 1 on a CPU)")
     parser.add_argument("--dtype", help="of a and c (default: bfloat16 on a GPU, float32 on a CPU)")
     parser.add_argument("--pipeline-dtype", default="float32", help="of b")
     parser.add_argument("--pipeline-batches", type=int, nargs="+", help="batch sizes that b tries")
@@ -254,7 +254,7 @@ def main() -> None:
     command = " ".join(["python benchmarks/labeling.py", *sys.argv[1:]])
     if options.memory:
         return report("labeling_memory", measure_memory(), command)
-    options.batch_size = options.batch_size or (32 if gpu else 2)
+    options.batch_size = options.batch_size or (32 if gpu else 1)
     options.dtype = options.dtype or ("bfloat16" if gpu else "float32")
     options.pipeline_batches = options.pipeline_batches or ([1, 8, 32] if gpu else [1, 2, 4])
     kind = "gpu" if gpu else "cpu"

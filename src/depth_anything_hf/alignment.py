@@ -35,41 +35,35 @@ def fit_scale_shift(
         >>> round(scale.item(), 6), round(shift.item(), 6)
         (3.0, 5.0)
     """
-    if prediction.requires_grad or target.requires_grad:
+    if prediction.device.type != "cpu" or prediction.requires_grad or target.requires_grad or not len(prediction):
         return _fit_centred(prediction, target, mask)
-    images = 1 if prediction.device.type == "cpu" else max(len(prediction), 1)  # one image's copies fit into the cache
-    parts = zip(prediction.split(images), target.split(images), mask.split(images), strict=True)
-    scales, shifts = zip(*(_fit_at_once(*part) for part in parts), strict=True)
-    return torch.cat(scales), torch.cat(shifts)
+    # An image at a time, its float64 copies stay in the cache.
+    sums = torch.stack([_sums(*image) for image in zip(prediction, target, mask, strict=True)])  # (batch, 6)
+    mean_x, mean_y, mean_xx, mean_yy, mean_xy = (sums[:, 1:] / sums[:, :1]).unbind(dim=1)
+    variance_x, variance_y = mean_xx - mean_x.square(), mean_yy - mean_y.square()
+    scale = (mean_xy - mean_x * mean_y) / variance_x
+    shift = mean_y - scale * mean_x
+    kept = (variance_x > _SMALLEST_SHARE * mean_xx) & (variance_y > _SMALLEST_SHARE * mean_yy)
+    again = ~kept  # nearly constant, empty, or not finite
+    if again.any():
+        scale[again], shift[again] = _fit_centred(prediction[again], target[again], mask[again])
+    return scale, shift
 
 
-_SMALLEST_VARIATION = 1e-4  # variance over squared mean; E[x^2] - E[x]^2 then keeps 12 digits
+_SMALLEST_SHARE = 1e-4  # of the variance in the mean square: their difference then keeps 12 digits of 16
 
 
-def _fit_at_once(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor):
-    """Fit from sums over the uncentred values, in few passes over memory; where these cancel, centre them."""
-    count = torch.count_nonzero(mask.flatten(1), dim=1)
-    x, y = (values.flatten(1).double() for values in _masked((prediction, target), mask))  # (batch, pixels)
-    mean_x, mean_y = x.sum(dim=1) / count, y.sum(dim=1) / count
-    variance_x, variance_y, covariance = (
-        torch.linalg.vecdot(a, b) / count - mean
-        for a, b, mean in ((x, x, mean_x.square()), (y, y, mean_y.square()), (x, y, mean_x * mean_y))
+def _sums(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sum 1, x, y, x*x, y*y and x*y over one image's mask, in as few passes over memory as there can be."""
+    keep = mask.view(torch.int8).neg()  # all bits, or none: NaN outside the mask becomes 0, far faster than by `where`
+    x, y = (
+        keep.to(bits).bitwise_and_(values.view(bits)).view(values.dtype).flatten().double()
+        for values, bits in ((values, _INTEGERS[values.element_size()]) for values in (prediction, target))
     )
-    safe = (variance_x > _SMALLEST_VARIATION * mean_x.square()) & (variance_y > _SMALLEST_VARIATION * mean_y.square())
-    if not safe.all():  # nearly constant, empty, or not finite
-        return _fit_centred(prediction, target, mask)
-    scale = covariance / variance_x
-    return scale, mean_y - scale * mean_x
+    return torch.stack([torch.count_nonzero(mask).double(), x.sum(), y.sum(), x @ x, y @ y, x @ y])
 
 
-def _masked(maps: tuple[torch.Tensor, ...], mask: torch.Tensor) -> list[torch.Tensor]:
-    """Zero what is outside the mask, NaN too, by its bits: on a CPU many times faster than `torch.where`."""
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    keep = mask.to(torch.int32).neg_()  # all bits, or none
-    return [
-        (values.view(integers[values.element_size()]) & keep.to(integers[values.element_size()])).view(values.dtype)
-        for values in maps
-    ]
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 def _fit_centred(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor):

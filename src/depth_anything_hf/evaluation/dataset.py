@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,7 +155,8 @@ def score_models(
             rows.append((index, sample.group, sample.source, scores))
         waiting.clear()
 
-    for index, sample in _own_samples(dataset, state, description):
+    for index, record in own_records(dataset, state, description):
+        sample = decode_record(record)
         if sample.values is None:
             raise ValueError(f"{sample.source or 'a record'} has no depth_map; evaluation needs ground truth.")
         waiting.append((index, sample))
@@ -170,8 +172,8 @@ def score_models(
     return {name: _table(rows, name) for name in models}
 
 
-def _own_samples(dataset: Iterable, state: PartialState, description: str) -> Iterator[tuple[int, DepthSample]]:
-    """Yield this process's samples with their places in the set; those of others are not decoded."""
+def own_records(dataset: Iterable, state: PartialState, description: str) -> Iterator[tuple[int, Any]]:
+    """Yield this process's records with their places in the set; a set with an index is not asked for the others'."""
     bar = tqdm(desc=description, unit="image", total=_share(dataset, state), disable=not state.is_main_process)
     with bar:
         if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
@@ -179,7 +181,7 @@ def _own_samples(dataset: Iterable, state: PartialState, description: str) -> It
         else:
             found = itertools.islice(enumerate(dataset), state.process_index, None, state.num_processes)
         for index, record in found:
-            yield index, decode_record(record)
+            yield index, record
             bar.update()
 
 

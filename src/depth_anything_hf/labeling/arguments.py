@@ -35,7 +35,7 @@ class LabelingArguments:
     )
     out_dir: str = field(metadata={"aliases": ["--out"], "help": "Folder for the shards; an unfinished one goes on."})
     resolution: int = _option(518, "Shorter side of the network's input, a multiple of the patch size.")
-    batch_size: int | None = _option(None, "Images a forward pass. Default: 32 on a GPU, 2 on a CPU.")
+    batch_size: int | None = _option(None, "Images a forward pass. Default: 32 on a GPU, 1 on a CPU.")
     image_column: str | None = _option(None, "Column of the images. Default: the only one of type image.")
     split: str = _option("train", "Split of a Hub data set.")
     limit: int | None = _option(None, "Label only so many images, the first ones.")
@@ -150,7 +150,7 @@ class Settings:
             preparation=preparation,
             dtype=args.dtype or ("bfloat16" if fast else "float32"),
             compiled=fast if args.compiled is None else args.compiled,
-            batch_size=args.batch_size or (32 if fast else 2),
+            batch_size=args.batch_size or (32 if fast else 1),
             shard_size=args.shard_size,
             keep_image=args.keep_image,
         )
