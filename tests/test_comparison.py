@@ -10,6 +10,7 @@ from PIL import Image
 from depth_anything_hf.comparison import (
     PRIOR,
     compare,
+    compare_pairs,
     error_map,
     file_name_of,
     open_contestant,
@@ -120,3 +121,24 @@ def test_docs__name_every_protocol_as_it_is(protocol):
     near, far = limits.split("to ")
     assert (float(near) if near else None) == protocol.min_depth
     assert (None if far == "the farthest" else float(far)) == protocol.max_depth
+
+
+def test_compare_pairs__accuracy_over_pairs_and_over_scenes(tmp_path):
+    """Of four pairs in two scenes `red` has three right: 75 % of the pairs, and (2 / 3 + 1) / 2 of the scenes."""
+    near, far = [0, 0], [2, 3]
+    annotations = {}
+    for scene, flips in (("indoor", (False, False, True)), ("aerial", (False,))):
+        pixels = np.zeros((3, 4, 3), dtype=np.uint8)
+        pixels[0, 0] = 200
+        (tmp_path / "images" / scene).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / scene / "a.png")
+        annotations[f"images/{scene}/a.png"] = [
+            {"point1": far if flip else near, "point2": near if flip else far, "closer_point": "point1"}
+            for flip in flips
+        ]
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations))
+    table = compare_pairs({"red": Contestant(red)}, str(tmp_path), tmp_path / "out")
+    assert "| red | 75.0 | 83.3 | 100.0 | 66.7 | 4 |" in table
+    scores = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]
+    assert scores["red"]["ties"] == 0
+    assert scores[PRIOR]["accuracy"] == 0.25  # the lower pixel is nearer: right in the flipped pair alone

@@ -156,7 +156,8 @@ def compare_pairs(models: Mapping[str, Contestant], root: str, out_dir: Path, ba
     lines = ["# da2k", "", "| model | " + " | ".join(columns.values()) + " | pairs |", "|---" * (len(columns) + 2) + "|"]
     for name, one in results.items():
         lines.append(f"| {name} | " + " | ".join(f"{100 * one[key]:.1f}" for key in columns) + f" | {one['pairs']} |")
-    table = "\n".join([*lines, ""])
+    ties = [f"- {name}: {one['ties']} ties, which count as wrong" for name, one in results.items() if one["ties"]]
+    table = "\n".join([*lines, "", *ties, ""])
     if PartialState().is_main_process:
         (out_dir / "results.json").write_text(json.dumps({"scores": results}, indent=1) + "\n")
         (out_dir / "results.md").write_text(table)
