@@ -90,14 +90,14 @@ def test_open_samples__another_count_than_the_protocols_is_an_error(tmp_path):
     (depth / "frame_0001.dpt").write_bytes(content)
     with pytest.raises(ValueError, match=r"holds 1 images of sintel, which has 1064.*--allow-partial"), pytest.warns():
         open_samples(PROTOCOLS["sintel"], str(tmp_path))
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="1 samples"):
         assert len(open_samples(PROTOCOLS["sintel"], str(tmp_path), allow_partial=True)) == 1
 
 
 def test_open_contestant__resolution_is_a_multiple_of_the_patch(make_model, tiny_processor, tmp_path):
     make_model().save_pretrained(tmp_path)
     tiny_processor.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="resolution is 60; .* such as 56"):
+    with pytest.raises(ValueError, match=r"resolution is 60; .* such as 56"):
         open_contestant(str(tmp_path), resolution=60)
 
 

@@ -153,7 +153,12 @@ def compare_pairs(models: Mapping[str, Contestant], root: str, out_dir: Path, ba
     scenes = sorted({key for one in results.values() for key in one if key.startswith("scene/")})
     columns = {"accuracy": "accuracy over pairs", "mean_of_scenes": "mean of scenes"}
     columns |= {key: key.removeprefix("scene/") for key in scenes}
-    lines = ["# da2k", "", "| model | " + " | ".join(columns.values()) + " | pairs |", "|---" * (len(columns) + 2) + "|"]
+    lines = [
+        "# da2k",
+        "",
+        "| model | " + " | ".join(columns.values()) + " | pairs |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
     for name, one in results.items():
         lines.append(f"| {name} | " + " | ".join(f"{100 * one[key]:.1f}" for key in columns) + f" | {one['pairs']} |")
     ties = [f"- {name}: {one['ties']} ties, which count as wrong" for name, one in results.items() if one["ties"]]

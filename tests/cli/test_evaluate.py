@@ -17,7 +17,9 @@ def place(make_model, tiny_processor, tmp_path):
     rng = np.random.default_rng(0)
     records = [
         encode_record(
-            Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)), rng.uniform(1, 9, (60, 80)), group=scene
+            Image.fromarray(rng.integers(0, 255, (60, 80, 3), dtype=np.uint8)),
+            rng.uniform(1, 9, (60, 80)),
+            group=scene,
         )
         for scene in ("a", "a", "b")
     ]
@@ -28,7 +30,17 @@ def place(make_model, tiny_processor, tmp_path):
 def run(place, *more):
     models = ["--model", str(place / "one"), "--model", str(place / "two")]
     return main(
-        ["evaluate", *models, "--dataset", "folder", "--root", str(place / "records"), "--out", str(place / "out"), *more]
+        [
+            "evaluate",
+            *models,
+            "--dataset",
+            "folder",
+            "--root",
+            str(place / "records"),
+            "--out",
+            str(place / "out"),
+            *more,
+        ]
     )
 
 

@@ -225,7 +225,9 @@ def score_prediction(
     predicted = resize_prediction(predicted_depth[None], tuple(target.shape))[0]
     # Scores are those of the valid pixels in any arrangement: a row of them, which for LiDAR is a hundredth of the map.
     mask = valid_mask(target, mask, space).to(predicted.device)
-    predicted, target = (F.pad(values[mask], (0, 1))[None, None] for values in (predicted, target.to(predicted.device)))
+    predicted, target = (
+        F.pad(values[mask], (0, 1))[None, None] for values in (predicted, target.to(predicted.device))
+    )
     mask = (torch.arange(target.shape[-1], device=predicted.device) < target.shape[-1] - 1)[None, None]
     if not metric:
         scores = score_relative(predicted, target, mask, space, max_depth, min_depth, alignment)
