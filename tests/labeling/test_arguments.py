@@ -23,7 +23,7 @@ def resolve(device="cpu", parts=("photographs",), whole_files=False, **given):
     return Settings.resolve(args, source, model, PREPARATION, "disparity", device)
 
 
-@pytest.mark.parametrize(("device", "expected"), [("cpu", ("float32", False, 2)), ("cuda", ("bfloat16", True, 32))])
+@pytest.mark.parametrize(("device", "expected"), [("cpu", ("float32", False, 1)), ("cuda", ("bfloat16", True, 32))])
 def test_resolve__defaults_of_the_device(device, expected):
     settings = resolve(device)
     assert (settings.dtype, settings.compiled, settings.batch_size) == expected
@@ -47,7 +47,7 @@ def test_resolve__refuses(given, message):
 def test_check_same__accepts_itself_and_names_each_difference(tmp_path):
     begun = resolve().as_json()
     resolve().check_same(begun, tmp_path)
-    with pytest.raises(ValueError, match=r"\(batch_size: 2 then, 4 now; shard_size: 512 then, 8 now\); repeat those"):
+    with pytest.raises(ValueError, match=r"\(batch_size: 1 then, 4 now; shard_size: 512 then, 8 now\); repeat those"):
         resolve(batch_size=4, shard_size=8).check_same(begun, tmp_path)
 
 
