@@ -144,3 +144,12 @@ def test_train__unreadable_data_is_named(tmp_path, workplace, capsys):
     assert main(["train", str(tmp_path / "recipe.yaml"), "--labeled", str(tmp_path / "empty"), *ON_CPU]) == 1
     assert str(tmp_path / "empty") in capsys.readouterr().err
     Image.new("RGB", (4, 4)).save(tmp_path / "empty" / "a.png")
+
+
+def test_parse_recipe__model_on_the_command_line_takes_the_place_of_the_recipes_encoder():
+    recipe = RECIPES[0].parent / "v2_student.yaml"
+    given = ["--unlabeled", "labels", "--bf16", "false"]
+    start, _ = parse_recipe(recipe, [*given, "--model=checkpoint"])
+    assert (start.model, start.encoder) == ("checkpoint", None)
+    start, _ = parse_recipe(recipe, given)
+    assert (start.model, start.encoder) == (None, "facebook/dinov2-small")

@@ -103,6 +103,10 @@ def parse_recipe(path: Path, overrides: list[str]) -> tuple[RecipeArguments, Dep
         raise ValueError(
             f"{path} names unknown fields {unknown}; depth-anything-hf train --help lists those there are."
         )
+    given = {word.split("=")[0].lstrip("-") for word in overrides if word.startswith("--")}
+    for name, other in (("model", "encoder"), ("encoder", "model")):  # two answers to one question: where to start
+        if name in given and other not in given:
+            recipe.pop(other, None)
     parser.set_defaults(**recipe)
     return parser.parse_args_into_dataclasses(overrides)
 
