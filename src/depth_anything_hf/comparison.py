@@ -21,6 +21,7 @@ from depth_anything_hf.evaluation.dataset import Contestant, DatasetScores, row_
 from depth_anything_hf.evaluation.protocols import Protocol, crop_mask
 from depth_anything_hf.evaluation.scoring import aligned_disparity
 from depth_anything_hf.inference import load_model, predict_depth, space_of
+from depth_anything_hf.labeling.arguments import model_revision
 from depth_anything_hf.resizing import resize_prediction
 from depth_anything_hf.visualization import colorize, enlarge_sparse, prediction_row, sheet
 
@@ -48,8 +49,9 @@ def open_contestant(
     """
     model, processor = load_model(name)
     metric = space_of(model, name, space) == "depth"
+    revision = model_revision(name, model)
     if saved is not None:
-        return Contestant(None, metric, saved)
+        return Contestant(None, metric, saved, revision)
     if resolution is not None:
         multiple = getattr(processor, "ensure_multiple_of", None) or 1
         if resolution % multiple:
@@ -59,7 +61,7 @@ def open_contestant(
             )
         processor.size = {"height": resolution, "width": resolution}
     model.to(PartialState().device)
-    return Contestant(lambda images: predict_depth(model, processor, images), metric)
+    return Contestant(lambda images: predict_depth(model, processor, images), metric, revision=revision)
 
 
 def open_samples(protocol: Protocol, root: str, allow_partial: bool = False, **options: Any) -> Sequence:
@@ -120,6 +122,7 @@ def compare(
     results = {
         "protocol": protocol.as_json(),
         "images_found": len(samples),
+        "revisions": {name: model.revision for name, model in models.items()},
         "versions": {"depth_anything_hf": __version__}
         | {name: version(name) for name in ("torch", "transformers", "datasets")},
         "scores": {name: one.summary() for name, one in scores.items()},

@@ -52,6 +52,9 @@ def test_evaluate__writes_and_prints_the_table(place, capsys):
     results = json.loads((place / "out" / "results.json").read_text())
     assert results["protocol"]["alignment"] == "scale_shift"
     assert results["scores"][str(place / "one")] != results["scores"][str(place / "two")]
+    one, two = results["revisions"].values()
+    assert one.startswith("sha256:")
+    assert one != two
     before = (place / "out" / "scores.jsonl").read_text()
     assert run(place, "--from-predictions", str(place / "out" / "predictions")) == 0
     assert (place / "out" / "scores.jsonl").read_text() == before

@@ -33,11 +33,13 @@ class Contestant:
         metric (`bool`): Whether it predicts metres; else disparity of unknown scale and shift.
         saved (`Path`, *optional*): Folder of predictions of an earlier run, `000000.npy` for the first image; then nothing
             is predicted.
+        revision (`str`, *optional*): Which weights these are, for the result file.
     """
 
     predict: Predictor | None = None
     metric: bool = False
     saved: Path | None = None
+    revision: str | None = None
 
     def predictions(self, indices: Sequence[int], images: Sequence[Image.Image]) -> list[torch.Tensor]:
         """Predict images, or read what was predicted for them."""
