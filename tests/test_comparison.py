@@ -12,14 +12,15 @@ from depth_anything_hf.comparison import (
     compare,
     compare_pairs,
     error_map,
-    file_name_of,
     open_contestant,
+    open_kept,
     open_samples,
     write_results,
 )
 from depth_anything_hf.data.folder import write_image_folder
 from depth_anything_hf.data.records import DepthSample, encode_record
-from depth_anything_hf.evaluation.dataset import Contestant, score_dataset
+from depth_anything_hf.evaluation.contestants import Contestant
+from depth_anything_hf.evaluation.dataset import score_dataset
 from depth_anything_hf.evaluation.protocols import PROTOCOLS, Protocol
 
 PAGE = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
@@ -56,19 +57,30 @@ def test_compare__scores_models_side_by_side_and_the_prior(results, tmp_path):
 
 def test_compare__saved_predictions_score_the_same(results, tmp_path):
     saved = tmp_path / "predictions"
-    again = {
-        name: Contestant(None, metric, saved / file_name_of(name))
-        for name, metric in (("red", False), ("metric/one", True))
-    }
+    again = {name: open_kept(name, saved) for name in ("red", "metric/one")}
+    assert [model.metric for model in again.values()] == [False, True]
     scores = compare(again, [sample(i) for i in range(5)], PROTOCOLS["folder"], tmp_path / "again")["scores"]
     assert scores == results["scores"]
+
+
+def test_compare__predictions_of_other_images_are_refused(results, tmp_path):
+    kept = {"red": open_kept("red", tmp_path / "predictions")}
+    with pytest.raises(ValueError, match=r"prediction 0 in .*red is of image 0, and the image is image 1;"):
+        compare(kept, [sample(i) for i in range(1, 5)], PROTOCOLS["folder"], tmp_path / "again")
+    with pytest.raises(ValueError, match=r"prediction 5 in .*red is of no image, and the image is image 5;"):
+        compare(kept, [sample(i) for i in range(6)], PROTOCOLS["folder"], tmp_path / "again")
+
+
+def test_open_kept__without_complete_predictions_says_how_to_make_them(results, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"blue.*no complete predictions.*--save-predictions"):
+        open_kept("blue", tmp_path / "predictions")
 
 
 def test_write_results__names_model_protocol_and_what_is_missing(results):
     text = write_results(results | {"protocol": Protocol("sintel", "sintel", images=1064).as_json()})
     assert "| red | 0.0000 |" in text
     assert "**5 of 1064 images**" in text
-    assert "| upsampling | bilinear, aligned corners |" in text
+    assert "| upsampling | Depth Anything: bilinear, aligned corners; others: their processor's |" in text
 
 
 def test_error_map__paints_the_relative_error():
@@ -77,6 +89,19 @@ def test_error_map__paints_the_relative_error():
     assert np.unique(zero.reshape(-1, 3), axis=0).tolist() == [[0, 0, 4]]  # the darkest colour: aligned exactly
     half = error_map(torch.from_numpy(one.values) * 1.5, one, PROTOCOLS["folder"], metric=True)
     assert np.unique(half.reshape(-1, 3), axis=0).tolist() == [[252, 255, 164]]  # 50 %: the brightest
+
+
+def test_error_map__metric_model_is_drawn_as_it_is_scored():
+    """Of 1, 4 and 90 m under a cap of 10: 1 and 4 are exact, 90 is not scored; a prediction of 15 for 10 counts as 10."""
+    values = np.array([[1.0, 4.0, 10.0, 90.0]], dtype=np.float32)
+    one = DepthSample(Image.new("RGB", (4, 1)), values, values > 0, "depth")
+    drawn = error_map(
+        torch.tensor([[1.0, 4.0, 15.0, 45.0]]), one, Protocol("p", "folder", max_depth=10.0), metric=True
+    )
+    grey = drawn[0, 3].tolist()
+    assert drawn[0, :3].tolist() == [[0, 0, 4]] * 3
+    assert grey == [grey[0]] * 3
+    assert grey != [0, 0, 4]
 
 
 def test_open_samples__another_count_than_the_protocols_is_an_error(tmp_path):
@@ -137,8 +162,11 @@ def test_compare_pairs__accuracy_over_pairs_and_over_scenes(tmp_path):
             for flip in flips
         ]
     (tmp_path / "annotations.json").write_text(json.dumps(annotations))
-    table = compare_pairs({"red": Contestant(red)}, str(tmp_path), tmp_path / "out")
+    table = compare_pairs({"red": Contestant(red, revision="abc")}, str(tmp_path), tmp_path / "out")
     assert "| red | 75.0 | 83.3 | 100.0 | 66.7 | 4 |" in table
-    scores = json.loads((tmp_path / "out" / "results.json").read_text())["scores"]
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["revisions"] == {"red": "abc"}
+    assert found["versions"]["torch"] == torch.__version__
+    scores = found["scores"]
     assert scores["red"]["ties"] == 0
     assert scores[PRIOR]["accuracy"] == 0.25  # the lower pixel is nearer: right in the flipped pair alone

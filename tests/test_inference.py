@@ -1,13 +1,16 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import get_peft_model
+from torch import nn
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 
+from depth_anything_hf import inference
 from depth_anything_hf.adapters import depth_lora_config
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.inference import adapter_base, load_model, predict_depth
+from depth_anything_hf.inference import adapter_base, load_model, model_revision, predict_depth
 from depth_anything_hf.resizing import resize_prediction
 
 
@@ -186,3 +189,21 @@ def test_load_model__adapter_that_names_no_base_is_an_error(make_adapter):
 
 def test_adapter_base__of_a_folder_without_a_model_is_none(tmp_path):
     assert adapter_base(str(tmp_path)) is None
+
+
+def test_model_revision__follows_the_weights():
+    model = nn.BatchNorm1d(2)  # which has a number without dimension among its weights
+    model.config = SimpleNamespace()
+    before = model_revision("teacher", model)
+    assert before == model_revision("elsewhere", model)
+    model.num_batches_tracked += 1
+    assert before != model_revision("teacher", model)
+    assert model_revision("teacher", model.to(torch.bfloat16)).startswith("sha256:")
+
+
+def test_model_revision__commit_of_a_whole_model_only(monkeypatch):
+    model = nn.Linear(1, 1)
+    model.config = SimpleNamespace(_commit_hash="0123")
+    monkeypatch.setattr(inference, "adapter_base", {"me/model": None, "me/adapter": "me/model"}.get)
+    assert model_revision("me/model", model) == "0123"
+    assert model_revision("me/adapter", model).startswith("sha256:")  # that commit is the base model's

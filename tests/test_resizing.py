@@ -5,7 +5,7 @@ from PIL import Image
 from transformers.modeling_outputs import DepthEstimatorOutput
 
 from depth_anything_hf.image_processing import StockProcessor
-from depth_anything_hf.resizing import resize_map, resize_pixels, resize_prediction, resized_size
+from depth_anything_hf.resizing import check_resolution, resize_map, resize_pixels, resize_prediction, resized_size
 
 if StockProcessor.__name__ == "DPTImageProcessorPil":
     from transformers.models.dpt.image_processing_pil_dpt import get_resize_output_image_size
@@ -166,3 +166,9 @@ def test_resize_prediction__is_float32_at_least(given, expected, mode):
 def test_resize_prediction__rejects_unknown_mode():
     with pytest.raises(ValueError, match="mode is 'nearest'; it must be 'bilinear'"):
         resize_prediction(torch.rand(1, 4, 4), (8, 8), "nearest")
+
+
+@pytest.mark.parametrize(("resolution", "nearest"), [(0, 14), (-14, 14), (3, 14), (100, 98), (520, 518)])
+def test_check_resolution__other_than_a_multiple_is_named_with_the_nearest(resolution, nearest):
+    with pytest.raises(ValueError, match=rf"is {resolution}; .*multiple of the patch size 14, such as {nearest}\."):
+        check_resolution(resolution, 14)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,12 +18,19 @@ from depth_anything_hf import __version__
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.readers import open_reader
 from depth_anything_hf.data.records import DepthSample, decode_record
-from depth_anything_hf.evaluation.dataset import Contestant, DatasetScores, row_prior, score_models
+from depth_anything_hf.evaluation.contestants import (
+    Contestant,
+    KeptPredictions,
+    finish_predictions,
+    keep_prediction,
+    row_prior,
+)
+from depth_anything_hf.evaluation.da2k import score_da2k
+from depth_anything_hf.evaluation.dataset import DatasetScores, score_models
 from depth_anything_hf.evaluation.protocols import Protocol, crop_mask
-from depth_anything_hf.evaluation.scoring import aligned_disparity
-from depth_anything_hf.inference import load_model, predict_depth, space_of
-from depth_anything_hf.labeling.arguments import model_revision
-from depth_anything_hf.resizing import resize_prediction
+from depth_anything_hf.evaluation.scoring import aligned_depth, aligned_disparity
+from depth_anything_hf.inference import load_model, model_revision, predict_depth, space_of
+from depth_anything_hf.resizing import check_resolution, resize_prediction
 from depth_anything_hf.visualization import colorize, enlarge_sparse, prediction_row, sheet
 
 PRIOR = "prior (disparity = image row)"
@@ -30,16 +38,13 @@ SHOWN = 4  # best and worst images each, in the sheet
 RED = 0.5  # relative error of the brightest colour
 
 
-def open_contestant(
-    name: str, resolution: int | None = None, space: str | None = None, saved: Path | None = None
-) -> Contestant:
+def open_contestant(name: str, resolution: int | None = None, space: str | None = None) -> Contestant:
     """Load a model to be scored.
 
     Args:
         name: Hub id or folder of any depth model, or of an adapter.
         resolution: Shorter side of the network's input; left out, the checkpoint's.
         space: "disparity" or "depth", for a model whose config does not tell.
-        saved: Folder of its predictions; then only what it predicts is looked up.
 
     Returns:
         The contestant.
@@ -49,19 +54,28 @@ def open_contestant(
     """
     model, processor = load_model(name)
     metric = space_of(model, name, space) == "depth"
-    revision = model_revision(name, model)
-    if saved is not None:
-        return Contestant(None, metric, saved, revision)
     if resolution is not None:
-        multiple = getattr(processor, "ensure_multiple_of", None) or 1
-        if resolution % multiple:
-            raise ValueError(
-                f"resolution is {resolution}; for {name} it must be a multiple of {multiple}, such as "
-                f"{max(round(resolution / multiple), 1) * multiple}."
-            )
+        check_resolution(resolution, getattr(processor, "ensure_multiple_of", None) or 1)
         processor.size = {"height": resolution, "width": resolution}
+    revision = model_revision(name, model)
     model.to(PartialState().device)
-    return Contestant(lambda images: predict_depth(model, processor, images), metric, revision=revision)
+    return Contestant(lambda images: predict_depth(model, processor, images), metric, revision)
+
+
+def open_kept(name: str, folder: Path) -> KeptPredictions:
+    """Open the predictions that `compare` kept of a model; the model itself is not needed.
+
+    Args:
+        name: The model, as it was named then.
+        folder: The `predictions` of an earlier comparison.
+
+    Returns:
+        What stands for the model.
+
+    Raises:
+        FileNotFoundError: No complete predictions of that model there.
+    """
+    return KeptPredictions(folder / file_name_of(name))
 
 
 def open_samples(protocol: Protocol, root: str, allow_partial: bool = False, **options: Any) -> Sequence:
@@ -106,7 +120,8 @@ def compare(
         samples: Of `open_samples`.
         protocol: How to score.
         out_dir: Folder to write.
-        save_predictions: Keep each prediction as `predictions/MODEL/000000.npy`, to be scored again without the model.
+        save_predictions: Keep each prediction as `predictions/MODEL/000000.npy`; `open_kept` scores them again without the
+            model.
         batch_size: Images handed to a model at once.
 
     Returns:
@@ -116,22 +131,17 @@ def compare(
         ValueError: A sample cannot be scored.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    keep = _keeper(out_dir / "predictions", models) if save_predictions else None
+    kept = {name: out_dir / "predictions" / file_name_of(name) for name in models if save_predictions}
     contestants = dict(models) | {PRIOR: Contestant(row_prior)}
-    scores = score_models(contestants, samples, protocol, batch_size, f"score on {protocol.name}", keep)
-    results = {
-        "protocol": protocol.as_json(),
-        "images_found": len(samples),
-        "revisions": {name: model.revision for name, model in models.items()},
-        "versions": {"depth_anything_hf": __version__}
-        | {name: version(name) for name in ("torch", "transformers", "datasets")},
-        "scores": {name: one.summary() for name, one in scores.items()},
-    }
+    scores = score_models(contestants, samples, protocol, batch_size, f"score on {protocol.name}", _keeper(kept))
+    results = {"protocol": protocol.as_json(), "images_found": len(samples)} | _results(models, scores)
     if PartialState().is_main_process:
+        for name, folder in kept.items():
+            finish_predictions(folder, models[name], scores[name].sources)
         (out_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         (out_dir / "results.md").write_text(write_results(results))
         (out_dir / "scores.jsonl").write_text("".join(_rows(scores)))
-        draw_extremes(contestants, scores, samples, protocol, out_dir / "worst.png")
+        draw_extremes(models, scores, samples, protocol, out_dir / "worst.png")
     PartialState().wait_for_everyone()
     return results
 
@@ -148,12 +158,10 @@ def compare_pairs(models: Mapping[str, Contestant], root: str, out_dir: Path, ba
     Returns:
         The table.
     """
-    from depth_anything_hf.evaluation.da2k import score_da2k
-
     out_dir.mkdir(parents=True, exist_ok=True)
     scores = score_da2k(dict(models) | {PRIOR: Contestant(row_prior)}, open_reader("da2k", root), batch_size)
-    results = {name: one.summary() for name, one in scores.items()}
-    scenes = sorted({key for one in results.values() for key in one if key.startswith("scene/")})
+    results = _results(models, scores)
+    scenes = sorted({key for one in results["scores"].values() for key in one if key.startswith("scene/")})
     columns = {"accuracy": "accuracy over pairs", "mean_of_scenes": "mean of scenes"}
     columns |= {key: key.removeprefix("scene/") for key in scenes}
     lines = [
@@ -162,12 +170,14 @@ def compare_pairs(models: Mapping[str, Contestant], root: str, out_dir: Path, ba
         "| model | " + " | ".join(columns.values()) + " | pairs |",
         "|---" * (len(columns) + 2) + "|",
     ]
-    for name, one in results.items():
+    for name, one in results["scores"].items():
         lines.append(f"| {name} | " + " | ".join(f"{100 * one[key]:.1f}" for key in columns) + f" | {one['pairs']} |")
-    ties = [f"- {name}: {one['ties']} ties, which count as wrong" for name, one in results.items() if one["ties"]]
+    ties = [
+        f"- {name}: {one['ties']} ties, which count as wrong" for name, one in results["scores"].items() if one["ties"]
+    ]
     table = "\n".join([*lines, "", *ties, ""])
     if PartialState().is_main_process:
-        (out_dir / "results.json").write_text(json.dumps({"scores": results}, indent=1) + "\n")
+        (out_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         (out_dir / "results.md").write_text(table)
     return table
 
@@ -182,13 +192,22 @@ def file_name_of(model: str) -> str:
     return model.strip("/").replace("/", "__")
 
 
-def _keeper(folder: Path, models: Mapping[str, Contestant]) -> Callable[[str, int, torch.Tensor], None]:
-    for name in models:
-        (folder / file_name_of(name)).mkdir(parents=True, exist_ok=True)
+def _results(models: Mapping[str, Contestant], scores: Mapping[str, Any]) -> dict[str, Any]:
+    versions = {name: version(name) for name in ("torch", "transformers", "datasets")}
+    return {
+        "revisions": {name: model.revision for name, model in models.items()},
+        "versions": {"depth_anything_hf": __version__} | versions,
+        "scores": {name: one.summary() for name, one in scores.items()},
+    }
+
+
+def _keeper(folders: Mapping[str, Path]) -> Callable[[str, int, torch.Tensor], None]:
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
 
     def keep(name: str, index: int, depth: torch.Tensor) -> None:
-        if name in models:
-            np.save(folder / file_name_of(name) / f"{index:06d}.npy", depth.float().numpy())
+        if name in folders:
+            keep_prediction(folders[name], index, depth)
 
     return keep
 
@@ -251,7 +270,7 @@ def draw_extremes(
         protocol: Crop, range, alignment.
         path: Of the picture.
     """
-    names = list(models)[: 1 if len(models) < 3 else -1]  # the prior stands last, and is no picture to look at
+    names = list(models)
     errors = scores[names[0]].scores["abs_rel"]
     order = [i for i in errors.nan_to_num(-1).argsort(descending=True).tolist() if not torch.isnan(errors[i])]
     chosen = order[:SHOWN] + [i for i in order[-SHOWN:] if i not in order[:SHOWN]]
@@ -259,7 +278,7 @@ def draw_extremes(
     for i in chosen:
         sample = decode_record(samples[i])
         depths = [
-            resize_prediction(models[name].predictions([i], [sample.image])[0][None], sample.values.shape)[0]
+            resize_prediction(models[name].predictions([i], [sample])[0][None], sample.values.shape)[0]
             for name in names
         ]
         shown = [1 / d.clamp(min=1e-6) if models[n].metric else d for n, d in zip(names, depths, strict=True)]
@@ -288,7 +307,9 @@ def error_map(predicted: torch.Tensor, sample: DepthSample, protocol: Protocol, 
     target, mask = torch.from_numpy(sample.values)[None], torch.from_numpy(sample.mask)[None]
     mask = mask & crop_mask(protocol.crop, *target.shape[1:])[None]
     if metric:
-        error = (predicted[None].double() - target).abs() / torch.where(mask, target, 1.0)
+        limits = protocol.max_depth or math.inf, protocol.min_depth or 1e-3
+        depth, mask, _ = aligned_depth(predicted[None], target, mask, *limits)
+        error = (depth - target).abs() / torch.where(mask, target, 1.0)
     else:
         aligned, disparity, mask, _ = aligned_disparity(
             predicted[None], target, mask, sample.space, protocol.max_depth, protocol.min_depth, protocol.alignment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from collections import defaultdict
@@ -95,6 +96,26 @@ def adapter_base(name: str) -> str | None:
             "base_model_name_or_path."
         )
     return base
+
+
+def model_revision(name: str, model: nn.Module) -> str:
+    """Identify a model: its commit on the Hub, or a digest of its weights.
+
+    Args:
+        name (`str`): Hub id or folder.
+        model (`nn.Module`): Loaded from there.
+
+    Returns:
+        `str`: The commit, or "sha256:" and 16 hexadecimal digits of the weights.
+    """
+    commit = getattr(model.config, "_commit_hash", None)
+    if commit and not Path(name).exists() and adapter_base(name) is None:  # an adapter's commit is not its base's
+        return commit
+    digest = hashlib.sha256()
+    for key, values in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(values.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 @torch.no_grad()

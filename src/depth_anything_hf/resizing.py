@@ -64,6 +64,31 @@ def resized_size(
     )
 
 
+def check_resolution(resolution: int, multiple: int) -> int:
+    """Return a resolution that the network can take.
+
+    Args:
+        resolution (`int`): A side of the network's input, pixels.
+        multiple (`int`): What it must be a multiple of: the patch size.
+
+    Returns:
+        `int`: The resolution.
+
+    Raises:
+        ValueError: It is no multiple.
+
+    Example:
+        >>> check_resolution(518, 14)
+        518
+    """
+    if resolution < multiple or resolution % multiple:
+        nearest = max(round(resolution / multiple), 1) * multiple
+        raise ValueError(
+            f"resolution is {resolution}; it must be a multiple of the patch size {multiple}, such as {nearest}."
+        )
+    return resolution
+
+
 def resize_map(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize maps by nearest neighbour: no value is invented, and none is blended across a hole.
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -56,8 +57,13 @@ def test_evaluate__writes_and_prints_the_table(place, capsys):
     assert one.startswith("sha256:")
     assert one != two
     before = (place / "out" / "scores.jsonl").read_text()
+    for name in ("one", "two"):
+        shutil.rmtree(place / name)  # the models are not needed any more
     assert run(place, "--from-predictions", str(place / "out" / "predictions")) == 0
     assert (place / "out" / "scores.jsonl").read_text() == before
+    again = json.loads((place / "out" / "results.json").read_text())
+    assert again["scores"] == results["scores"]
+    assert again["revisions"] == results["revisions"]
 
 
 def test_evaluate__alignment_is_written_into_the_protocol(place):
@@ -70,9 +76,12 @@ def test_evaluate__alignment_is_written_into_the_protocol(place):
     ("more", "message"),
     [
         (["--alignment", "best"], "alignment is 'best'"),
-        (["--resolution", "60"], "multiple of 14, such as 56"),
+        (["--resolution", "60"], "multiple of the patch size 14, such as 56"),
         (["--protocol", "nyuv2"], "protocol 'nyuv2' is none of folder's"),
         (["--dataset", "moon"], "dataset is 'moon'; there are protocols for ddad"),
+        (["--dataset", "da2k", "--alignment", "median"], "--alignment means nothing for da2k"),
+        (["--dataset", "da2k", "--save-predictions"], "--save-predictions means nothing for da2k"),
+        (["--from-predictions", "nowhere"], "holds no complete predictions"),
         (["--dataset", "nyuv2"], "nyu_depth_v2_labeled.mat"),
     ],
 )

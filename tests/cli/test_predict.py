@@ -59,7 +59,7 @@ def test_predict__resolution_changes_the_input_size(checkpoint, photos, tmp_path
     arguments = ["predict", str(photos / "a.png"), "--model", checkpoint, "--out", str(tmp_path / "out")]
     assert main([*arguments, "--resolution", "112"]) == 0
     assert main([*arguments, "--resolution", "100"]) == 1
-    assert "--resolution is 100; it must be a multiple of 14, such as 98" in capsys.readouterr().err
+    assert "resolution is 100; it must be a multiple of the patch size 14, such as 98" in capsys.readouterr().err
 
 
 def test_predict__no_image_and_wrong_model(checkpoint, photos, tmp_path, capsys):

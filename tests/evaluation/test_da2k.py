@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.data.readers.da2k import PointPairs
+from depth_anything_hf.evaluation.contestants import Contestant, row_prior
 from depth_anything_hf.evaluation.da2k import PairScores, score_da2k, score_pairs
-from depth_anything_hf.evaluation.dataset import Contestant, row_prior
 
 # Rows 0 to 1, columns 0 to 2: disparity.
 DISPARITY = torch.tensor([[6.0, 5.0, 4.0], [3.0, 2.0, 2.0]])

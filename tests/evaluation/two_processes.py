@@ -11,8 +11,9 @@ from PIL import Image
 
 from depth_anything_hf.data.readers.da2k import PointPairs
 from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.evaluation.contestants import Contestant, row_prior
 from depth_anything_hf.evaluation.da2k import score_da2k
-from depth_anything_hf.evaluation.dataset import Contestant, row_prior, score_models
+from depth_anything_hf.evaluation.dataset import score_models
 
 
 class Counted:

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from depth_anything_hf.labeling import arguments
-from depth_anything_hf.labeling.arguments import LabelingArguments, Settings, model_revision
+from depth_anything_hf.labeling.arguments import LabelingArguments, Settings
 from depth_anything_hf.labeling.sources import ImageSource
 from depth_anything_hf.labeling.teacher import Preparation
 
@@ -63,21 +62,3 @@ def test_check_same__thousands_of_parts_do_not_bury_the_message(tmp_path):
     with pytest.raises(ValueError, match=r"parts: 5000 from '00000.tar' to '04999.tar' then, 5001 from") as refusal:
         resolve(parts=[f"{i:05d}.tar" for i in range(5001)]).check_same(begun, tmp_path)
     assert len(str(refusal.value)) < 400
-
-
-def test_model_revision__follows_the_weights():
-    model = nn.BatchNorm1d(2)  # which has a number without dimension among its weights
-    model.config = SimpleNamespace()
-    before = model_revision("teacher", model)
-    assert before == model_revision("elsewhere", model)
-    model.num_batches_tracked += 1
-    assert before != model_revision("teacher", model)
-    assert model_revision("teacher", model.to(torch.bfloat16)).startswith("sha256:")
-
-
-def test_model_revision__commit_of_a_whole_model_only(monkeypatch):
-    model = nn.Linear(1, 1)
-    model.config = SimpleNamespace(_commit_hash="0123")
-    monkeypatch.setattr(arguments, "adapter_base", {"me/model": None, "me/adapter": "me/model"}.get)
-    assert model_revision("me/model", model) == "0123"
-    assert model_revision("me/adapter", model).startswith("sha256:")  # that commit is the base model's

@@ -48,8 +48,8 @@ def main(arguments: list[str]) -> int:
     from depth_anything_hf.comparison import (
         compare,
         compare_pairs,
-        file_name_of,
         open_contestant,
+        open_kept,
         open_samples,
         with_changes,
         write_results,
@@ -58,18 +58,29 @@ def main(arguments: list[str]) -> int:
 
     extra = {"split_file": options.split_file} if options.split_file else {}
     pairs = options.dataset == "da2k"
-    protocol = None if pairs else protocol_for(options.dataset, options.protocol)
-    if not pairs:  # before a model is loaded: a wrong path is found at once
+    if pairs:
+        _refuse_for_pairs(options)
+    else:  # before a model is loaded: a wrong path is found at once
+        protocol = protocol_for(options.dataset, options.protocol)
         protocol = with_changes(protocol, options.resolution, options.alignment)
         samples = open_samples(protocol, options.root, options.allow_partial, **extra)
-    saved = options.from_predictions
-    models = {
-        name: open_contestant(name, options.resolution, options.space, saved and saved / file_name_of(name))
-        for name in options.model
-    }
+    if options.from_predictions:
+        models = {name: open_kept(name, options.from_predictions) for name in options.model}
+    else:
+        models = {name: open_contestant(name, options.resolution, options.space) for name in options.model}
     if pairs:
         print(compare_pairs(models, options.root, options.out, options.batch_size))
         return 0
     results = compare(models, samples, protocol, options.out, options.save_predictions, options.batch_size)
     print(write_results(results))
     return 0
+
+
+def _refuse_for_pairs(options: argparse.Namespace) -> None:
+    """Raise where an option means nothing for pairs of points: what is asked for is never left undone in silence."""
+    names = ("protocol", "alignment", "split_file", "allow_partial", "save_predictions", "from_predictions")
+    given = [name for name in names if getattr(options, name)]
+    if given:
+        raise ValueError(
+            f"--{given[0].replace('_', '-')} means nothing for da2k, which counts pairs of points right in order; leave it out."
+        )

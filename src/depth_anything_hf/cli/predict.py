@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> int:
     from depth_anything_hf.data.codes import upright_rgb
     from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files
     from depth_anything_hf.inference import load_model, predict_depth
+    from depth_anything_hf.resizing import check_resolution
     from depth_anything_hf.visualization import save_depth
 
     files = []
@@ -56,13 +57,8 @@ def main(arguments: list[str]) -> int:
     model, processor = load_model(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if options.resolution:
-        multiple = processor.ensure_multiple_of
-        if options.resolution < multiple or options.resolution % multiple:
-            raise ValueError(
-                f"--resolution is {options.resolution}; it must be a multiple of {multiple}, such as "
-                f"{max(round(options.resolution / multiple), 1) * multiple}."
-            )
-        processor.size = {"height": options.resolution, "width": options.resolution}
+        resolution = check_resolution(options.resolution, processor.ensure_multiple_of)
+        processor.size = {"height": resolution, "width": resolution}
     space = "depth" if getattr(model.config, "depth_estimation_type", "relative") == "metric" else "disparity"
     options.out.mkdir(parents=True, exist_ok=True)
     unreadable = []

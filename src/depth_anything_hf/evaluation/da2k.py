@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -10,11 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from depth_anything_hf.data.readers.da2k import PointPairs
-from depth_anything_hf.evaluation.dataset import Contestant, own_records
+from depth_anything_hf.evaluation.contestants import Contestant, gather_rows, predict_all
 from depth_anything_hf.resizing import resize_prediction
 
 
@@ -126,32 +123,17 @@ def score_da2k(
 
     Source: Depth Anything V2, section 6: no alignment, prediction at the image's size.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-    state = PartialState()
     rows = []
-    found = own_records(samples, state, description)
-    while batch := list(itertools.islice(found, batch_size)):
-        indices, images = [index for index, _ in batch], [sample.image for _, sample in batch]
-        leads = [{} for _ in batch]
-        for name, model in models.items():
-            predictions = model.predictions(indices, images)
-            if len(predictions) != len(images):
-                raise ValueError(f"{name} gave {len(predictions)} maps for {len(images)} images.")
-            for (_, sample), depth, lead in zip(batch, predictions, leads, strict=True):
-                depth = resize_prediction(depth[None], (sample.image.height, sample.image.width))[0]
-                try:
-                    lead[name] = _lead(depth, sample.pairs, sample.closer, model.metric).tolist()
-                except ValueError as error:
-                    raise ValueError(f"{sample.source}: {error}") from error
-        rows += [
-            (index, sample.scene, sample.source, lead) for (index, sample), lead in zip(batch, leads, strict=True)
-        ]
-    if state.num_processes > 1:
-        rows = gather_object(rows)
-    if not rows:
-        raise ValueError("the dataset has 0 images; there is nothing to score.")
-    rows.sort(key=lambda row: row[0])
+    for index, sample, predictions in predict_all(models, samples, batch_size, description):
+        leads = {}
+        for name, depth in predictions.items():
+            depth = resize_prediction(depth[None], (sample.image.height, sample.image.width))[0]
+            try:
+                leads[name] = _lead(depth, sample.pairs, sample.closer, models[name].metric).tolist()
+            except ValueError as error:
+                raise ValueError(f"{sample.source}: {error}") from error
+        rows.append((index, sample.scene, sample.source, leads))
+    rows = gather_rows(rows, "images")
     return {name: _table(rows, name) for name in models}
 
 

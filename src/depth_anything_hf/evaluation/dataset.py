@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
-from PIL import Image
-from tqdm.auto import tqdm
 
 from depth_anything_hf.data.records import DepthSample, decode_record
+from depth_anything_hf.evaluation.contestants import Contestant, Predictor, gather_rows, predict_all
 from depth_anything_hf.evaluation.protocols import PROTOCOLS, Protocol, crop_mask
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
-
-Predictor = Callable[[Sequence[Image.Image]], list[torch.Tensor]]
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """Hold a model to score.
-
-    Args:
-        predict (`Callable`): Takes a list of RGB images, returns a `(height, width)` tensor for each.
-        metric (`bool`): Whether it predicts metres; else disparity of unknown scale and shift.
-        saved (`Path`, *optional*): Folder of predictions of an earlier run, `000000.npy` for the first image; then nothing
-            is predicted.
-        revision (`str`, *optional*): Which weights these are, for the result file.
-    """
-
-    predict: Predictor | None = None
-    metric: bool = False
-    saved: Path | None = None
-    revision: str | None = None
-
-    def predictions(self, indices: Sequence[int], images: Sequence[Image.Image]) -> list[torch.Tensor]:
-        """Predict images, or read what was predicted for them."""
-        if self.saved is None:
-            return self.predict(images)
-        return [torch.from_numpy(np.load(self.saved / f"{index:06d}.npy")).float() for index in indices]
 
 
 @dataclass(frozen=True)
@@ -135,60 +102,23 @@ def score_models(
     Raises:
         ValueError: A record has no ground truth, there are no records, or `batch_size` is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-    state = PartialState()
-    rows, waiting = [], []
-
-    def flush() -> None:
-        indices, images = [index for index, _ in waiting], [sample.image for _, sample in waiting]
-        predictions = {name: model.predictions(indices, images) for name, model in models.items()}
-        for place, (index, sample) in enumerate(waiting):
-            scores = {}
-            for name, model in models.items():
-                if len(predictions[name]) != len(waiting):
-                    raise ValueError(
-                        f"{name or 'predict'} gave {len(predictions[name])} maps for {len(images)} images."
-                    )
-                depth = predictions[name][place]
-                if keep is not None:
-                    keep(name, index, depth)
-                scores[name] = score_sample(depth, sample, protocol, model.metric).tolist()
-            rows.append((index, sample.group, sample.source, scores))
-        waiting.clear()
-
-    for index, record in own_records(dataset, state, description):
-        sample = decode_record(record)
-        if sample.values is None:
-            raise ValueError(f"{sample.source or 'a record'} has no depth_map; evaluation needs ground truth.")
-        waiting.append((index, sample))
-        if len(waiting) == batch_size:
-            flush()
-    if waiting:
-        flush()
-    if state.num_processes > 1:
-        rows = gather_object(rows)
-    if not rows:
-        raise ValueError("the dataset has 0 records; there is nothing to score.")
-    rows.sort(key=lambda row: row[0])
+    rows = []
+    for index, sample, predictions in predict_all(models, dataset, batch_size, description, _labeled_sample):
+        scores = {}
+        for name, depth in predictions.items():
+            if keep is not None:
+                keep(name, index, depth)
+            scores[name] = score_sample(depth, sample, protocol, models[name].metric).tolist()
+        rows.append((index, sample.group, sample.source, scores))
+    rows = gather_rows(rows, "records")
     return {name: _table(rows, name) for name in models}
 
 
-def own_records(dataset: Iterable, state: PartialState, description: str) -> Iterator[tuple[int, Any]]:
-    """Yield this process's records with their places in the set; a set with an index is not asked for the others'."""
-    bar = tqdm(desc=description, unit="image", total=_share(dataset, state), disable=not state.is_main_process)
-    with bar:
-        if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-            found = ((i, dataset[i]) for i in range(state.process_index, len(dataset), state.num_processes))
-        else:
-            found = itertools.islice(enumerate(dataset), state.process_index, None, state.num_processes)
-        for index, record in found:
-            yield index, record
-            bar.update()
-
-
-def _share(dataset: Iterable, state: PartialState) -> int | None:
-    return math.ceil(len(dataset) / state.num_processes) if hasattr(dataset, "__len__") else None
+def _labeled_sample(record: Mapping | DepthSample) -> DepthSample:
+    sample = decode_record(record)
+    if sample.values is None:
+        raise ValueError(f"{sample.source or 'a record'} has no depth_map; evaluation needs ground truth.")
+    return sample
 
 
 def _table(rows: list[tuple], name: str) -> DatasetScores:
@@ -213,21 +143,3 @@ def score_sample(predicted_depth: torch.Tensor, sample: DepthSample, protocol: P
     mask = torch.from_numpy(sample.mask) & crop_mask(protocol.crop, *target.shape)
     limits = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth, "alignment": protocol.alignment}
     return score_prediction(predicted_depth, target, mask, sample.space, metric=metric, **limits)
-
-
-def row_prior(images: Sequence[Image.Image]) -> list[torch.Tensor]:
-    """Predict that what stands lower in the image is nearer: the trivial prior that a model has to beat.
-
-    Args:
-        images (`Sequence[Image.Image]`): Any images; their content is not looked at.
-
-    Returns:
-        `list[torch.Tensor]`: For each image its row numbers, `(height, width)`.
-
-    Example:
-        >>> row_prior([Image.new("RGB", (2, 3))])[0].tolist()
-        [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]
-    """
-    return [
-        torch.arange(image.height, dtype=torch.float32)[:, None].expand(image.height, image.width) for image in images
-    ]

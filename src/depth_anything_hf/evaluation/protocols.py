@@ -55,8 +55,10 @@ class Protocol:
     alignment: str = "scale_shift"
     source: str = ""
     resolution: int | None = None
-    resize: str = "aspect kept, shorter side to the resolution, multiples of the patch, bicubic"
-    upsampling: str = "bilinear, aligned corners"
+    resize: str = (
+        "Depth Anything: aspect kept, shorter side to the resolution, multiples of the patch, bicubic; others: own"
+    )
+    upsampling: str = "Depth Anything: bilinear, aligned corners; others: their processor's"
     averaging: str = "mean over images with labels"
 
     def __post_init__(self):

@@ -146,6 +146,29 @@ def score_relative(
     return scores
 
 
+def aligned_depth(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor | None,
+    max_depth: float,
+    min_depth: float = 1e-3,
+    alignment: str = "none",
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Align metric predictions as they are scored; arguments as of `score_metric`.
+
+    Returns:
+        `tuple`: The depth, in the range, and the mask of what counts, `(batch, height, width)`, and the scales `(batch,)`.
+    """
+    if not 0 < min_depth < max_depth:
+        raise ValueError(
+            f"min_depth is {min_depth} and max_depth {max_depth}; they must be positive, the smaller first."
+        )
+    mask = valid_mask(target, mask, "depth") & (target >= min_depth) & (target <= max_depth)
+    _check_prediction(prediction, target, mask)
+    aligned, scale = align(prediction, torch.where(mask, target.double(), 0.0), mask, alignment)
+    return aligned.clamp(min_depth, max_depth), mask, scale
+
+
 def score_metric(
     prediction: torch.Tensor,
     target: torch.Tensor,
@@ -177,14 +200,7 @@ def score_metric(
         >>> score_metric(depth, depth, None, max_depth=80.0)["delta1"].item()
         1.0
     """
-    if not 0 < min_depth < max_depth:
-        raise ValueError(
-            f"min_depth is {min_depth} and max_depth {max_depth}; they must be positive, the smaller first."
-        )
-    mask = valid_mask(target, mask, "depth") & (target >= min_depth) & (target <= max_depth)
-    _check_prediction(prediction, target, mask)
-    aligned, scale = align(prediction, torch.where(mask, target.double(), 0.0), mask, alignment)
-    prediction = aligned.clamp(min_depth, max_depth)
+    prediction, mask, scale = aligned_depth(prediction, target, mask, max_depth, min_depth, alignment)
     scores = depth_metrics(prediction, target, mask)
     # In disparity |1/p - 1/y| / (1/y) = |y - p| / p.
     error = torch.where(mask, (target.double() - prediction).abs() / prediction, 0.0)

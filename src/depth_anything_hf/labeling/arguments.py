@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
 from depth_anything_hf.geometry import check_space
-from depth_anything_hf.inference import adapter_base
+from depth_anything_hf.inference import model_revision
 from depth_anything_hf.labeling.sources import ImageSource
 from depth_anything_hf.labeling.teacher import Preparation
+from depth_anything_hf.resizing import check_resolution
 
 KEEP_IMAGE = ("original", "resized", "reference")
 
@@ -94,11 +93,6 @@ class Settings:
     shard_size: int
     keep_image: str
 
-    @property
-    def encoder_threads(self) -> int:
-        """Threads that encode PNG: zlib lets Python's lock go."""
-        return min(os.cpu_count() or 1, 8)
-
     @classmethod
     def resolve(
         cls,
@@ -126,12 +120,6 @@ class Settings:
             ValueError: A resolution that is not a multiple of the patch size, or paths that are not kept.
         """
         fast = device == "cuda"
-        multiple = preparation.multiple
-        if args.resolution % multiple:
-            nearest = max(round(args.resolution / multiple), 1) * multiple
-            raise ValueError(
-                f"resolution is {args.resolution}; it must be a multiple of the patch size {multiple}, such as {nearest}."
-            )
         if args.keep_image == "reference" and source.whole_files:
             raise ValueError(
                 f"keep_image is 'reference', but the images of {source.name} lie inside files; choose 'original' or "
@@ -146,7 +134,7 @@ class Settings:
             model=args.model,
             model_revision=model_revision(args.model, model),
             space=space,
-            resolution=args.resolution,
+            resolution=check_resolution(args.resolution, preparation.multiple),
             preparation=preparation,
             dtype=args.dtype or ("bfloat16" if fast else "float32"),
             compiled=fast if args.compiled is None else args.compiled,
@@ -187,23 +175,3 @@ def _brief(value: Any) -> str:
     if isinstance(value, list) and len(value) > 4:
         return f"{len(value)} from {value[0]!r} to {value[-1]!r}"
     return repr(value)
-
-
-def model_revision(name: str, model: nn.Module) -> str:
-    """Identify a model: its commit on the Hub, or a digest of its weights.
-
-    Args:
-        name: Hub id or folder.
-        model: Loaded from there.
-
-    Returns:
-        The commit, or "sha256:" and 16 hexadecimal digits of the weights.
-    """
-    commit = getattr(model.config, "_commit_hash", None)
-    if commit and not Path(name).exists() and adapter_base(name) is None:  # an adapter's commit is not its base's
-        return commit
-    digest = hashlib.sha256()
-    for key, values in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(values.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()[:16]}"

@@ -142,7 +142,7 @@ class Writers:
 
     def __init__(self, folder: ShardFolder, settings: Settings):
         self.folder, self.settings = folder, settings
-        self.encoders = ThreadPoolExecutor(settings.encoder_threads, "encode")
+        self.encoders = ThreadPoolExecutor(min(os.cpu_count() or 1, 8), "encode")  # zlib lets Python's lock go
         self.writer = ThreadPoolExecutor(1, "write")
         self.images: collections.deque[Future] = collections.deque()
         self.blocks: collections.deque[Future] = collections.deque()
@@ -234,9 +234,7 @@ class _Run:
         self.block.held += result.pixels.nbytes
         if len(bucket) == self.batch_size:
             self._label(result.input_size)
-        elif (
-            self.block.held > HELD_BYTES
-        ):  # many sizes of large pictures: a batch that is not full, rather than no memory
+        elif self.block.held > HELD_BYTES:  # many sizes of large pictures: rather a batch that is not full
             self._label(max(self.block.buckets, key=lambda size: len(self.block.buckets[size])))
 
     def _label(self, size: tuple[int, int]) -> None:

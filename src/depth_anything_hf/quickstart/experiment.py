@@ -206,26 +206,30 @@ def pseudo_label(teacher: Path, plan: Plan, images: str | Sequence[dict], out_di
         `Path`: The folder.
     """
     shutil.rmtree(out_dir, ignore_errors=True)
-    pictures = out_dir.parent / "unlabeled"
+    keep_image = "resized"  # photographs are large
     if not isinstance(images, str):
-        shutil.rmtree(pictures, ignore_errors=True)
-        pictures.mkdir(parents=True)
-        for record in images:
-            record["image"].save(pictures / f"{record['source'].replace(':', '-')}.png")
-    photographs = isinstance(images, str)
+        images, keep_image = str(_save_images(images, out_dir.parent / "unlabeled")), "original"
     settings = LabelingArguments(
         str(teacher),
-        images if photographs else str(pictures),
+        images,
         str(out_dir),
         resolution=plan.height,
         limit=plan.unlabeled,
-        keep_image="resized" if photographs else "original",
+        keep_image=keep_image,
         batch_size=32,
         device="cpu",
         num_workers=1,
     )
     label_images(settings)
     return out_dir
+
+
+def _save_images(records: Sequence[dict], folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for record in records:
+        record["image"].save(folder / f"{record['source'].replace(':', '-')}.png")
+    return folder
 
 
 def predictor(

@@ -12,7 +12,8 @@ from transformers.utils import logging as transformers_logging
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
-from depth_anything_hf.evaluation.dataset import Contestant, row_prior, score_models
+from depth_anything_hf.evaluation.contestants import Contestant, row_prior
+from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.hub import write_model_card
 from depth_anything_hf.parity import prove_stock_pipeline
 from depth_anything_hf.quickstart.experiment import (
@@ -105,7 +106,7 @@ def run(
         "student",
         summary="A tiny student of the quickstart of depth_anything_hf: a demonstration, not a model to use.",
         training=f"{plan.student_steps} steps from random weights on {len(labeled)} labelled procedural scenes and "
-        f"{len(unlabeled)} images pseudo-labelled by a teacher of the same size (Depth Anything V1 step).",
+        f"{len(labels)} images pseudo-labelled by a teacher of the same size (Depth Anything V1 step).",
         limits="Trained for minutes at a resolution of "
         f"{plan.height} x {plan.width}: it sees the layout of a scene and little of its objects.",
     )
@@ -116,5 +117,5 @@ def run(
     )
     metrics["seconds"] = round(time.perf_counter() - started, 1)
     (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    (out_dir / "report.md").write_text(write_report(metrics, len(unlabeled), photographs is not None))
+    (out_dir / "report.md").write_text(write_report(metrics, len(labels), photographs is not None))
     return metrics
