@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from PIL import Image
 from transformers import Dinov2Config
 
@@ -52,3 +53,64 @@ def noise_image() -> Callable[..., Image.Image]:
         return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
     return draw
+
+
+_VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
+
+
+def _dpt():
+    sizes = {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
+    config = hf.DPTConfig(**_VIT, **sizes, intermediate_size=32, image_size=64, is_hybrid=False, readout_type="ignore")
+    model = hf.DPTForDepthEstimation(config)
+    torch.nn.init.constant_(model.head.head[-2].bias, 1.0)  # above zero
+    return model, hf.DPTImageProcessor()
+
+
+def _zoedepth():
+    more = {"intermediate_size": 32, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}
+    sizes = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, "bottleneck_features": 8}
+    sizes |= {"num_relative_features": 8, "num_attractors": [4, 2, 2, 1], "bin_embedding_dim": 8}
+    config = hf.ZoeDepthConfig(backbone_config=hf.BeitConfig(**_VIT, **more, image_size=64), **sizes)
+    return hf.ZoeDepthForDepthEstimation(config), hf.ZoeDepthImageProcessor()
+
+
+def _glpn():
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1]}
+    return hf.GLPNForDepthEstimation(hf.GLPNConfig(**sizes, decoder_hidden_size=8)), hf.GLPNImageProcessor()
+
+
+def _depth_pro():
+    pytest.importorskip("torchvision", reason="transformers has Depth Pro's processor for torchvision alone")
+    vit = _VIT | {"model_type": "dinov2", "num_hidden_layers": 2, "patch_size": 8, "image_size": 32}
+    sizes = {"patch_size": 32, "fusion_hidden_size": 16, "intermediate_hook_ids": [1, 0]}
+    sizes |= {"intermediate_feature_dims": [8, 8], "scaled_images_feature_dims": [8, 8]}
+    sizes |= {"scaled_images_ratios": [0.5, 1.0], "scaled_images_overlap_ratios": [0.0, 0.2]}
+    encoders = dict.fromkeys(("image_model_config", "patch_model_config", "fov_model_config"), vit)
+    model = hf.DepthProForDepthEstimation(hf.DepthProConfig(**sizes, **encoders, use_fov_model=True))
+    torch.nn.init.constant_(model.head.layers[-2].bias, 1.0)
+    return model, hf.DepthProImageProcessor(size={"height": 64, "width": 64})
+
+
+def _prompt_depth_anything():
+    more = {"image_size": 56, "patch_size": 14, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}
+    sizes = {"reassemble_hidden_size": 16, "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
+    sizes |= {"head_hidden_size": 8, "depth_estimation_type": "metric", "max_depth": 20}
+    config = hf.PromptDepthAnythingConfig(backbone_config=Dinov2Config(**_VIT, **more), **sizes)
+    processor = hf.PromptDepthAnythingImageProcessor(size={"height": 56, "width": 56})
+    return hf.PromptDepthAnythingForDepthEstimation(config), processor
+
+
+_FAMILIES = {make.__name__[1:]: make for make in (_dpt, _zoedepth, _glpn, _depth_pro, _prompt_depth_anything)}
+
+
+@pytest.fixture
+def save_family(tmp_path) -> Callable[[str], str]:
+    """Function that saves a tiny model of another family with its processor: `save_family("dpt")` returns the folder."""
+
+    def save(family: str) -> str:
+        torch.manual_seed(0)
+        for part in _FAMILIES[family]():
+            part.save_pretrained(tmp_path / family)
+        return str(tmp_path / family)
+
+    return save

@@ -1,11 +1,14 @@
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import pipeline
+from transformers.utils import is_torchvision_available
 
 from depth_anything_hf.comparison import (
     PRIOR,
@@ -138,6 +141,25 @@ def test_open_contestant__metric_model_is_not_aligned(make_model, tiny_processor
     assert scores["scores"]["m"]["abs_rel"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("family", "metric"),
+    [("dpt", False), ("zoedepth", True), ("glpn", True), ("depth_pro", True), ("prompt_depth_anything", True)],
+)
+def test_open_contestant__other_families_predict_as_the_stock_pipeline(family, metric, save_family, noise_image):
+    folder = save_family(family)
+    model = open_contestant(folder)
+    assert model.metric == metric
+    photographs = [noise_image(60, 80), noise_image(50, 90, 1)]
+    if family == "zoedepth" and not is_torchvision_available():
+        with pytest.raises(ImportError, match="needs torchvision"):
+            model.predict(photographs)
+        return
+    stock = pipeline("depth-estimation", folder)
+    for photograph, found in zip(photographs, model.predict(photographs), strict=True):
+        assert found.shape == photograph.size[::-1]
+        torch.testing.assert_close(found, stock(photograph)["predicted_depth"], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda protocol: protocol.name)
 def test_docs__name_every_protocol_as_it_is(protocol):
     (row,) = re.findall(rf"^\| {protocol.dataset} \| {protocol.name} \| (.*) \|$", PAGE, re.MULTILINE)
@@ -166,7 +188,7 @@ def test_compare_pairs__accuracy_over_pairs_and_over_scenes(tmp_path):
     assert "| red | 75.0 | 83.3 | 100.0 | 66.7 | 4 |" in table
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["revisions"] == {"red": "abc"}
-    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["torch"] == version("torch")
     scores = found["scores"]
     assert scores["red"]["ties"] == 0
     assert scores[PRIOR]["accuracy"] == 0.25  # the lower pixel is nearer: right in the flipped pair alone

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
+from transformers.utils import is_torchvision_available
 
 from depth_anything_hf.geometry import check_space
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
@@ -52,16 +53,18 @@ def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProces
     return model.eval(), AutoImageProcessor.from_pretrained(name)
 
 
-_SPACE_OF = {"dpt": "disparity", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth"}
+_SPACE_OF = {"dpt": "disparity", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth", "tipsv2_dpt": "depth"}
+_SPACE_OF_NETWORK = {"depth_pro": "disparity"}  # its processor makes metres of it
 
 
-def space_of(model: nn.Module, name: str, space: str | None = None) -> str:
+def space_of(model: nn.Module, name: str, space: str | None = None, processed: bool = True) -> str:
     """Find out what a model predicts.
 
     Args:
         model (`nn.Module`): A depth model of transformers.
         name (`str`): For the message.
         space (`str`, *optional*): What the user says; wins.
+        processed (`bool`): Whether its processor has a hand in it, as in `predict_depth`; else the network's own output.
 
     Returns:
         `str`: `"disparity"` or `"depth"`.
@@ -70,7 +73,8 @@ def space_of(model: nn.Module, name: str, space: str | None = None) -> str:
         ValueError: Neither the user nor the config says it.
     """
     kind = getattr(model.config, "depth_estimation_type", None)
-    known = {"relative": "disparity", "metric": "depth"}.get(kind) or _SPACE_OF.get(model.config.model_type)
+    spaces = _SPACE_OF if processed else _SPACE_OF | _SPACE_OF_NETWORK
+    known = {"relative": "disparity", "metric": "depth"}.get(kind) or spaces.get(model.config.model_type)
     if (space or known) is None:
         raise ValueError(
             f"{name} ({model.config.model_type}) does not say whether it predicts disparity or depth; pass "
@@ -176,6 +180,8 @@ def predict_depth(
 def _full_size(outputs, processor, sizes: list[tuple[int, int] | None], mode: str) -> list[torch.Tensor]:
     """Bring a batch's predictions to the images' sizes; other families than Depth Anything by their own rules."""
     if not isinstance(processor, DepthAnythingImageProcessor) and None not in sizes:
+        if type(processor).__name__.startswith("ZoeDepth") and not is_torchvision_available():
+            raise ImportError("transformers needs torchvision for ZoeDepth's predictions: pip install torchvision.")
         rules = inspect.signature(processor.post_process_depth_estimation).parameters
         known = {"source_sizes": sizes, "target_sizes": sizes}
         known = {name: value for name, value in known.items() if name in rules}

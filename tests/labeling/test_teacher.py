@@ -2,69 +2,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    BeitConfig,
-    DPTConfig,
-    DPTForDepthEstimation,
-    DPTImageProcessor,
-    GLPNConfig,
-    GLPNForDepthEstimation,
-    GLPNImageProcessor,
-    ZoeDepthConfig,
-    ZoeDepthForDepthEstimation,
-    ZoeDepthImageProcessor,
-)
 
 from depth_anything_hf import DepthAnythingImageProcessor
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.inference import load_model
+from depth_anything_hf.inference import load_model, space_of
 from depth_anything_hf.labeling.teacher import load_teacher, preparation_of
-
-SMALL = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-
-
-def dpt():
-    sizes = {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
-    model = DPTForDepthEstimation(DPTConfig(**SMALL, **sizes, image_size=64, is_hybrid=False, readout_type="ignore"))
-    torch.nn.init.constant_(model.head.head[-2].bias, 1.0)  # above zero
-    return model, DPTImageProcessor()
-
-
-def zoedepth():
-    backbone = BeitConfig(**SMALL, image_size=64, out_indices=[1, 2, 3, 4], reshape_hidden_states=False)
-    sizes = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, "bottleneck_features": 8}
-    sizes |= {"num_relative_features": 8, "num_attractors": [4, 2, 2, 1], "bin_embedding_dim": 8}
-    return ZoeDepthForDepthEstimation(ZoeDepthConfig(backbone_config=backbone, **sizes)), ZoeDepthImageProcessor()
-
-
-def glpn():
-    sizes = {"hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 1, 2, 2], "depths": [1, 1, 1, 1]}
-    return GLPNForDepthEstimation(GLPNConfig(**sizes, decoder_hidden_size=8)), GLPNImageProcessor()
-
-
-@pytest.fixture
-def save(tmp_path):
-    """Function that saves a model and a processor: `save(make)` returns the folder."""
-
-    def write(make):
-        torch.manual_seed(0)
-        model, processor = make()
-        model.save_pretrained(tmp_path / "teacher")
-        processor.save_pretrained(tmp_path / "teacher")
-        return str(tmp_path / "teacher")
-
-    return write
 
 
 @pytest.mark.parametrize(
-    ("make", "space", "multiple", "square"),
-    [(dpt, "disparity", 16, True), (zoedepth, "depth", 16, False), (glpn, "depth", 32, False)],
+    ("family", "space", "multiple", "square"),
+    [("dpt", "disparity", 16, True), ("zoedepth", "depth", 16, False), ("glpn", "depth", 32, False)],
 )
 def test_load_teacher__labels_with_models_of_transformers(
-    make, space, multiple, square, save, label, photos, tmp_path
+    family, space, multiple, square, save_family, label, photos, tmp_path
 ):
-    folder = save(make)
+    folder = save_family(family)
     _, preparation, found = load_teacher(folder)
     assert (found, preparation.multiple, preparation.square) == (space, multiple, square)
     manifest = label(tmp_path / "out", model=folder, resolution=64, limit=4)
@@ -94,9 +47,18 @@ def test_load_teacher__weights_in_half_precision(dtype, teacher, label, tmp_path
         np.testing.assert_allclose(decode_record(half).values, decode_record(whole).values, atol=0.02)
 
 
-def test_load_teacher__space_that_nobody_tells(save):
+def test_load_teacher__labels_of_depth_pro_are_disparity(save_family, label, photos, tmp_path):
+    """Its processor turns the network's inverse depth into metres; a label is what the network gives."""
+    folder = save_family("depth_pro")
+    assert load_teacher(folder)[2] == "disparity"
+    assert space_of(load_model(folder)[0], folder) == "depth"
+    manifest = label(tmp_path / "out", model=folder, resolution=64, limit=2)
+    assert (manifest["labeled"], manifest["space"]) == (2, "disparity")
+
+
+def test_load_teacher__space_that_nobody_tells(save_family):
     with pytest.raises(ValueError, match=r"must be|space"):
-        load_teacher(save(dpt), "metres")
+        load_teacher(save_family("dpt"), "metres")
 
 
 def test_preparation_of__reads_mean_and_factor():

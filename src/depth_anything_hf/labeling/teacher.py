@@ -35,7 +35,7 @@ def load_teacher(name: str, space: str | None = None) -> tuple[nn.Module, Prepar
     """
     model, processor = load_model(name)
     # Weights that are stored in half precision are computed with in `dtype`, as any others.
-    return model.float(), preparation_of(processor, model.config), space_of(model, name, space)
+    return model.float(), preparation_of(processor, model.config), space_of(model, name, space, processed=False)
 
 
 def preparation_of(processor, config=None) -> Preparation:
