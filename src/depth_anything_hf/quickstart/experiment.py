@@ -118,7 +118,8 @@ def new_model(plan: Plan, seed: int) -> DepthAnythingForDepthEstimation:
     # A decoder of half the width costs half of a step, and loses nothing at this size of encoder.
     config.neck_hidden_sizes, config.fusion_hidden_size, config.head_hidden_size = [24, 48, 96, 96], 32, 16
     torch.manual_seed(seed)
-    return DepthAnythingForDepthEstimation(config)
+    model = DepthAnythingForDepthEstimation(config)
+    return model.to(memory_format=torch.channels_last)  # saves a sixth of a step on a CPU
 
 
 def new_processor(plan: Plan) -> DepthAnythingImageProcessor:
