@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from depth_anything_hf.augmentation import (
+    ColorRanges,
     StrongPerturbation,
     crop_and_flip,
     cutmix,
     cutmix_boxes,
     perturb_colors,
     random_crop_box,
+    scale_colors,
 )
 
 OFF = StrongPerturbation(
@@ -299,3 +301,40 @@ def test_cutmix__pastes_the_partner_inside_the_box_into_every_tensor():
 def test_cutmix__without_boxes_is_the_identity():
     values = torch.rand(4, 3, 5, 5)
     assert torch.equal(cutmix([values], torch.zeros(4, 5, 5, dtype=torch.bool))[0], values)
+
+
+def test_scale_colors__is_the_authors_formula():
+    """0.25 ** 0.5 = 0.5, times 0.8, times 1.5 for each colour: 0.6; what grows beyond 1 is cut."""
+    ranges = ColorRanges(gamma=(0.5, 0.5), brightness=(0.8, 0.8), color=(1.5, 1.5), probability=1.0)
+    image = torch.full((3, 1, 2), 0.25)
+    image[:, 0, 1] = 1.0
+    found = scale_colors(image, ranges, torch.Generator())
+    torch.testing.assert_close(found[:, 0], torch.tensor([[0.6, 1.0]] * 3))
+
+
+def test_scale_colors__draws_each_range_by_itself():
+    """Pixels of 1 are blind to gamma; the ratios of the colours show the balance, the mean the brightness."""
+    ranges = ColorRanges(gamma=(0.9, 1.1), brightness=(0.4, 0.6), color=(0.9, 1.1), probability=0.5)
+    generator = torch.Generator().manual_seed(0)
+    changed = [scale_colors(torch.ones(3, 1, 1), ranges, generator).flatten() for _ in range(400)]
+    still = [bool((one == 1).all()) for one in changed]
+    assert 0.4 < sum(still) / 400 < 0.6
+    factors = torch.stack([one for one, same in zip(changed, still, strict=True) if not same])
+    assert 0.36 <= factors.min() < 0.39
+    assert 0.63 < factors.max() <= 0.66
+    assert torch.corrcoef((factors / factors.mean(dim=1, keepdim=True)).T)[0, 1] < 0.2  # colours are not drawn as one
+    gray = torch.full((3, 1, 1), 0.5)
+    gammas = [
+        scale_colors(gray, ColorRanges((0.9, 1.1), (1, 1), (1, 1), 1.0), generator)[0].item() for _ in range(200)
+    ]
+    assert 0.5**1.1 <= min(gammas) < 0.5**1.08
+    assert 0.5**0.92 < max(gammas) <= 0.5**0.9
+
+
+def test_color_ranges__refuse():
+    with pytest.raises(ValueError, match=r"gamma is \(0, 1\)"):
+        ColorRanges(gamma=(0, 1))
+    with pytest.raises(ValueError, match=r"brightness is \(2, 1\)"):
+        ColorRanges(brightness=(2, 1))
+    with pytest.raises(ValueError, match="probability is 2"):
+        ColorRanges(probability=2)

@@ -16,6 +16,7 @@ from transformers import (
     Dinov2Model,
     Trainer,
     TrainingArguments,
+    ViTConfig,
     default_data_collator,
 )
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
@@ -432,13 +433,63 @@ def test_from_encoder__half_precision_encoder_gives_float32(tiny_encoder_config)
 
 
 def test_from_encoder__of_another_kind_is_an_error(make_model, tmp_path):
-    model = make_model()
-    for other in (model, torch.nn.Linear(1, 1), None):
+    for other in (torch.nn.Linear(1, 1), None):
         with pytest.raises(TypeError, match=rf"encoder is a {type(other).__name__}; it must be a Dinov2Model"):
             DepthAnythingForDepthEstimation.from_encoder(other)
-    model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"is of type 'depth_anything'; from_encoder takes .* call from_pretrained"):
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is of type 'vit'; from_encoder takes a DINOv2 encoder"):
         DepthAnythingForDepthEstimation.from_encoder(str(tmp_path))
+
+
+def same(one, other):
+    return all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_from_encoder__metric_from_a_relative_model_takes_the_encoder_alone(make_model, tmp_path, as_folder):
+    relative = make_model(version="v1", seed=3)
+    relative.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    model = DepthAnythingForDepthEstimation.from_encoder(str(tmp_path) if as_folder else relative, max_depth=20)
+    assert (model.config.depth_estimation_type, model.config.max_depth) == ("metric", 20)
+    assert list(model.config.backbone_config.out_indices) == [1, 2, 3, 4]  # the checkpoint's, not V2's
+    assert same(relative.backbone, model.backbone)
+    assert not same(relative.neck, model.neck)
+    assert not same(relative.head, model.head)
+    predicted = model.eval()(torch.randn(1, 3, 56, 56)).predicted_depth
+    assert 0 < predicted.min() < predicted.max() < 20
+
+
+def test_from_encoder__with_the_neck(make_model):
+    relative = make_model(version="v2", seed=3)
+    model = DepthAnythingForDepthEstimation.from_encoder(relative, max_depth=20, with_neck=True).eval()
+    assert same(relative.backbone, model.backbone)
+    assert same(relative.neck, model.neck)
+    assert not same(relative.head, model.head)
+    images = torch.randn(1, 3, 56, 56)
+    encoded = model.backbone.forward_with_filtered_kwargs(images).feature_maps
+    fused = [neck(encoded, 4, 4)[-1] for neck in (model.neck, relative.eval().neck)]
+    assert torch.equal(*fused)
+    with torch.no_grad():
+        model.neck.convs[0].weight.add_(1)
+    assert not same(relative.neck, model.neck)  # a copy, not a share
+
+
+def test_from_encoder__a_neck_that_is_not_there_or_reads_other_blocks_is_an_error(make_model, tiny_encoder_config):
+    deep = Dinov2Config(
+        **tiny_encoder_config.to_dict() | {"num_hidden_layers": 8, "out_indices": None, "stage_names": None}
+    )
+    relative = DepthAnythingForDepthEstimation(config_for_encoder(deep, "v1"))
+    with pytest.raises(ValueError, match=r"reads the blocks \[2, 4, 6, 8\]; it reads \[5, 6, 7, 8\]"):
+        DepthAnythingForDepthEstimation.from_encoder(relative, version="v2", with_neck=True)
+    with pytest.raises(ValueError, match=r"an encoder has none"):
+        DepthAnythingForDepthEstimation.from_encoder(Dinov2Model(tiny_encoder_config), with_neck=True)
+    assert DepthAnythingForDepthEstimation.from_encoder(relative, version="v2").config.backbone_config.out_indices == [
+        2,
+        4,
+        6,
+        8,
+    ]
 
 
 def test_from_encoder__weights_that_do_not_fit_are_an_error(tiny_encoder_config):

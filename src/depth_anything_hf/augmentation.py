@@ -69,6 +69,63 @@ def crop_and_flip(values: torch.Tensor, box: tuple[int, int, int, int], flip: bo
 
 
 @dataclass(frozen=True)
+class ColorRanges:
+    """Ranges of the weak colour change of labelled images, as the authors' metric code of V1 draws it.
+
+    Args:
+        gamma (`tuple[float, float]`): Exponent of the image.
+        brightness (`tuple[float, float]`): Factor on all of it. V1: (0.75, 1.25) for NYUv2, (0.9, 1.1) for KITTI.
+        color (`tuple[float, float]`): Factor on each of red, green and blue.
+        probability (`float`): Share of the images that are changed.
+
+    Raises:
+        ValueError: A range that is empty or not positive, or a probability outside [0, 1].
+    """
+
+    gamma: tuple[float, float] = (0.9, 1.1)
+    brightness: tuple[float, float] = (0.9, 1.1)
+    color: tuple[float, float] = (0.9, 1.1)
+    probability: float = 0.5
+
+    def __post_init__(self):
+        for name in ("gamma", "brightness", "color"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be two positive numbers, the smaller first."
+                )
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability is {self.probability}; it must lie in [0, 1].")
+
+
+def scale_colors(image: torch.Tensor, ranges: ColorRanges, generator: torch.Generator) -> torch.Tensor:
+    """Change gamma, brightness and colour balance of an image a little, or leave it.
+
+    Args:
+        image (`torch.Tensor`): `(3, height, width)`, in [0, 1].
+        ranges (`ColorRanges`): Of the change.
+        generator (`torch.Generator`): On the CPU.
+
+    Returns:
+        `torch.Tensor`: Same shape, in [0, 1].
+
+    Source: `metric_depth/zoedepth/data/data_mono.py` of Depth Anything V1, `augment_image`.
+
+    Example:
+        >>> twice = ColorRanges(gamma=(1, 1), brightness=(2, 2), color=(1, 1), probability=1.0)
+        >>> scale_colors(torch.full((3, 1, 1), 0.25), twice, torch.Generator()).flatten().tolist()
+        [0.5, 0.5, 0.5]
+    """
+    chance, *drawn = torch.rand(6, generator=generator).tolist()
+    if chance >= ranges.probability:
+        return image
+    limits = (ranges.gamma, ranges.brightness, *[ranges.color] * 3)
+    gamma, brightness, *color = (low + (high - low) * one for (low, high), one in zip(limits, drawn, strict=True))
+    factors = brightness * torch.tensor(color, dtype=image.dtype, device=image.device)[:, None, None]
+    return (image.clamp(min=0) ** gamma * factors).clamp(0, 1)
+
+
+@dataclass(frozen=True)
 class StrongPerturbation:
     """Strengths of the colour perturbation of the student's view.
 

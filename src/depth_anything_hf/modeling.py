@@ -137,17 +137,21 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
     def from_encoder(
         cls,
         encoder: str | os.PathLike | PreTrainedModel,
-        version: str = "v2",
+        version: str | None = None,
         max_depth: float | None = None,
+        with_neck: bool = False,
         **kwargs,
     ) -> DepthAnythingForDepthEstimation:
-        """Build a model from a pretrained DINOv2 encoder and a fresh decoder: where the paper's training starts.
+        """Build a model from a pretrained encoder and a fresh decoder: where the papers' training starts.
 
         Args:
-            encoder (`str` or `Dinov2Model` or `Dinov2Backbone`): Hub id such as `"facebook/dinov2-small"`, local
-                folder, or a model, whose weights are copied.
-            version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads.
+            encoder (`str` or `PreTrainedModel`): DINOv2 (Hub id such as `"facebook/dinov2-small"`, folder, `Dinov2Model`
+                or `Dinov2Backbone`); or a Depth Anything checkpoint or model, of which the encoder alone is taken, as
+                for metric depth. Weights are copied.
+            version (`str`, *optional*): `"v1"` or `"v2"`: which encoder blocks the decoder reads. Left out: those of
+                the Depth Anything, or V2's.
             max_depth (`float`, *optional*): Metres, for a metric model. Left out: relative.
+            with_neck (`bool`): Take the neck of the Depth Anything, too; the head alone is fresh.
             kwargs: Passed to `from_pretrained` where `encoder` is an id or folder.
 
         Returns:
@@ -155,34 +159,41 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 
         Raises:
             TypeError: `encoder` is another kind of model.
-            ValueError: The id or folder holds another kind of model, or the weights do not fit.
+            ValueError: The id or folder holds another kind of model, the weights do not fit, or a neck is asked for
+                that is not there or reads other blocks.
 
-        Source: Depth Anything V1, section 3.2 and 4.1 (the student's decoder is fresh, not the teacher's).
+        Source: Depth Anything V1, sections 3.2 and 4.1 (the student's decoder is fresh, not the teacher's), and 4.3 with
+        the authors' `metric_depth/train.py` (metric: encoder alone).
 
         Example:
             >>> from transformers import Dinov2Config, Dinov2Model
             >>> tiny = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
-            >>> encoder = Dinov2Model(tiny)
-            >>> DepthAnythingForDepthEstimation.from_encoder(encoder, version="v1").config.backbone_config.out_indices
+            >>> relative = DepthAnythingForDepthEstimation.from_encoder(Dinov2Model(tiny), version="v1")
+            >>> relative.config.backbone_config.out_indices
             [1, 2, 3, 4]
+            >>> DepthAnythingForDepthEstimation.from_encoder(relative, max_depth=20).config.depth_estimation_type
+            'metric'
         """
-        if isinstance(encoder, (str, os.PathLike)):
-            found = AutoConfig.from_pretrained(encoder, **kwargs).model_type
-            if found != "dinov2":
+        source = _load_encoder(encoder, **kwargs)
+        backbone = source.backbone if isinstance(source, StockDepthAnything) else source
+        blocks = source.config.backbone_config.out_indices if isinstance(source, StockDepthAnything) else None
+        config = config_for_encoder(backbone.config, version or "v2", max_depth)
+        if blocks is not None and version is None:
+            config.backbone_config.out_indices = list(blocks)
+        if with_neck:
+            if blocks is None or list(blocks) != config.backbone_config.out_indices:
                 raise ValueError(
-                    f"{encoder} is of type {found!r}; from_encoder takes a DINOv2 encoder ('dinov2'). For a Depth "
-                    "Anything checkpoint call from_pretrained."
+                    f"with_neck needs a Depth Anything whose neck reads the blocks {config.backbone_config.out_indices}; "
+                    f"{'it reads ' + str(list(blocks)) if blocks else 'an encoder has none'}. Leave version or with_neck out."
                 )
-            encoder = Dinov2Backbone.from_pretrained(encoder, **kwargs)
-        elif getattr(getattr(encoder, "config", None), "model_type", None) != "dinov2":
-            raise TypeError(
-                f"encoder is a {type(encoder).__name__}; it must be a Dinov2Model, a Dinov2Backbone, a Hub id or a "
-                "folder. Load the encoder with Dinov2Model.from_pretrained."
-            )
-        model = cls(config_for_encoder(encoder.config, version, max_depth))
-        missing, unexpected = model.backbone.load_state_dict(encoder.state_dict(), strict=False)
-        if missing or unexpected:
-            raise ValueError(f"the encoder's weights do not fit: missing {missing}, unexpected {unexpected}.")
+            for name in ("reassemble_factors", "neck_hidden_sizes", "fusion_hidden_size", "head_hidden_size"):
+                setattr(config, name, getattr(source.config, name))
+        model = cls(config)
+        pairs = [(model.backbone, backbone), (model.neck, source.neck)] if with_neck else [(model.backbone, backbone)]
+        for part, taken in pairs:
+            missing, unexpected = part.load_state_dict(taken.state_dict(), strict=False)
+            if missing or unexpected:
+                raise ValueError(f"the encoder's weights do not fit: missing {missing}, unexpected {unexpected}.")
         return model
 
     def forward(
@@ -283,3 +294,22 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         )
         losses = terms.affine_invariant + self.gradient_matching_weight * terms.gradient_matching
         return mean_over_labeled(losses, terms.labeled)
+
+
+def _load_encoder(encoder: str | os.PathLike | PreTrainedModel, **kwargs) -> PreTrainedModel:
+    """Return a DINOv2 or a Depth Anything, loaded where an id or folder is given."""
+    if isinstance(encoder, (str, os.PathLike)):
+        kinds = {"dinov2": Dinov2Backbone, "depth_anything": StockDepthAnything}
+        found = AutoConfig.from_pretrained(encoder, **kwargs).model_type
+        if found not in kinds:
+            raise ValueError(
+                f"{encoder} is of type {found!r}; from_encoder takes a DINOv2 encoder ('dinov2') or a Depth Anything "
+                "('depth_anything')."
+            )
+        return kinds[found].from_pretrained(encoder, **kwargs)
+    if getattr(getattr(encoder, "config", None), "model_type", None) not in ("dinov2", "depth_anything"):
+        raise TypeError(
+            f"encoder is a {type(encoder).__name__}; it must be a Dinov2Model, a Dinov2Backbone, a Depth Anything, a Hub "
+            "id or a folder. Load the encoder with Dinov2Model.from_pretrained."
+        )
+    return encoder

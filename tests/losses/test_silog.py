@@ -101,3 +101,16 @@ def test_silog_loss_per_image__says_which_images_have_labels():
 def test_silog_loss__rejects_focus(focus):
     with pytest.raises(ValueError, match=rf"variance_focus is {focus}; it must lie in \[0, 1\]"):
         silog_loss(torch.ones(1, 2, 2), torch.ones(1, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool), focus)
+
+
+def test_silog_loss__sparse_labels_pull_as_hard_as_dense():
+    """LiDAR labels 5 % of the pixels: the loss, and what its gradient adds up to, are those of dense labels."""
+    torch.manual_seed(0)
+    target = torch.rand(1, 200, 200) * 20 + 1
+    predicted = (target * 1.4 * torch.exp(0.2 * torch.randn_like(target))).requires_grad_()
+    found = {}
+    for share in (1.0, 0.05):
+        mask = torch.rand(target.shape, generator=torch.Generator().manual_seed(1)) < share
+        (gradient,) = torch.autograd.grad(silog_loss(predicted, target, mask), predicted)
+        found[share] = torch.stack([silog_loss(predicted, target, mask).detach(), gradient.abs().sum()])
+    torch.testing.assert_close(found[0.05], found[1.0], rtol=0.05, atol=0)

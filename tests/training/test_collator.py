@@ -4,8 +4,10 @@ import torch
 from PIL import Image
 
 from depth_anything_hf import DepthAnythingImageProcessor
-from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.augmentation import ColorRanges
+from depth_anything_hf.data.records import decode_record, encode_record
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
+from depth_anything_hf.training.streams import Draw, TrainingStreams
 
 CROP = (32, 40)
 
@@ -163,3 +165,64 @@ def test_evaluation_collator__images_resized_and_truth_at_its_own_size(processor
 def test_evaluation_collator__photograph(photographs):
     with pytest.raises(ValueError, match="synthetic:bad-weather:100 has no depth_map"):
         EvaluationCollator(DepthAnythingImageProcessor())(photographs[:1])
+
+
+def ramp(height, width, depth=8.0):
+    """An image whose red grows by 6 a column and green by 6 a row, at one depth."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = 6 * np.arange(width).clip(max=40)
+    image[..., 1] = 6 * np.arange(height).clip(max=40)[:, None]
+    return encode_record(image, np.full((height, width), depth))
+
+
+@pytest.mark.parametrize("kind", ["metric", "relative"])
+def test_depth_collator__zoom_divides_metres_by_what_the_image_shows(processor, kind):
+    """A colour rises by 6 a pixel at its own size, 6 / s enlarged by s; what looks s times larger is at depth / s.
+
+    The two sides differ a little, being rounded to patches; the factor is their geometric mean.
+    """
+    collate = DepthCollator(processor, kind, flip_probability=0.0, zoom=2.5)
+    batch = collate([{**ramp(*CROP), "draw_seed": seed, "stream": 0} for seed in range(10)])
+    factors = []
+    for pixel_values, label in zip(batch["pixel_values"], batch["labels"], strict=True):
+        red, green, _ = colors(processor, pixel_values)
+        across, down = (red[:, 30] - red[:, 10]).mean() / 20, (green[24] - green[8]).mean() / 16
+        factor = 6 / (across * down).sqrt().item()
+        factors.append(factor)
+        expected = 8.0 / factor if kind == "metric" else 1 / 8
+        assert label.min() == label.max()
+        assert label[0, 0].item() == pytest.approx(expected, rel=0.01 if kind == "metric" else 1e-3)
+    assert 1 <= min(factors) + 0.03 < 1.5
+    assert 2 < max(factors) < 2.7
+
+
+def test_depth_collator__without_zoom_metres_stay(processor):
+    batch = DepthCollator(processor, "metric")([{**ramp(2 * CROP[0], 2 * CROP[1]), "draw_seed": 0, "stream": 0}])
+    assert batch["labels"].unique().tolist() == [8.0]
+    with pytest.raises(ValueError, match=r"zoom is 0\.5"):
+        DepthCollator(processor, zoom=0.5)
+
+
+def test_depth_collator__colors_change_by_the_draw_and_labels_do_not(processor, labeled):
+    records = [{**record, "draw_seed": 3, "stream": 0} for record in labeled]
+    plain = DepthCollator(processor)(records)
+    ranges = ColorRanges(brightness=(0.5, 0.5), gamma=(1, 1), color=(1, 1), probability=1.0)
+    dark = DepthCollator(processor, color_ranges=ranges)(records)
+    assert dark["pixel_values"].shape == plain["pixel_values"].shape
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    again = DepthCollator(processor, color_ranges=ranges)(records)
+    assert torch.equal(again["pixel_values"], dark["pixel_values"])
+    assert (dark["pixel_values"] * std + mean).max() <= 0.5 + 1e-6
+
+
+def test_depth_collator__takes_the_samples_of_a_reader(processor, labeled):
+    samples = [decode_record(record) for record in labeled]
+    torch.manual_seed(0)
+    found = DepthCollator(processor)(samples)
+    torch.manual_seed(0)
+    expected = DepthCollator(processor)(labeled)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    streams = TrainingStreams(samples)
+    batch = DepthCollator(processor)([streams[Draw(0, i, i)] for i in range(len(samples))])
+    assert batch["num_labeled"] == len(samples)
+    assert batch["sources"] == [sample.source for sample in samples]

@@ -1,5 +1,9 @@
+import json
+import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -38,7 +42,8 @@ def workplace(tmp_path_factory):
 
 def start(recipe: dict, workplace: Path) -> list[str]:
     name = "encoder" if "encoder" in recipe else "model"
-    return [f"--{name}", str(workplace / name)]
+    folder = "model" if name == "encoder" and "-hf" in recipe["encoder"] else name  # that of a Depth Anything
+    return [f"--{name}", str(workplace / folder)]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -68,6 +73,14 @@ def test_recipes__every_value_has_a_source_or_says_unpublished(path):
     for line in path.read_text().splitlines():
         if line and not line.startswith(bookkeeping):
             assert "#" in line, f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes__no_comment_became_part_of_a_value(path):
+    """In YAML `value# comment` is one value."""
+    assert "#" not in str(yaml.safe_load(path.read_text()))
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert not [line for line in lines if re.match(r"[^#]*[^# ]#", line)]
 
 
 def test_train__online_teacher_labels_photographs(workplace, tmp_path):
@@ -153,3 +166,57 @@ def test_parse_recipe__model_on_the_command_line_takes_the_place_of_the_recipes_
     assert (start.model, start.encoder) == ("checkpoint", None)
     start, _ = parse_recipe(recipe, given)
     assert (start.model, start.encoder) == (None, "facebook/dinov2-small")
+
+
+@pytest.fixture
+def kitti(tmp_path):
+    """Two frames in KITTI's layout, 360 x 1230 pixels, all of it at 16 m."""
+    drive = "2011_09_26/2011_09_26_drive_0001_sync"
+    for frame in (0, 1):
+        picture = tmp_path / drive / "image_02" / "data" / f"{frame:010d}.png"
+        depth = tmp_path / "train" / Path(drive).name / "proj_depth" / "groundtruth" / "image_02" / picture.name
+        for path in (picture, depth):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (1230, 360), (40 * frame, 90, 20)).save(picture)
+        Image.fromarray(np.full((360, 1230), 16 * 256, np.uint16)).save(depth)
+    (tmp_path / "frames.txt").write_text(f"{drive} 0 l\n{drive} 1 l\n")
+    return tmp_path
+
+
+def test_train__a_benchmark_in_its_official_layout(kitti, workplace, tmp_path, capsys):
+    options = json.dumps({"kitti": {"split_file": str(kitti / "frames.txt"), "kb_crop": True}})
+    recipe = Path(__file__).parents[2] / "examples" / "recipes" / "metric_kitti_v1.yaml"
+    data = ["--labeled", f"kitti:{kitti}", "--reader_options", options]
+    data += ["--eval", f"kitti:{kitti}", "--eval_reader_options", options]
+    sizes = ["--max_steps", "4", "--per_device_train_batch_size", "2", "--logging_steps", "1"]
+    start = ["--encoder", str(workplace / "model"), "--output_dir", str(tmp_path / "out")]
+    assert main(["train", str(recipe), *start, *data, *sizes, *ON_CPU]) == 0
+    assert "eval_abs_rel" in capsys.readouterr().out
+    log = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    # One cycle over 4 steps: 0.7 x 4 - 1 = 1.8 steps at the top, then half a cosine down to a ten-thousandth.
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    top = 50 * 3.22e-6  # of the decoder, which is logged
+    fallen = [top * (1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (i - 1.8) / 1.2)) / 2) for i in (2, 3)]
+    assert rates == pytest.approx([top, top, *fallen], rel=1e-3)
+
+
+def test_train__metric_from_a_relative_model_with_its_neck(workplace, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("max_depth: 20\nwith_neck: true\nmax_steps: 1\nlearning_rate: 0.0\nweight_decay: 0.0\n")
+    start = ["--encoder", str(workplace / "model"), "--labeled", str(workplace / "labeled")]
+    assert main(["train", str(recipe), *start, *ON_CPU, "--output_dir", str(tmp_path / "out")]) == 0
+    relative, metric = (
+        AutoModelForDepthEstimation.from_pretrained(p) for p in (workplace / "model", tmp_path / "out")
+    )
+    assert metric.config.max_depth == 20
+    for part in ("backbone", "neck"):
+        taken = getattr(metric, part).state_dict()
+        assert all(torch.equal(value, taken[name]) for name, value in getattr(relative, part).state_dict().items())
+
+
+def test_train__max_depth_of_a_model_that_has_another_is_an_error(workplace, tmp_path, capsys):
+    recipe = Path(__file__).parents[2] / "examples" / "recipes" / "metric_hypersim.yaml"
+    start = ["--model", str(workplace / "model"), "--labeled", str(workplace / "labeled")]
+    assert main(["train", str(recipe), *start, *ON_CPU, "--output_dir", str(tmp_path / "out")]) == 1
+    assert "max_depth is 20, and" in (error := capsys.readouterr().err)
+    assert "is relative with max_depth 1; a head is made for one range. Give it as --encoder" in error

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from depth_anything_hf.augmentation import StrongPerturbation
+from depth_anything_hf.augmentation import ColorRanges, StrongPerturbation
 
 # Each value's source: V1 sections 3.1 to 3.3; V2 sections 5 and B.7, and Depth-Anything-V2#207 (no perturbation).
 PRESETS = {
@@ -34,7 +34,7 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     Fields left at None take the value of the `preset`; after construction none of them is None.
 
     > Parameters that control the recipe: `preset`, `labeled_batch_size`, `unlabeled_batch_size`,
-    > `decoder_lr_multiplier`, `flip_probability`.
+    > `decoder_lr_multiplier`, `one_cycle_warmup`, `flip_probability`, `zoom`, `color_ranges`.
 
     > Parameters that control the losses: `gradient_matching_weight`, `trim_fraction`, `feature_alignment_weight`,
     > `feature_alignment_margin`, `labeled_weight`, `unlabeled_weight`, `silog_variance_focus`, `silog_weight`.
@@ -46,7 +46,7 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     `logging_nan_inf_filter` False (a non-finite loss stops the run instead).
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "perturbation_kwargs"]  # noqa: RUF012 - upstream's
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "perturbation_kwargs", "color_ranges"]  # noqa: RUF012 - upstream's
 
     learning_rate: float = field(default=5e-6, metadata={"help": "Learning rate of the encoder. Both papers: 5e-6."})
     weight_decay: float = field(
@@ -77,6 +77,27 @@ class DepthAnythingTrainingArguments(TrainingArguments):
         default=10.0, metadata={"help": "The decoder learns at learning_rate times this. Both papers: 10."}
     )
     flip_probability: float = field(default=0.5, metadata={"help": "Share of the training images that are mirrored."})
+    zoom: float = field(
+        default=1.0,
+        metadata={
+            "help": "Enlarge each training image by up to this factor before cropping. Metres are divided by the factor: "
+            "what is enlarged looks nearer."
+        },
+    )
+    color_ranges: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON of ColorRanges, a weak change of colours, such as '{\"brightness\": [0.75, 1.25]}'. V1's metric "
+            "code has it; left out, none."
+        },
+    )
+    one_cycle_warmup: float | None = field(
+        default=None,
+        metadata={
+            "help": "Use a one-cycle schedule that stays at learning_rate for this share of the steps and then falls "
+            "along a cosine. V1's metric code: 0.7. Left out, lr_scheduler_type rules."
+        },
+    )
     gradient_matching_weight: float | None = field(
         default=None, metadata={"help": "Weight of gradient matching beside the affine-invariant loss. V1: 0, V2: 2."}
     )
@@ -119,12 +140,15 @@ class DepthAnythingTrainingArguments(TrainingArguments):
             if getattr(self, name) is None:
                 setattr(self, name, value)
         self.perturbation = StrongPerturbation(**(self.perturbation_kwargs or {}))
+        self.colors = None if self.color_ranges is None else ColorRanges(**self.color_ranges)
         ranges = {
-            "flip_probability": (0, 1), "cutmix_probability": (0, 1), "trim_fraction": (0, 0.99),
+            "zoom": (1, 16), "flip_probability": (0, 1), "cutmix_probability": (0, 1), "trim_fraction": (0, 0.99),
             "feature_alignment_margin": (-0.99, 1), "silog_variance_focus": (0, 1), "silog_weight": (0, 1e6),
             "gradient_matching_weight": (0, 1e6), "feature_alignment_weight": (0, 1e6), "labeled_weight": (0, 1e6),
             "unlabeled_weight": (0, 1e6), "decoder_lr_multiplier": (0, 1e6),
         }  # fmt: skip
+        if self.one_cycle_warmup is not None:
+            ranges["one_cycle_warmup"] = (0, 0.999)
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [{low}, {high}].")

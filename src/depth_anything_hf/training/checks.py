@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
+from depth_anything_hf.data.records import DepthSample
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 
 
@@ -34,7 +35,7 @@ def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabel
         ValueError: A teacher without images, photographs without a teacher, or a teacher of the other kind.
     """
     if teacher is None:
-        if unlabeled_dataset is not None and unlabeled_dataset[0].get("depth_map") is None:
+        if unlabeled_dataset is not None and not _has_label(unlabeled_dataset[0]):
             raise ValueError(
                 "unlabeled_dataset[0] has no depth_map and there is no teacher; pass teacher=a model, or "
                 "pseudo-labelled records."
@@ -50,6 +51,10 @@ def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabel
             "Label offline and convert, or choose another teacher."
         )
     return teacher
+
+
+def _has_label(record: Mapping | DepthSample) -> bool:
+    return (record.values if isinstance(record, DepthSample) else record.get("depth_map")) is not None
 
 
 def check_health(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
-from depth_anything_hf.augmentation import crop_and_flip, random_crop_box
+from depth_anything_hf.augmentation import ColorRanges, crop_and_flip, random_crop_box, scale_colors
 from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 
@@ -21,6 +22,9 @@ class DepthCollator:
         processor (`DepthAnythingImageProcessor`): Its `size` is the crop.
         depth_estimation_type (`str`): The model's: `"relative"` or `"metric"`.
         flip_probability (`float`): Share of the images that are mirrored.
+        zoom (`float`): Each image is enlarged by a factor drawn from 1 to this before it is cropped. What is enlarged
+            looks nearer, as through a longer lens: labels in metres are divided by the factor.
+        color_ranges (`ColorRanges`, *optional*): Weak change of the colours.
 
     Example:
         >>> from PIL import Image
@@ -37,25 +41,31 @@ class DepthCollator:
         processor: DepthAnythingImageProcessor,
         depth_estimation_type: str = "relative",
         flip_probability: float = 0.5,
+        zoom: float = 1.0,
+        color_ranges: ColorRanges | None = None,
     ):
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability is {flip_probability}; it must lie in [0, 1].")
+        if not zoom >= 1:
+            raise ValueError(f"zoom is {zoom}; it must be at least 1: a smaller image would not cover the crop.")
+        self.zoom, self.color_ranges = zoom, color_ranges
         self.processor = processor
         self.depth_estimation_type = depth_estimation_type
         self.flip_probability = flip_probability
         self.crop = processor.input_size(1, 1, keep_aspect_ratio=False)
 
-    def __call__(self, records: Sequence[dict]) -> dict:
+    def __call__(self, records: Sequence[dict | DepthSample]) -> dict:
         """Collate records into `pixel_values`, `labels` and `label_mask` (and, for two streams, `num_labeled`)."""
-        samples = [decode_record(record) for record in records]
-        views = [self._view(sample, record.get("draw_seed")) for sample, record in zip(samples, records, strict=True)]
+        drawn = [{"sample": record} if isinstance(record, DepthSample) else record for record in records]
+        samples = [decode_record(record.get("sample", record)) for record in drawn]
+        views = [self._view(sample, record.get("draw_seed")) for sample, record in zip(samples, drawn, strict=True)]
         batch = {
             "pixel_values": torch.stack([view[0] for view in views]),
             "labels": torch.stack([view[1] for view in views]),
             "label_mask": torch.stack([view[2] for view in views]),
         }
-        if "stream" in records[0]:
-            batch["num_labeled"] = sum(record["stream"] == 0 for record in records)
+        if "stream" in drawn[0]:
+            batch["num_labeled"] = sum(record["stream"] == 0 for record in drawn)
             batch["sources"] = [sample.source for sample in samples]
         return batch
 
@@ -63,9 +73,20 @@ class DepthCollator:
         """Draw one augmented view: image `(3, height, width)`, label and mask `(height, width)`."""
         # Without a seed of its own the draw follows PyTorch's, which the stock Trainer saves and restores.
         generator = torch.default_generator if draw_seed is None else torch.Generator().manual_seed(draw_seed)
-        pixel_values, label, mask = prepare_sample(
-            self.processor, sample, self.depth_estimation_type, resize_method="lower_bound", keep_aspect_ratio=True
-        )
+        cover = {"resize_method": "lower_bound", "keep_aspect_ratio": True}
+        enlarged = cover
+        if self.zoom > 1:
+            zoom = 1 + (self.zoom - 1) * float(torch.rand((), generator=generator))
+            enlarged = cover | {"size": {"height": zoom * self.crop[0], "width": zoom * self.crop[1]}}
+        pixel_values, label, mask = prepare_sample(self.processor, sample, self.depth_estimation_type, **enlarged)
+        if self.zoom > 1 and self.depth_estimation_type == "metric":
+            plain = self.processor.input_size(sample.image.height, sample.image.width, **cover)
+            label = label / math.sqrt(label.numel() / (plain[0] * plain[1]))  # the factor after rounding to patches
+        if self.color_ranges is not None:
+            mean, std = (
+                torch.tensor(values)[:, None, None] for values in (self.processor.image_mean, self.processor.image_std)
+            )
+            pixel_values = (scale_colors(pixel_values * std + mean, self.color_ranges, generator) - mean) / std
         box = random_crop_box(tuple(pixel_values.shape[-2:]), self.crop, generator)
         flip = bool(torch.rand((), generator=generator) < self.flip_probability)
         return tuple(crop_and_flip(values, box, flip) for values in (pixel_values, label, mask))

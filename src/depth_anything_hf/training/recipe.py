@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from depth_anything_hf.adapters import depth_lora_config
 from depth_anything_hf.data.folder import load_folder, load_images
+from depth_anything_hf.data.readers import READERS, open_reader
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.inference import load_model
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
@@ -31,22 +33,48 @@ class RecipeArguments:
     model: str | None = field(default=None, metadata={"help": "Checkpoint to go on from: Hub id or folder."})
     encoder: str | None = field(
         default=None,
-        metadata={"help": "Pretrained DINOv2 encoder to start from, with a fresh decoder: Hub id or folder."},
+        metadata={
+            "help": "Start from this encoder with a fresh decoder: DINOv2, or a Depth Anything (Hub id or folder), of "
+            "which the encoder alone is taken."
+        },
     )
-    version: str = field(
-        default="v2", metadata={"help": "With encoder: which blocks the decoder reads, 'v1' or 'v2'."}
+    with_neck: bool = field(
+        default=False, metadata={"help": "With encoder: take the neck of that Depth Anything, too; the head is fresh."}
+    )
+    version: str | None = field(
+        default=None,
+        metadata={
+            "help": "With encoder: which blocks the decoder reads, 'v1' or 'v2'. Left out: those of the Depth Anything, "
+            "or V2's."
+        },
     )
     max_depth: float | None = field(
         default=None, metadata={"help": "With encoder: metres, for a metric model. Left out: relative."}
     )
     labeled: list[str] = field(
-        default_factory=list, metadata={"help": "Folders of labelled records (docs/data_format.md), concatenated."}
+        default_factory=list,
+        metadata={
+            "help": "Folders of labelled records (docs/data_format.md), or benchmarks in their official layout as "
+            "NAME:FOLDER (nyuv2:/data/nyu). Concatenated."
+        },
     )
     unlabeled: list[str] = field(
         default_factory=list,
         metadata={"help": "Folders of pseudo-labelled records; or of photographs, with teacher. Concatenated."},
     )
-    eval: list[str] = field(default_factory=list, metadata={"help": "Folders of labelled records to score on."})
+    eval: list[str] = field(
+        default_factory=list, metadata={"help": "What to score on: folders or benchmarks, as for labeled."}
+    )
+    reader_options: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON of the benchmarks' options for labeled, such as "
+            '\'{"kitti": {"split_file": "eigen_train_files.txt"}}\'.'
+        },
+    )
+    eval_reader_options: dict | str | None = field(
+        default=None, metadata={"help": 'The same for eval, such as \'{"nyuv2": {"split": "test"}}\'.'}
+    )
     teacher: str | None = field(default=None, metadata={"help": "Model that labels the photographs during training."})
     feature_encoder: str | None = field(
         default=None, metadata={"help": "Frozen encoder to align with. Default: the DINOv2 of the student's size."}
@@ -61,6 +89,9 @@ class RecipeArguments:
         for name in ("labeled", "unlabeled", "eval"):
             value = getattr(self, name)
             setattr(self, name, [value] if isinstance(value, str) else list(value))
+        for name in ("reader_options", "eval_reader_options"):
+            value = getattr(self, name)
+            setattr(self, name, json.loads(value) if isinstance(value, str) else value or {})
         if (self.model is None) == (self.encoder is None):
             raise ValueError(
                 f"model is {self.model!r} and encoder {self.encoder!r}; give one: model to go on from a checkpoint, encoder "
@@ -125,13 +156,21 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         ValueError: Data and model do not fit.
         FileNotFoundError: A folder is missing or empty.
     """
-    labeled = _concatenated([load_folder(path) for path in recipe.labeled])
+    labeled = _concatenated([_labeled(path, recipe.reader_options) for path in recipe.labeled])
     unlabeled = _concatenated([_unlabeled(path, recipe.teacher) for path in recipe.unlabeled])
-    evaluated = _concatenated([load_folder(path) for path in recipe.eval])
+    evaluated = _concatenated([_labeled(path, recipe.eval_reader_options) for path in recipe.eval])
     if recipe.model is not None:
         model = DepthAnythingForDepthEstimation.from_pretrained(recipe.model)
+        if recipe.max_depth is not None and model.config.max_depth != recipe.max_depth:
+            raise ValueError(
+                f"max_depth is {recipe.max_depth:g}, and {recipe.model} is {model.config.depth_estimation_type} with "
+                f"max_depth {model.config.max_depth}; a head is made for one range. Give it as --encoder, which makes a "
+                "fresh head, or leave max_depth out."
+            )
     else:
-        model = DepthAnythingForDepthEstimation.from_encoder(recipe.encoder, recipe.version, recipe.max_depth)
+        model = DepthAnythingForDepthEstimation.from_encoder(
+            recipe.encoder, recipe.version, recipe.max_depth, recipe.with_neck
+        )
     patch_size = model.config.patch_size
     if recipe.lora_rank:
         model = get_peft_model(model, depth_lora_config(recipe.lora_rank, recipe.lora_decoder))
@@ -156,6 +195,14 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         metrics |= trainer.evaluate()
     trainer.save_metrics("all", metrics)
     return metrics
+
+
+def _labeled(path: str, options: dict[str, dict]):
+    """Load a folder of records, or a benchmark given as NAME:FOLDER."""
+    name, separator, folder = path.partition(":")
+    if separator and name in READERS:
+        return open_reader(name, folder, **options.get(name, {}))
+    return load_folder(path)
 
 
 def _unlabeled(path: str, teacher: str | None):

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
 
+from depth_anything_hf.data.records import DepthSample
 from depth_anything_hf.training.seeding import derive_seed, generator_at
 
 LABELED, UNLABELED = 0, 1
@@ -26,7 +28,7 @@ class TrainingStreams(Dataset):
     """Hold the labelled and the unlabelled records behind one index, which is a `Draw`.
 
     Args:
-        labeled (*optional*): Map-style dataset of records with labels.
+        labeled (*optional*): Map-style dataset of records with labels, or of samples as the benchmarks' readers give.
         unlabeled (*optional*): Map-style dataset of records: photographs, or pseudo-labels.
 
     Raises:
@@ -48,7 +50,9 @@ class TrainingStreams(Dataset):
         return sum(len(stream) for stream in self.streams if stream is not None)
 
     def __getitem__(self, draw: Draw) -> dict:
-        return {**self.streams[draw.stream][draw.index], "stream": draw.stream, "draw_seed": draw.seed}
+        record = self.streams[draw.stream][draw.index]
+        record = {"sample": record} if isinstance(record, DepthSample) else record
+        return {**record, "stream": draw.stream, "draw_seed": draw.seed}
 
 
 class StreamBatchSampler(Sampler[list[Draw]]):
@@ -108,3 +112,15 @@ class StreamBatchSampler(Sampler[list[Draw]]):
                 for stream in (LABELED, UNLABELED)
                 for position in range(batch * self.batch_sizes[stream], (batch + 1) * self.batch_sizes[stream])
             ]
+
+
+class SetEpoch(TrainerCallback):
+    """Tell the sampler its epoch: after a resume accelerate's wrappers hide it from the Trainer."""
+
+    def __init__(self, sampler: StreamBatchSampler, updates_per_epoch: int):
+        self.sampler = sampler
+        self.updates_per_epoch = updates_per_epoch
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Set it from where training stands."""
+        self.sampler.set_epoch(state.global_step // self.updates_per_epoch)

@@ -153,3 +153,24 @@ def test_read_kitti__errors(kitti):
         read_kitti(kitti, split_file(kitti, f"{DRIVE} 5 l"), labels="dense")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt is missing"):
         read_kitti(kitti, kitti / "nowhere.txt")
+
+
+def test_read_kitti__kb_crop_is_the_bottom_middle_and_moves_the_intrinsics(tmp_path, save_photo, save_codes):
+    """Of 375 x 1242 pixels rows 23 to 374 and columns 13 to 1228 remain; the label and the principal point go along."""
+    frame = f"{DRIVE}/image_02/data/0000000005.png"
+    save_photo(tmp_path / frame, 375, 1242)
+    codes = np.zeros((375, 1242), np.uint16)
+    codes[23, 13], codes[374, 1228], codes[22, 13], codes[23, 1229] = 256, 512, 768, 1024
+    save_codes(tmp_path / "val" / GROUND_TRUTH / "image_02" / "0000000005.png", codes)
+    (tmp_path / "2011_09_26" / "calib_cam_to_cam.txt").write_text(CAMERAS)
+    whole, part = (read_kitti(tmp_path, split_file(tmp_path, f"{DRIVE} 5 l"), kb_crop=crop)[0] for crop in (0, 1))
+    assert part.values.shape == part.mask.shape == part.image.size[::-1] == (352, 1216)
+    assert (part.values[0, 0], part.values[-1, -1], part.mask.sum()) == (1.0, 2.0, 2)
+    assert (np.asarray(part.image) == np.asarray(whole.image)[23:, 13:1229]).all()
+    assert np.subtract(whole.intrinsics, part.intrinsics).tolist() == [0, 0, 13, 23]
+
+
+def test_read_kitti__kb_crop_of_a_smaller_image_is_an_error(kitti):
+    samples = read_kitti(kitti, split_file(kitti, f"{DRIVE} 5 l"), kb_crop=True)
+    with pytest.raises(ValueError, match="is 5 x 6 pixels; kb_crop needs at least 352 x 1216"):
+        samples[0]

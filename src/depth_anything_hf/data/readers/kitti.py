@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ LAYOUT = (
     "https://www.cvlibs.net/datasets/kitti/eval_depth.php (give their folder as depth_root if it is another)."
 )
 CODES_PER_METRE = 256.0
+KB_CROP = (352, 1216)  # "kb" as in the authors' metric code of V1: the size of the depth benchmark's images
 _SIDES = {"l": "image_02", "r": "image_03"}
 _LABELS = ("annotated", "raw")
 
@@ -43,6 +45,7 @@ def read_kitti(
     split_file: str | os.PathLike,
     labels: str = "annotated",
     depth_root: str | os.PathLike | None = None,
+    kb_crop: bool = False,
 ) -> Samples[DepthSample]:
     """Read frames of KITTI that a split file names.
 
@@ -57,6 +60,8 @@ def read_kitti(
             way Eigen's evaluation does it, but always planar depth: that code also has a variant with the distance
             ahead of the LiDAR).
         depth_root: Folder of the annotated maps, which holds `train`, `val` or the drives; default: `root`.
+        kb_crop: Give the part that the depth benchmark scores and metric training uses: 352 x 1216 pixels, at the bottom
+            and in the middle.
 
     Returns:
         Samples in metres; `group` is the drive, `split` the split file's name, `intrinsics` None where
@@ -75,10 +80,10 @@ def read_kitti(
     depth_root = root if depth_root is None else Path(depth_root).expanduser()
     frames = list(_frames(require(split_file, "Expected: a text file of frames, one a line.")))
     if labels == "raw":
-        entries = [(frame.image, None) for frame in frames]
+        entries = [(frame.image, None, kb_crop) for frame in frames]
     else:
         found = [(frame.image, _annotated(depth_root, frame.depth)) for frame in frames]
-        entries = [(image, depth) for image, depth in found if depth is not None]
+        entries = [(image, depth, kb_crop) for image, depth in found if depth is not None]
     return Samples("kitti", split_file.stem, root, LAYOUT, entries, _read, left_out=len(frames) - len(entries))
 
 
@@ -136,8 +141,8 @@ def _annotated(depth_root: Path, depth: str | None) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _read(root: Path, entry: tuple[str, Path | None]) -> DepthSample:
-    name, depth_file = entry
+def _read(root: Path, entry: tuple[str, Path | None, bool]) -> DepthSample:
+    name, depth_file, kb_crop = entry
     path = root / name
     if path.suffix not in (".png", ".jpg"):  # monodepth's instructions convert the images to JPEG
         path = next(
@@ -159,7 +164,25 @@ def _read(root: Path, entry: tuple[str, Path | None]) -> DepthSample:
         values = project_sweep(points, _velo_to_image(calibration_file, camera), image.height, image.width)
     else:
         values = read_codes(depth_file) / np.float32(CODES_PER_METRE)
-    return make_sample(image, values, path.relative_to(root).as_posix(), drive.name, intrinsics=intrinsics)
+    sample = make_sample(image, values, path.relative_to(root).as_posix(), drive.name, intrinsics=intrinsics)
+    return _benchmark_crop(sample) if kb_crop else sample
+
+
+def _benchmark_crop(sample: DepthSample) -> DepthSample:
+    height, width = KB_CROP
+    top, left = sample.image.height - height, (sample.image.width - width) // 2
+    if top < 0 or left < 0:
+        raise ValueError(
+            f"{sample.source} is {sample.image.height} x {sample.image.width} pixels; kb_crop needs at least {height} x "
+            f"{width} (height x width)."
+        )
+    part = (slice(top, top + height), slice(left, left + width))
+    intrinsics = sample.intrinsics
+    if intrinsics is not None:
+        fx, fy, cx, cy = intrinsics
+        intrinsics = (fx, fy, cx - left, cy - top)
+    image = sample.image.crop((left, top, left + width, top + height))
+    return replace(sample, image=image, values=sample.values[part], mask=sample.mask[part], intrinsics=intrinsics)
 
 
 def _calibration(path: Path) -> dict[str, np.ndarray]:
