@@ -11,6 +11,8 @@ from transformers import Dinov2Config
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 
+pytest_plugins = ["tests.hub_server"]
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

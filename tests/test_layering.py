@@ -11,10 +11,10 @@ PACKAGE = Path(depth_anything_hf.__file__).parent
 # A room imports rooms of lower floors, and rooms of its own floor that stand before it.
 FLOORS = (
     ("geometry", "alignment", "resizing"),
-    ("losses", "augmentation", "data"),
-    ("configuration", "modeling", "image_processing", "inference", "convert", "adapters"),
+    ("losses", "augmentation", "data", "charts", "visualization"),
+    ("configuration", "modeling", "image_processing", "inference", "convert", "adapters", "sharing"),
     ("evaluation", "labeling", "training"),
-    ("hub", "export", "charts", "visualization", "comparison", "parity"),
+    ("export", "comparison", "parity", "hub"),
     ("quickstart", "cli"),
 )
 ORDER = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}

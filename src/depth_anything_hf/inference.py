@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from PIL import Image
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
-from transformers.utils import is_torchvision_available
+from transformers.utils import cached_file, is_torchvision_available
+from transformers.utils.hub import extract_commit_hash
 
 from depth_anything_hf.geometry import check_space
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
 from depth_anything_hf.resizing import resize_prediction
+
+FINGERPRINT = "base_model_fingerprint"  # stands in an adapter's auto_mapping, which PEFT and transformers read past
 
 
 def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProcessor]:
@@ -32,14 +39,12 @@ def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProces
         `tuple[nn.Module, DepthAnythingImageProcessor]`: The model, in evaluation mode on the CPU, and its processor.
 
     Raises:
-        ValueError: The checkpoint is no depth model, or an adapter that names no base model.
+        ValueError: The checkpoint is no depth model, or an adapter that names no base model, or one that does not fit
+            it, or was trained on other weights.
     """
     base = adapter_base(name)
     if base is not None:
-        from peft import PeftModel
-
-        model, processor = load_model(base, **kwargs)
-        return PeftModel.from_pretrained(model, name).merge_and_unload().eval(), processor
+        return _load_merged(name, base, **kwargs)
     config = AutoConfig.from_pretrained(name)
     if config.model_type == "depth_anything":
         model = DepthAnythingForDepthEstimation.from_pretrained(name, **kwargs)
@@ -85,21 +90,96 @@ def space_of(model: nn.Module, name: str, space: str | None = None, processed: b
 
 def adapter_base(name: str) -> str | None:
     """Find the base model of a folder or Hub repository that holds an adapter alone; None for a whole model."""
-    from transformers.utils import cached_file
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    if cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False) is not None:
-        return None
-    found = find_adapter_config_file(name)
+    found = _adapter_config(name)
     if found is None:
         return None
-    base = json.loads(Path(found).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
+    path, config = found
+    if not config.get("base_model_name_or_path"):
         raise ValueError(
-            f"{found} does not say which model the adapter belongs to; write its Hub id or folder there, as "
+            f"{path} does not say which model the adapter belongs to; write its Hub id or folder there, as "
             "base_model_name_or_path."
         )
-    return base
+    return config["base_model_name_or_path"]
+
+
+def _adapter_config(name: str) -> tuple[str, dict] | None:
+    """Read adapter_config.json and say where it lies; None for a whole model."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if _find_file(name, "config.json") is not None:
+        return None
+    path = find_adapter_config_file(name)
+    return None if path is None else (path, json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def _find_file(name: str, file: str) -> str | None:
+    """Find a file of a folder or Hub repository; None if it has no such file."""
+    return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+
+
+def _load_merged(name: str, base: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProcessor]:
+    """Merge an adapter into its base model, after checks that it belongs there: on other weights it makes noise."""
+    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+
+    path, config = _adapter_config(name)
+    trained_on = (config.get("auto_mapping") or {}).get(FINGERPRINT)
+    if trained_on is not None and trained_on != (found := weights_fingerprint(base)):
+        raise ValueError(
+            f"{name} was trained on a base model with the weights {trained_on}, and {base} holds {found}: another model, "
+            f"or another version of it. Write the right Hub id or folder in {path}, as base_model_name_or_path."
+        )
+    model, processor = load_model(base, **kwargs)
+    names = _adapter_names(model)
+    try:
+        adapted = PeftModel.from_pretrained(model, name, key_mapping=names)
+        strangers = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+        strangers ^= load_peft_weights(name, device="cpu", key_mapping=names).keys()
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"the adapter {name} does not fit {base}: {error}") from error
+    if strangers:
+        raise ValueError(
+            f"the adapter {name} does not fit {base}: {len(strangers)} of their weights have no counterpart, such as "
+            f"{min(strangers)}. Write the right Hub id or folder in {path}, as base_model_name_or_path."
+        )
+    merged = adapted.merge_and_unload().eval()
+    merged.name_or_path = name  # these are not the weights of the base any more: an adapter on top must not name it
+    return merged, processor
+
+
+def _adapter_names(model: nn.Module) -> dict[str, str]:
+    """Map the attention's names of another transformers version, in which an adapter was saved, to this one's."""
+    pairs = {old.strip("."): new.strip(".") for old, new in NAMES_ON_DISK.items()}
+    if not any(name.endswith(".q_proj") for name, _ in model.named_modules()):
+        pairs = {new: old for old, new in pairs.items()}
+    return {rf"\.{re.escape(one)}\.(?=lora_)": f".{other}." for one, other in pairs.items()}
+
+
+def weights_fingerprint(name: str) -> str | None:
+    """Identify the weights of a checkpoint as they lie in its files, by names and values.
+
+    Args:
+        name (`str`): Hub id or folder.
+
+    Returns:
+        `str`, *optional*: "sha256:" and 16 hexadecimal digits; None where there are no safetensors files.
+    """
+    paths = [_find_file(name, "model.safetensors")]
+    if paths == [None]:
+        index = _find_file(name, "model.safetensors.index.json")
+        if index is None:
+            return None
+        shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+        paths = [_find_file(name, shard) for shard in sorted(shards)]
+    digest = hashlib.sha256()
+    with ExitStack() as stack:
+        owners = {}
+        for path in paths:
+            file = stack.enter_context(safe_open(path, "pt"))
+            owners |= dict.fromkeys(file.keys(), file)
+        for key, file in sorted(owners.items(), key=lambda owner: owner[0]):
+            digest.update(key.encode())
+            digest.update(file.get_tensor(key).flatten().view(torch.uint8).numpy())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def model_revision(name: str, model: nn.Module) -> str:
@@ -112,14 +192,24 @@ def model_revision(name: str, model: nn.Module) -> str:
     Returns:
         `str`: The commit, or "sha256:" and 16 hexadecimal digits of the weights.
     """
-    commit = getattr(model.config, "_commit_hash", None)
-    if commit and not Path(name).exists() and adapter_base(name) is None:  # an adapter's commit is not its base's
-        return commit
+    if not Path(name).exists():
+        commit = getattr(model.config, "_commit_hash", None) or _commit_on_hub(name)
+        if commit and adapter_base(name) is None:  # an adapter's commit is not its base's
+            return commit
     digest = hashlib.sha256()
     for key, values in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(values.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _commit_on_hub(name: str) -> str | None:
+    """Read off the cache which commit was loaded: transformers' config does not keep it any more."""
+    try:
+        path = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # no id of the Hub
+        return None
+    return extract_commit_hash(path, None) if isinstance(path, str) else None
 
 
 @torch.no_grad()

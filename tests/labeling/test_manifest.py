@@ -1,81 +1,30 @@
-import base64
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import shutil
 
 import datasets
 import pytest
 from huggingface_hub import DatasetCard
 
 from depth_anything_hf import __version__
+from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.hub import push_to_hub
 from depth_anything_hf.labeling import engine
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Plays the part of the Hub that an upload of small files needs."""
-
-    def do_GET(self):
-        self.answer({"sha": "0" * 40, "id": "me/labels"})
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.requests.append((self.path, body))
-        if self.path.endswith("/create"):
-            self.answer({"url": f"http://{self.headers['Host']}/datasets/me/labels", "id": "me/labels"})
-        elif "/preupload/" in self.path:
-            sent = [file["path"] for file in json.loads(body)["files"]]
-            modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False, "oid": None} for path in sent]
-            self.answer({"files": modes})
-        elif "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.answer(
-                {
-                    "commitOid": "1" * 40,
-                    "commitUrl": "https://huggingface.co/datasets/me/labels/commit/" + "1" * 40,
-                    "hookOutput": "",
-                }
-            )
-        else:
-            self.answer({"errors": [], "warnings": []})
-
-    def answer(self, content):
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A Hub on this machine."""
-    Hub.requests, Hub.files = [], {}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_none")
-    yield Hub
-    server.shutdown()
-    server.server_close()
 
 
 def test_push_folder__uploads_the_set_alone(hub, label, tmp_path):
     out = tmp_path / "out"
     label(out, push_to_hub="me/labels")
-    (created,) = (json.loads(body) for path, body in hub.requests if path.endswith("/create"))
-    assert (created["name"], created["organization"], created["type"]) == ("labels", "me", "dataset")
-    assert created.get("private", created.get("visibility") == "private") is True
+    repo = hub.dataset("me/labels")
+    assert repo.private
     shards = {path.relative_to(out).as_posix() for path in out.glob("data/*.parquet")}
     assert len(shards) == 3
-    assert hub.files.keys() == shards | {"README.md", "manifest.json", "rejects.jsonl", "settings.json"}
-    assert all(content == (out / name).read_bytes() for name, content in hub.files.items())
+    assert repo.files.keys() == shards | {"README.md", "manifest.json", "rejects.jsonl", "settings.json"}
+    assert all(content == (out / name).read_bytes() for name, content in repo.files.items())
+
+
+def test_push_folder__set_is_read_from_the_hub(hub, label, tmp_path):
+    label(tmp_path / "out", push_to_hub="me/labels")
+    found = datasets.load_dataset("me/labels", split="train", streaming=True)
+    assert [row["source"] for row in found] == list(load_folder(tmp_path / "out")["source"])
 
 
 def test_push_folder__failure_is_made_good_by_the_same_command(hub, label, tmp_path, monkeypatch):
@@ -85,7 +34,63 @@ def test_push_folder__failure_is_made_good_by_the_same_command(hub, label, tmp_p
             label(tmp_path / "out", push_to_hub="me/labels")
     assert (tmp_path / "out" / "manifest.json").exists()
     label(tmp_path / "out", push_to_hub="me/labels")
-    assert "manifest.json" in hub.files
+    assert "manifest.json" in hub.dataset("me/labels").files
+
+
+def test_push_folder__break_in_the_middle(hub, label, tmp_path):
+    hub.breaks["upload"] = 1  # which the client takes up by itself
+    hub.breaks["commit"] = 1
+    with pytest.raises(OSError, match="repeat the same command"):
+        label(tmp_path / "out", push_to_hub="me/labels")
+    arrived = list(hub.uploads)
+    assert len(arrived) == 3
+    label(tmp_path / "out", push_to_hub="me/labels")
+    label(tmp_path / "out", push_to_hub="me/labels")
+    assert hub.uploads == arrived
+    assert len(hub.dataset("me/labels").messages) == 1
+
+
+def test_push_folder__shards_of_an_older_set_go(hub, label, tmp_path):
+    label(tmp_path / "old", shard_size=2, push_to_hub="me/labels")
+    label(tmp_path / "new", shard_size=6, push_to_hub="me/labels")
+    kept = {name for name in hub.dataset("me/labels").files if name.endswith(".parquet")}
+    assert kept == {path.relative_to(tmp_path / "new").as_posix() for path in (tmp_path / "new").rglob("*.parquet")}
+    assert len(kept) == 2
+
+
+def test_push_to_hub__set_with_the_licence_of_its_teacher(hub, label, teacher, tmp_path):
+    bound = tmp_path / "Depth-Anything-V2-Large-hf"
+    shutil.copytree(teacher, bound)
+    label(tmp_path / "out", model=bound, limit=2)
+    assert DatasetCard.load(tmp_path / "out" / "README.md").data.license == "cc-by-nc-4.0"
+    with pytest.raises(ValueError, match=r"license is 'mit', but .*-Large-hf \(teacher\) .* forbids commercial use"):
+        push_to_hub(tmp_path / "out", "me/labels", license="mit")
+    with pytest.raises(ValueError, match="--base means nothing for pseudo-labels"):
+        push_to_hub(tmp_path / "out", "me/labels", base="she/model")
+    assert hub.repos == {}
+    push_to_hub(tmp_path / "out", "me/labels", license="cc-by-nc-sa-4.0", private=True)
+    card = DatasetCard(hub.dataset("me/labels").files["README.md"].decode())
+    assert card.data.license == "cc-by-nc-sa-4.0"
+    assert "| teacher | Depth-Anything-V2-Large-hf | cc-by-nc-4.0 |" in card.text
+    assert "ask the owner first" in card.text  # of the images
+
+
+def test_push_to_hub__set_that_lost_a_shard(hub, label, tmp_path):
+    label(tmp_path / "out", limit=2)
+    (shard,) = (tmp_path / "out").rglob("*.parquet")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"parquet is missing or cut; repeat the pseudo-label command"):
+        push_to_hub(tmp_path / "out", "me/labels")
+    assert hub.repos == {}
+
+
+def test_finish_folder__card_of_the_users_own_stays(hub, label, tmp_path):
+    label(tmp_path / "out", limit=2)
+    (tmp_path / "out" / "README.md").write_text("---\nlicense: mit\n---\n\n# My words\n")
+    label(tmp_path / "out", limit=2)
+    assert "My words" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"README.md is your own"):
+        push_to_hub(tmp_path / "out", "me/labels", license="mit")
 
 
 def test_finish_folder__card_and_manifest_say_what_the_set_is(label, teacher, photos, tmp_path):
@@ -102,7 +107,8 @@ def test_finish_folder__card_and_manifest_say_what_the_set_is(label, teacher, ph
     assert card.data.pretty_name == "my labels"
     assert card.data.task_categories == ["depth-estimation"]
     assert "{{" not in card.content
-    for words in (teacher, manifest["model_revision"], "56", "disparity"):
+    assert card.data.license == "unknown"
+    for words in (teacher, manifest["model_revision"], "56", "disparity", "ask the owner first"):
         assert words in card.text, words
 
 

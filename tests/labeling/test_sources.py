@@ -1,12 +1,9 @@
-import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
 import tarfile
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -373,53 +370,6 @@ def test_open_source__limit_below_one_is_an_error(tmp_path, limit):
 
 # --- the Hub
 
-COMMIT = "a" * 40
-
-
-@contextlib.contextmanager
-def hub(files: dict[str, bytes]):
-    """A server on this machine that speaks as much of the Hub's language as a data set `x/y` needs; gives its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def do_GET(self):
-            path = self.path.split("?")[0]
-            if "/tree/" in path:
-                folder = path.split(COMMIT)[1].strip("/")
-                listed = [{"type": "file", "path": name, "size": len(files[name]), "oid": name} for name in files]
-                folders = [{"type": "directory", "path": "data", "oid": "0"}]
-                body = listed if folder == "data" else folders
-                return self.answer(json.dumps(body).encode())
-            if path in ("/api/datasets/x/y", f"/api/datasets/x/y/revision/{COMMIT}"):
-                siblings = [{"rfilename": name} for name in files]
-                return self.answer(json.dumps({"id": "x/y", "sha": COMMIT, "siblings": siblings}).encode())
-            name = path.partition(f"/datasets/x/y/resolve/{COMMIT}/")[2]
-            if name in files:
-                return self.answer(files[name])
-            return self.answer(b"", 404)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def answer(self, body: bytes, status: int = 200):
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", '"tag"')
-            if status == 404:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
 HUB_PROGRAM = """
 import json
 from depth_anything_hf.labeling.sources import open_source
@@ -439,21 +389,19 @@ print(json.dumps({
 """
 
 
-def test_open_source__streams_a_data_set_of_the_hub(tmp_path):
+def test_open_source__streams_a_data_set_of_the_hub(hub, tmp_path):
     """In a process of its own, as the Hub's address is read once, at the first import."""
     names = ("data/train-0.parquet", "data/train-1.parquet")
-    files = {name: parquet(tmp_path / name, 2).read_bytes() for name in names}
-    with hub(files) as address:
-        environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
-        environment |= {"no_proxy": "127.0.0.1", "OMP_NUM_THREADS": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
-        program = [sys.executable, "-c", HUB_PROGRAM]
-        run = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120)
+    commit = hub.add("x/y", {name: parquet(tmp_path / name, 2).read_bytes() for name in names}, "dataset")
+    environment = os.environ | hub.environment(tmp_path / "cache")
+    program = [sys.executable, "-c", HUB_PROGRAM]
+    run = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    assert found["source"] == ["x/y", COMMIT, ["train-00000", "train-00001"], "image", True]
+    assert found["source"] == ["x/y", commit, ["train-00000", "train-00001"], "image", True]
     assert found["keys"] == [[f"train-0000{part}/000000{row}/{row}.png" for row in range(2)] for part in range(2)]
     assert found["grey"] == [[len(png(0)), len(png(1))]] * 2
-    assert found["few"] == [3, COMMIT, 3]
+    assert found["few"] == [3, commit, 3]
     assert "x/gone is no file, folder or pattern here, and no data set that the Hub gives" in found["message"]
 
 

@@ -60,6 +60,9 @@ def test_train__every_recipe_runs(path, workplace, tmp_path):
     )
     saved = tmp_path / "out"
     assert (saved / "all_results.json").exists()
+    card = (saved / "README.md").read_text()
+    assert f"| training data | {'pseudo' if path.stem == 'v2_student' else 'labeled'} |" in card
+    assert json.loads((saved / "provenance.json").read_text())["results"]
     if "lora_rank" in recipe:
         assert (saved / "adapter_config.json").exists()
     else:

@@ -13,6 +13,8 @@ SUBCOMMANDS = {
     "pseudo-label": "label images with a teacher at scale, resumably",
     "evaluate": "score models on a benchmark or on your own ground truth, side by side",
     "predict": "write the depth of images: colour map, 16-bit PNG and npy",
+    "convert": "official .pth to a Hugging Face checkpoint, and back",
+    "push": "share a model, an adapter or pseudo-labels on the Hub, with a card of what was measured",
 }
 
 

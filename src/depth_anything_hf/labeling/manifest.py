@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from depth_anything_hf import __version__
 from depth_anything_hf.labeling.arguments import Settings
 from depth_anything_hf.labeling.plan import BlockId, missing_blocks
 from depth_anything_hf.labeling.shards import DATA, PROGRESS, ShardFolder, write_whole
 from depth_anything_hf.labeling.sources import ImageSource
+from depth_anything_hf.sharing.card import CARD, may_write_card
+from depth_anything_hf.sharing.licenses import UNKNOWN, Source, license_of, license_text, settle_license
+from depth_anything_hf.sharing.upload import upload_files
 
-SETTINGS, MANIFEST, REJECTS, CARD = "settings.json", "manifest.json", "rejects.jsonl", "README.md"
+SETTINGS, MANIFEST, REJECTS = "settings.json", "manifest.json", "rejects.jsonl"
 TEMPLATE = Path(__file__).parent.parent / "templates" / "dataset_card.md"
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "Pillow")
 
@@ -83,36 +87,36 @@ def finish_folder(folder: ShardFolder, settings: Settings, source: ImageSource) 
             rejects.append({"key": source.parts[name.part], "reason": f"the rest of it: {entry['unreadable']}"})
     lines = "".join(json.dumps(reject) + "\n" for reject in rejects)
     _keep(folder.path / REJECTS, lines.encode())
-    _keep(folder.path / CARD, str(_card(folder.path.resolve().name, settings, manifest)).encode())
+    if may_write_card(folder.path):
+        _keep(folder.path / CARD, str(dataset_card(folder.path.resolve().name, manifest)).encode())
     _keep(folder.path / MANIFEST, _json(manifest))
     return manifest
 
 
-def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
-    """Upload a finished set to the Hub; what is there already is not sent again.
+def push_folder(folder: Path, repo_id: str, private: bool | None = True, message: str | None = None) -> str:
+    """Upload a finished set to the Hub; what is there already is not sent again, and shards of an older set go.
 
     Args:
         folder: Finished.
         repo_id: Of the data set; made if it does not exist.
-        private: Whether one that is made is private.
+        private: Whether one that is made is private; None: as its owner's settings are.
+        message: Of the commit.
 
     Returns:
         Its address.
 
     Raises:
-        OSError: The Hub refuses, or cannot be reached.
+        OSError: The Hub refuses, or cannot be reached; the same call goes on.
     """
-    files = [f"{DATA}/*.parquet", SETTINGS, MANIFEST, REJECTS, CARD]
-    api = HfApi()
-    try:
-        address = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, repo_type="dataset", allow_patterns=files)
-    except Exception as error:  # of the HTTP library, whose classes are no OSError
-        raise OSError(
-            f"{repo_id} was not uploaded ({type(error).__name__}: {error}). {folder} is finished; repeat the same command "
-            "to upload it."
-        ) from error
-    return str(address)
+    return upload_files(
+        folder, repo_id, "dataset", set_files(folder), private, message, outdated=[f"{DATA}/*.parquet"]
+    )
+
+
+def set_files(folder: Path) -> list[str]:
+    """List the files of a finished set: shards, settings, rejects, card and manifest."""
+    shards = sorted(path.relative_to(folder).as_posix() for path in (folder / DATA).glob("*.parquet"))
+    return [*shards, SETTINGS, REJECTS, CARD, MANIFEST]
 
 
 def _manifest(settings: Settings, entries: dict[BlockId, dict], rejected: int) -> dict[str, Any]:
@@ -132,38 +136,48 @@ def _manifest(settings: Settings, entries: dict[BlockId, dict], rejected: int) -
     }
 
 
-def _card(name: str, settings: Settings, manifest: dict[str, Any]) -> DatasetCard:
-    count = manifest["labeled"]
-    size = next(
-        label
-        for limit, label in ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"),
-                             (1e7, "1M<n<10M"), (1e8, "10M<n<100M"), (float("inf"), "100M<n<1B"))
-        if count < limit
-    )  # fmt: skip
+def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None) -> DatasetCard:
+    """Write the card of a finished set, with the licence that it inherits from the teacher and the images.
+
+    Args:
+        name: Of the set.
+        manifest: Its own.
+        license: As the user states it; left out, the inherited one.
+
+    Returns:
+        The card.
+
+    Raises:
+        ValueError: The stated licence allows what the teacher's or the images' forbids.
+    """
+    images, commit = manifest["source"], manifest["source_revision"]
+    known = Path(images).is_dir() or re.fullmatch("[0-9a-f]{40}", commit or "")  # a folder, or a Hub data set
+    sources = [
+        Source("teacher", manifest["model"], license_of(manifest["model"])),
+        Source("images", images, license_of(images, "dataset") if known else UNKNOWN),
+    ]
+    license = settle_license(license, sources)
+    sizes = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7),
+             ("10M<n<100M", 1e8), ("100M<n<1B", float("inf")))  # fmt: skip
     data = DatasetCardData(
-        license="unknown",
+        license=license,
         task_categories=["depth-estimation"],
-        size_categories=[size],
+        size_categories=[next(label for label, limit in sizes if manifest["labeled"] < limit)],
         tags=["depth-anything", "pseudo-labels", "depth_anything_hf"],
         configs=[{"config_name": "default", "data_files": f"{DATA}/*.parquet"}],
         pretty_name=name,
     )
+    told = ("inputs", "labeled", "rejected", "model", "model_revision", "source", "resolution", "dtype")
     return DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=name,
-        inputs=manifest["inputs"],
-        labeled=count,
-        rejected=manifest["rejected"],
+        **{key: manifest[key] for key in told},
         shards=len(manifest["shards"]),
-        model=settings.model,
-        model_revision=settings.model_revision,
-        source=settings.source,
-        source_revision=settings.source_revision or "local files",
-        resolution=settings.resolution,
-        dtype=settings.dtype,
-        space="disparity: larger is nearer, of unknown scale and shift" if settings.space == "disparity" else "metres",
-        versions=", ".join(f"{name} {number}" for name, number in manifest["versions"].items()),
+        source_revision=manifest["source_revision"] or "local files",
+        space="metres" if manifest["space"] == "depth" else "disparity: larger is nearer, of unknown scale and shift",
+        license_text=license_text(license, sources),
+        versions=", ".join(f"{library} {number}" for library, number in manifest["versions"].items()),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
 from depth_anything_hf.evaluation.dataset import score_models
-from depth_anything_hf.hub import write_model_card
+from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.parity import prove_stock_pipeline
 from depth_anything_hf.quickstart.experiment import (
     Plan,
@@ -25,6 +26,8 @@ from depth_anything_hf.quickstart.experiment import (
     train,
 )
 from depth_anything_hf.quickstart.report import draw_losses, draw_predictions, write_report
+from depth_anything_hf.sharing.card import BASE, DATA, ENCODER, PICTURE, Provenance, library_versions, write_model_card
+from depth_anything_hf.sharing.licenses import Source, source_of
 
 
 def run(
@@ -100,16 +103,11 @@ def run(
     draw_losses({"teacher": teaching, "student": learning}, out_dir / "training.png")
     draw_predictions(domains, scores, predictors, out_dir / "predictions.png")
     save_checkpoint(student, plan, out_dir / "student")
-    write_model_card(
-        out_dir / "student",
-        metrics["scores"],
-        "student",
-        summary="A tiny student of the quickstart of depth_anything_hf: a demonstration, not a model to use.",
-        training=f"{plan.student_steps} steps from random weights on {len(labeled)} labelled procedural scenes and "
-        f"{len(labels)} images pseudo-labelled by a teacher of the same size (Depth Anything V1 step).",
-        limits="Trained for minutes at a resolution of "
-        f"{plan.height} x {plan.width}: it sees the layout of a scene and little of its objects.",
-    )
+    (out_dir / "student" / PICTURE).unlink(missing_ok=True)
+    if real is None:  # the user's pictures are not ours to show
+        shutil.copy(out_dir / "predictions.png", out_dir / "student" / PICTURE)
+    provenance = _provenance(plan, metrics["scores"], len(labeled), len(labels), unlabeled_dir, feature_encoder)
+    write_model_card(out_dir / "student", provenance)
     last = list(domains.values())[-1]
     sample_images = [decode_record(last[i]).image for i in range(0, min(len(last), 50), 10)]
     metrics["stock_pipeline_max_difference"] = prove_stock_pipeline(
@@ -119,3 +117,40 @@ def run(
     (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=2))
     (out_dir / "report.md").write_text(write_report(metrics, len(labels), photographs is not None))
     return metrics
+
+
+def _provenance(
+    plan: Plan,
+    scores: dict[str, dict],
+    labeled: int,
+    pseudo_labeled: int,
+    unlabeled_dir: str | None,
+    feature_encoder: str | None,
+) -> Provenance:
+    """Say how the student came to be."""
+    scenes = "procedural scenes of depth_anything_hf"
+    sources = [Source(BASE, "random weights of depth_anything_hf", "apache-2.0"), Source(DATA, scenes, "apache-2.0")]
+    losses = {"affine-invariant": 1.0}
+    if unlabeled_dir:
+        sources.append(source_of(DATA, unlabeled_dir, "dataset"))
+    if feature_encoder:
+        sources.append(source_of(ENCODER, feature_encoder))
+        losses["feature alignment"] = 1.0
+    protocols = {
+        domain: {"name": domain, "source": "your records" if domain == "real images" else f"held-out {scenes}"}
+        for domain in scores
+    }
+    return Provenance(
+        sources=sources,
+        losses=losses,
+        results=[
+            {"protocol": PROTOCOLS["folder"].as_json() | protocols[domain], "scores": by_name, "model": "student"}
+            for domain, by_name in scores.items()
+        ],
+        versions=library_versions(),
+        summary="A tiny student of the quickstart of depth_anything_hf: a demonstration, not a model to use.",
+        training=f"{plan.student_steps} steps from random weights on {labeled} labelled procedural scenes and "
+        f"{pseudo_labeled} images pseudo-labelled by a teacher of the same size (Depth Anything V1 step).",
+        limits="Trained for minutes at a resolution of "
+        f"{plan.height} x {plan.width}: it sees the layout of a scene and little of its objects.",
+    )

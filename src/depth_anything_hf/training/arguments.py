@@ -153,6 +153,10 @@ class DepthAnythingTrainingArguments(TrainingArguments):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [{low}, {high}].")
 
+    def __getstate__(self) -> dict:
+        """Leave the token out of what is pickled: the Trainer saves its arguments beside the model, and uploads them."""
+        return self.__dict__ | {"hub_token": None}
+
     def stream_batch_sizes(self, has_labeled: bool, has_unlabeled: bool) -> tuple[int, int]:
         """Split a device's batch between the streams.
 

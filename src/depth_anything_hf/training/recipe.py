@@ -12,11 +12,11 @@ from torch.utils.data import ConcatDataset
 from transformers import HfArgumentParser
 from transformers.trainer_utils import get_last_checkpoint
 
-from depth_anything_hf.adapters import depth_lora_config
+from depth_anything_hf.adapters import depth_lora_config, describe_adapter
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.readers import READERS, open_reader
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.inference import load_model
+from depth_anything_hf.inference import adapter_base, load_model
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
@@ -97,6 +97,11 @@ class RecipeArguments:
                 f"model is {self.model!r} and encoder {self.encoder!r}; give one: model to go on from a checkpoint, encoder "
                 "to start with a fresh decoder."
             )
+        if self.lora_rank and self.model is None:
+            raise ValueError(
+                "lora_rank needs model, a checkpoint that the adapter is added to again when it is loaded; a fresh "
+                "decoder is in none. Train without lora_rank first."
+            )
         if not self.labeled and not self.unlabeled:
             raise ValueError("the recipe names no data; give --labeled DIR, --unlabeled DIR, or both.")
 
@@ -159,7 +164,45 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
     labeled = _concatenated([_labeled(path, recipe.reader_options) for path in recipe.labeled])
     unlabeled = _concatenated([_unlabeled(path, recipe.teacher) for path in recipe.unlabeled])
     evaluated = _concatenated([_labeled(path, recipe.eval_reader_options) for path in recipe.eval])
+    model = _start_model(recipe)
+    trainer = DepthAnythingTrainer(
+        model,
+        args,
+        DepthAnythingImageProcessor(
+            size={"height": recipe.image_height, "width": recipe.image_width},
+            ensure_multiple_of=model.config.patch_size,
+        ),
+        train_dataset=labeled,
+        unlabeled_dataset=unlabeled,
+        teacher=None if recipe.teacher is None else load_model(recipe.teacher)[0],
+        feature_encoder=recipe.feature_encoder,
+        eval_dataset=evaluated,
+    )
+    folder = Path(args.output_dir)
+    checkpoint = None if recipe.restart or not folder.is_dir() else get_last_checkpoint(str(folder))
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    if recipe.lora_rank:
+        metrics |= {
+            f"adapter_{name.removeprefix('adapter_')}": value for name, value in describe_adapter(model).items()
+        }
+    trainer.save_model(_internal_call=True)  # without it a first push would go out before the scores are known
+    trainer.save_state()
+    if evaluated is not None:
+        metrics |= trainer.evaluate()
+    trainer.save_metrics("all", metrics)
+    told = {"finetuned_from": recipe.model or recipe.encoder, "dataset": [*recipe.labeled, *recipe.unlabeled]}
+    trainer.push_to_hub(**told) if args.push_to_hub else trainer.create_model_card(**told)
+    return metrics
+
+
+def _start_model(recipe: RecipeArguments):
+    """Load the checkpoint, or put a fresh decoder on the encoder; with adapters if asked for."""
     if recipe.model is not None:
+        if adapter_base(recipe.model) is not None:
+            raise ValueError(
+                f"model {recipe.model} is an adapter; merge it first (depth_anything_hf.adapters.merge_adapter) and give "
+                "the merged folder."
+            )
         model = DepthAnythingForDepthEstimation.from_pretrained(recipe.model)
         if recipe.max_depth is not None and model.config.max_depth != recipe.max_depth:
             raise ValueError(
@@ -171,30 +214,9 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         model = DepthAnythingForDepthEstimation.from_encoder(
             recipe.encoder, recipe.version, recipe.max_depth, recipe.with_neck
         )
-    patch_size = model.config.patch_size
-    if recipe.lora_rank:
-        model = get_peft_model(model, depth_lora_config(recipe.lora_rank, recipe.lora_decoder))
-    trainer = DepthAnythingTrainer(
-        model,
-        args,
-        DepthAnythingImageProcessor(
-            size={"height": recipe.image_height, "width": recipe.image_width}, ensure_multiple_of=patch_size
-        ),
-        train_dataset=labeled,
-        unlabeled_dataset=unlabeled,
-        teacher=None if recipe.teacher is None else load_model(recipe.teacher)[0],
-        feature_encoder=recipe.feature_encoder,
-        eval_dataset=evaluated,
-    )
-    folder = Path(args.output_dir)
-    checkpoint = None if recipe.restart or not folder.is_dir() else get_last_checkpoint(str(folder))
-    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-    trainer.save_model()
-    trainer.save_state()
-    if evaluated is not None:
-        metrics |= trainer.evaluate()
-    trainer.save_metrics("all", metrics)
-    return metrics
+    if not recipe.lora_rank:
+        return model
+    return get_peft_model(model, depth_lora_config(recipe.lora_rank, recipe.lora_decoder))
 
 
 def _labeled(path: str, options: dict[str, dict]):

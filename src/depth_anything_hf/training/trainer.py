@@ -9,7 +9,7 @@ from collections import defaultdict
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
@@ -22,6 +22,8 @@ from depth_anything_hf.training.feature_encoder import (
     load_feature_encoder,
     make_projector,
 )
+from depth_anything_hf.training.optimization import one_cycle, parameter_groups
+from depth_anything_hf.training.provenance import write_trainer_card
 from depth_anything_hf.training.seeding import generator_at
 from depth_anything_hf.training.self_training import (
     View,
@@ -32,20 +34,9 @@ from depth_anything_hf.training.self_training import (
     supervised_loss,
     teacher_labels,
 )
-from depth_anything_hf.training.streams import StreamBatchSampler, TrainingStreams
+from depth_anything_hf.training.streams import SetEpoch, StreamBatchSampler, TrainingStreams
 
 PROJECTOR_FILE = "feature_projector.pt"
-
-
-class _SetEpoch(TrainerCallback):
-    """Tell the sampler its epoch: after a resume accelerate's wrappers hide it from the Trainer."""
-
-    def __init__(self, sampler: StreamBatchSampler, updates_per_epoch: int):
-        self.sampler = sampler
-        self.updates_per_epoch = updates_per_epoch
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.sampler.set_epoch(state.global_step // self.updates_per_epoch)
 
 
 class DepthAnythingTrainer(Trainer):
@@ -102,7 +93,9 @@ class DepthAnythingTrainer(Trainer):
             processing_class=processing_class,
             train_dataset=streams,
             eval_dataset=eval_dataset,
-            data_collator=DepthCollator(processing_class, config.depth_estimation_type, args.flip_probability),
+            data_collator=DepthCollator(
+                processing_class, config.depth_estimation_type, args.flip_probability, args.zoom, args.colors
+            ),
             compute_metrics=_mean_scores,
             **kwargs,
         )
@@ -151,8 +144,8 @@ class DepthAnythingTrainer(Trainer):
         sampler = StreamBatchSampler(self.train_dataset, self.batch_sizes, self.args.seed)
         self._last_step, self._micro_step = -1, 0  # each call of train() counts from the start
         loader = self._loader(self.train_dataset, self.data_collator, batch_sampler=sampler)
-        self.remove_callback(_SetEpoch)
-        self.add_callback(_SetEpoch(sampler, math.ceil(len(loader) / self.args.gradient_accumulation_steps)))
+        self.remove_callback(SetEpoch)
+        self.add_callback(SetEpoch(sampler, math.ceil(len(loader) / self.args.gradient_accumulation_steps)))
         return loader
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
@@ -172,28 +165,24 @@ class DepthAnythingTrainer(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
-        decayed = set(self.get_decay_parameter_names(model))
-        groups = defaultdict(list)
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                groups[".backbone." in f".{name}", name in decayed].append(parameter)
-        if self.feature_projector is not None:
-            groups[False, True].append(self.feature_projector.weight)
-            groups[False, False].append(self.feature_projector.bias)
-        chosen = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
-        optimizer_cls, kwargs = chosen
-        self.optimizer = optimizer_cls(
-            [
-                {
-                    "params": parameters,
-                    "lr": self.args.learning_rate * (1 if in_encoder else self.args.decoder_lr_multiplier),
-                    "weight_decay": self.args.weight_decay if decay else 0.0,
-                }
-                for (in_encoder, decay), parameters in sorted(groups.items())
-            ],
-            **kwargs,
+        optimizer_cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+        groups = parameter_groups(
+            model,
+            self.feature_projector,
+            set(self.get_decay_parameter_names(model)),
+            self.args.learning_rate,
+            self.args.decoder_lr_multiplier,
+            self.args.weight_decay,
         )
+        self.optimizer = optimizer_cls(groups, **kwargs)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Create the learning rate's schedule: the stock ones, or V1's one-cycle."""
+        if self.lr_scheduler is None and self.args.one_cycle_warmup is not None:
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = one_cycle(optimizer, num_training_steps, self.args.one_cycle_warmup)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     # The step
 
@@ -295,6 +284,11 @@ class DepthAnythingTrainer(Trainer):
         return None, rows, inputs["num_in_batch"]
 
     # Checkpoints
+
+    def create_model_card(self, **told) -> None:
+        """Write the card of what was measured; `push_to_hub` passes on what it is told: `write_trainer_card` has the list."""
+        if self.is_world_process_zero():
+            write_trainer_card(self, **told)
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)

@@ -1,0 +1,152 @@
+"""Metric depth on a few real images: what fine-tuning gives on scenes that were not trained on.
+
+    depth-anything-hf quickstart --out quickstart
+    python benchmarks/metric_real.py --model quickstart/student --data ../shared/data
+
+The metric rows of a folder of records are split by their group, one scene a group, into folds. For each fold a metric
+model is made from the relative one (its encoder alone, as the authors do, or encoder and neck), fine-tuned on the other
+folds, and scored on the fold without any alignment: every image is scored by a model that saw nothing of its scene.
+Beside it stand the model before fine-tuning, and the best constant depth: that which has the least AbsRel on the training
+images. Written: metric_real.json, metric_real.md and metric_real.png (the training loss).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, load_folder
+from depth_anything_hf.charts import curves
+from depth_anything_hf.data.records import DepthSample, decode_record
+from depth_anything_hf.evaluation.contestants import Contestant
+from depth_anything_hf.evaluation.dataset import DatasetScores, score_models
+from depth_anything_hf.evaluation.protocols import Protocol
+from depth_anything_hf.inference import predict_depth
+from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.trainer import DepthAnythingTrainer
+
+PROTOCOL = Protocol("metric rows", "folder", max_depth=80.0)
+STARTS = {"encoder": False, "encoder and neck": True}
+
+
+def fold_samples(records: Sequence[dict], folds: int) -> list[list[DepthSample]]:
+    """Deal whole groups out, indoor and outdoor ones by turns, the largest first, to the fold with the fewest so far."""
+    groups: dict[tuple[str, str], list[DepthSample]] = {}
+    for record in records:
+        groups.setdefault((record["scene"], record["group"]), []).append(decode_record(record))
+    dealt: list[list[DepthSample]] = [[] for _ in range(folds)]
+    for scene in sorted({scene for scene, _ in groups}):
+        held = [0] * folds
+        for key in sorted((key for key in groups if key[0] == scene), key=lambda key: (-len(groups[key]), key)):
+            place = held.index(min(held))
+            dealt[place].extend(groups[key])
+            held[place] += len(groups[key])
+    return dealt
+
+
+def best_constant(samples: list[DepthSample]) -> float:
+    """Find the constant depth of least AbsRel, each image counting alike."""
+    candidates = np.geomspace(0.3, 80, 300)
+    errors = []
+    for sample in samples:
+        depths = sample.values[sample.mask]
+        depths = depths[:: max(len(depths) // 2000, 1)]
+        errors.append([np.abs(candidate / depths - 1).mean() for candidate in candidates])
+    return float(candidates[np.mean(errors, axis=0).argmin()])
+
+
+def fine_tune(args: argparse.Namespace, samples: list[DepthSample], with_neck: bool) -> tuple[dict, list]:
+    """Return the untrained and the trained model as contestants, and the log."""
+    size = {"height": args.height, "width": args.width}
+    torch.manual_seed(args.seed)
+    model = DepthAnythingForDepthEstimation.from_encoder(args.model, max_depth=80, with_neck=with_neck)
+    processor = DepthAnythingImageProcessor(size=size, ensure_multiple_of=model.config.patch_size)
+
+    def predict(images):
+        return predict_depth(model, processor, images)
+
+    untrained = score_models({"": Contestant(predict, metric=True)}, args.fold, PROTOCOL)[""]
+    settings = DepthAnythingTrainingArguments(
+        str(args.out / "run"), per_device_train_batch_size=args.batch_size, max_steps=args.steps, warmup_steps=20,
+        learning_rate=args.learning_rate, decoder_lr_multiplier=args.decoder_lr_multiplier, seed=args.seed, zoom=1.5,
+        lr_scheduler_type="cosine", color_ranges={"brightness": [0.75, 1.25]}, logging_steps=max(args.steps // 40, 1),
+        save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = DepthAnythingTrainer(model, settings, processor, samples)
+    trainer.train()
+    trained = score_models({"": Contestant(predict, metric=True)}, args.fold, PROTOCOL)[""]
+    return {"before fine-tuning": untrained, "fine-tuned": trained}, trainer.state.log_history
+
+
+def constant_scores(fold: list[DepthSample], depth: float) -> DatasetScores:
+    """Score a constant depth."""
+
+    def predict(images):
+        return [torch.full((image.height, image.width), depth) for image in images]
+
+    return score_models({"": Contestant(predict, metric=True)}, fold, PROTOCOL)[""]
+
+
+def joined(parts: list[DatasetScores]) -> dict[str, float]:
+    """Summarise the folds as one set."""
+    names = parts[0].scores
+    scores = {name: torch.cat([part.scores[name] for part in parts]) for name in names}
+    groups = [group for part in parts for group in part.groups]
+    sources = [source for part in parts for source in part.sources]
+    return DatasetScores(scores, groups, sources).summary()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="relative Depth Anything to start from")
+    parser.add_argument("--data", required=True, help="folder of labelled records; rows in metres are used")
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of the encoder")
+    parser.add_argument("--decoder-lr-multiplier", type=float, default=3.0)
+    parser.add_argument("--height", type=int, default=64)
+    parser.add_argument("--width", type=int, default=80)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    folds = fold_samples([record for record in load_folder(args.data) if record["space"] == "depth"], args.folds)
+    found: dict[str, list[DatasetScores]] = {}
+    losses: dict[str, list[tuple[float, float]]] = {}
+    for number, fold in enumerate(folds):
+        training = [sample for other in folds if other is not fold for sample in other]
+        args.fold = fold
+        constant = best_constant(training)
+        found.setdefault("best constant depth", []).append(constant_scores(fold, constant))
+        for start, with_neck in STARTS.items():
+            scores, log = fine_tune(args, training, with_neck)
+            for name, one in scores.items():
+                found.setdefault(f"{start}: {name}", []).append(one)
+            losses[f"fold {number + 1}, {start}"] = [(row["step"], row["loss"]) for row in log if "loss" in row]
+        print(f"fold {number + 1} of {len(folds)}: {len(fold)} images held out, constant {constant:.2f} m", flush=True)
+    summaries = {name: joined(parts) for name, parts in found.items()}
+    curves(losses, "Training loss (SiLog)", "step", "loss").save(args.out / "metric_real.png")
+    command = f"python benchmarks/metric_real.py --model {args.model} --data {args.data}"
+    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    settings = {name: value for name, value in vars(args).items() if name not in ("out", "fold")}
+    written = {"command": command, "machine": machine, "versions": versions, "settings": settings, "scores": summaries}
+    (args.out / "metric_real.json").write_text(json.dumps(written | {"losses": losses}, indent=1) + "\n")
+    lines = ["| model | AbsRel ↓ | δ1 ↑ | RMSE, m ↓ |", "|---|---|---|---|"]
+    for name, one in summaries.items():
+        lines.append(f"| {name} | {one['group_abs_rel']:.3f} | {one['group_delta1']:.3f} | {one['rmse']:.2f} |")
+    (args.out / "metric_real.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

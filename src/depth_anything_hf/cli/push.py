@@ -1,0 +1,63 @@
+"""`depth-anything-hf push FOLDER --repo-id ME/NAME`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLE = """examples:
+  depth-anything-hf push student --repo-id me/depth-student --private --results scores/results.json
+  depth-anything-hf push student --repo-id me/depth-student --base facebook/dinov2-small --training-data me/rooms
+  depth-anything-hf push lora --repo-id me/depth-lora --base depth-anything/Depth-Anything-V2-Small-hf
+  depth-anything-hf push pseudo_labels --repo-id me/pseudo-labels --private
+
+A folder of a model, of a LoRA adapter or of pseudo-labels. It is checked before anything is sent: it must load in plain
+transformers, and scores must be of these weights. The card (README.md) is written from what is known, unless it is your
+own. Optimizer states, logs, checkpoint-* folders and training_args.bin stay here. Repeat the command after a broken
+connection, or after a change: only what is missing is sent. The token is that of `hf auth login`, or HF_TOKEN.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    parser = argparse.ArgumentParser(
+        prog="depth-anything-hf push",
+        description="Share a model, an adapter or pseudo-labels on the Hub.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="where the model, adapter or labels were saved")
+    add("--repo-id", required=True, metavar="ME/NAME", help="repository on the Hub; made if it does not exist")
+    add("--private", action="store_true", help="make it private; an error if it exists and is public")
+    add("--license", metavar="ID", help="such as apache-2.0 (default: what base weights and data leave open)")
+    add("--base", metavar="ID|DIR", help="model that the weights come from, where the folder does not say it")
+    add(
+        "--training-data",
+        action="append",
+        default=[],
+        metavar="ID|TEXT",
+        help="where the folder does not say it; repeat",
+    )
+    add("--results", action="append", default=[], type=Path, metavar="FILE", help="results.json of evaluate; repeat")
+    add("--picture", type=Path, metavar="FILE", help="for the card (default: rendered scenes, predicted)")
+    add("--message", metavar="TEXT", help="of the commit")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    options = make_parser().parse_args(arguments)
+
+    from depth_anything_hf.hub import prepare_push
+
+    told = {name: value for name, value in vars(options).items() if name not in ("folder", "repo_id", "private")}
+    shipment = prepare_push(options.folder, options.repo_id, private=options.private or None, **told)
+    size = sum((shipment.folder / file).stat().st_size for file in shipment.files)
+    print(
+        f"{shipment.kind} {options.folder}: {len(shipment.files)} files, {size / 1e6:.1f} MB; licence {shipment.license}"
+    )
+    if shipment.left:
+        print(f"stay here: {', '.join(shipment.left)}")
+    print(shipment.send())
+    return 0

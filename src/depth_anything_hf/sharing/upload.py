@@ -1,0 +1,112 @@
+"""Send files of a folder to the Hub: once, whole, and without a word of the token."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, get_token
+
+
+def upload_files(
+    folder: Path,
+    repo_id: str,
+    repo_type: str,
+    files: Sequence[str],
+    private: bool | None = None,
+    message: str | None = None,
+    outdated: Sequence[str] = (),
+) -> str:
+    """Upload files to a repository, which is made if it does not exist; what is there already is not sent again.
+
+    Args:
+        folder (`Path`): Where they are.
+        repo_id (`str`): `owner/name`.
+        repo_type (`str`): `"model"` or `"dataset"`.
+        files (`Sequence[str]`): Their paths in the folder.
+        private (`bool`, *optional*): Whether a repository that is made is private; left out, as the owner's settings are.
+        message (`str`, *optional*): Of the commit.
+        outdated (`Sequence[str]`): Patterns: what of the repository fits them and is not in `files` is removed from it.
+
+    Returns:
+        `str`: The repository's address.
+
+    Raises:
+        OSError: The Hub refuses, or the connection broke; the same call goes on.
+        ValueError: The Hub finds fault with the card.
+        PermissionError: There is no token.
+    """
+    check_token()
+    api = HfApi()
+    with told_plainly(repo_id, folder):
+        address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            repo_type=repo_type,
+            allow_patterns=[glob.escape(file) for file in files],
+            delete_patterns=list(outdated) or None,
+            commit_message=message,
+        )
+    return str(address)
+
+
+def check_token() -> None:
+    """Make sure that there is a token, and that it can be one.
+
+    Raises:
+        PermissionError: There is none.
+        ValueError: It has characters that no token has; the HTTP library would quote it in its complaint.
+    """
+    token = get_token()
+    if token is None:
+        raise PermissionError("there is no token for the Hub: run `hf auth login`, or set HF_TOKEN.")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ValueError("the token for the Hub holds spaces or other characters that no token has: copy it anew.")
+
+
+@contextmanager
+def told_plainly(repo_id: str, folder: Path) -> Iterator[None]:
+    """Turn what the client and its HTTP library raise into errors that say what to do, without the token.
+
+    They are not chained: a traceback would show what the message is spared.
+
+    Args:
+        repo_id (`str`): For the message.
+        folder (`Path`): For the message.
+
+    Raises:
+        OSError: The Hub refuses, or the connection broke.
+        ValueError: The Hub finds fault with the card.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(without_token(str(error))) from None
+    except Exception as error:  # the HTTP library's classes are no OSError
+        raise OSError(
+            f"{repo_id} was not uploaded ({type(error).__name__}: {without_token(_whole(error))}). {folder} is complete; "
+            "repeat the same command: what arrived is not sent again."
+        ) from None
+
+
+def without_token(text: str) -> str:
+    """Take the user's token out of a text, such as an error of the HTTP library about a header.
+
+    Example:
+        >>> without_token("illegal header b'Bearer hf_abc'")
+        "illegal header b'Bearer (hidden)'"
+    """
+    token = get_token()
+    if token:
+        text = text.replace(token, "(hidden)")
+    return re.sub(r"(?i)(?<=bearer )[^'\"\s]+|\bhf_[A-Za-z0-9]{16,}", "(hidden)", text)
+
+
+def _whole(error: BaseException) -> str:
+    """Give an error's message with that of its cause: the client wraps what broke an upload."""
+    told, cause = str(error), str(error.__cause__ or "")
+    return told if cause in told else f"{told}: {cause}"

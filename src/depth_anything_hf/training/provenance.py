@@ -1,0 +1,155 @@
+"""What a trainer knows of the model that it trained, for the model's card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from depth_anything_hf.sharing.card import (
+    BASE,
+    DATA,
+    ENCODER,
+    PICTURE,
+    TEACHER,
+    Provenance,
+    library_versions,
+    write_model_card,
+)
+from depth_anything_hf.sharing.licenses import UNKNOWN, Source, source_of
+from depth_anything_hf.sharing.picture import put_picture
+
+if TYPE_CHECKING:
+    from depth_anything_hf.training.trainer import DepthAnythingTrainer
+
+_RECIPE = (  # fields of the arguments, as they stand in the card
+    "preset", "learning_rate", "decoder_lr_multiplier", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm",
+    "lr_scheduler_type", "warmup_steps", "one_cycle_warmup", "gradient_accumulation_steps", "bf16", "fp16",
+    "flip_probability", "zoom", "color_ranges", "seed",
+)  # fmt: skip
+_STUDENT = ("trim_fraction", "strong_perturbation", "perturbation_kwargs", "cutmix_probability")
+
+
+def write_trainer_card(
+    trainer: DepthAnythingTrainer,
+    license: str | None = None,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
+    dataset: str | Sequence[str] | None = None,
+    dataset_tags: str | Sequence[str] | None = None,
+    **others: Any,
+) -> Path:
+    """Write the card of what a trainer saved in its `output_dir`.
+
+    Args:
+        trainer (`DepthAnythingTrainer`): After training.
+        license (`str`, *optional*): Left out, the inherited one.
+        model_name (`str`, *optional*): Left out, the Hub's or the folder's.
+        finetuned_from (`str`, *optional*): Base weights, Hub id or folder. Left out, what the model was loaded from.
+        dataset (`str` or `Sequence[str]`, *optional*): Training data: Hub ids, folders, `NAME:FOLDER` of benchmarks, or
+            words; their licences bind.
+        dataset_tags (`str` or `Sequence[str]`, *optional*): The same, under the stock method's name for ids.
+        others: Further arguments of the stock `create_model_card`, which have no place in this card.
+
+    Returns:
+        `Path`: The card.
+
+    Raises:
+        ValueError: The stated licence allows what a source forbids.
+    """
+    data = dataset or dataset_tags
+    provenance = Provenance(
+        sources=_sources(trainer, finetuned_from, [data] if isinstance(data, str) else data),
+        license=license,
+        losses=_losses(trainer),
+        recipe=_recipe(trainer),
+        results=_results(trainer),
+        versions=library_versions(),
+        training=_training(trainer),
+    )
+    folder = Path(trainer.args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # there no process can predict alone
+        put_picture(folder / PICTURE, None, trainer.model, trainer.processing_class)
+    model_id = trainer.hub_model_id if isinstance(trainer.hub_model_id, str) else model_name
+    return write_model_card(folder, provenance, model_id, trainer.model.config)
+
+
+def _sources(trainer: DepthAnythingTrainer, base: str | None, data: Sequence[str] | None) -> list[Source]:
+    """List what the weights come from, and their licences."""
+    config = trainer.model.config
+    base = base or config.name_or_path or config.backbone_config.name_or_path
+    found = [source_of(BASE, base) if base else Source(BASE, "not stated", UNKNOWN)]
+    for role, helper in ((TEACHER, trainer.teacher), (ENCODER, trainer.feature_encoder)):
+        if helper is not None:
+            name = helper.config.name_or_path
+            found.append(source_of(role, name) if name else Source(role, "not stated", UNKNOWN))
+    return [*found, *(source_of(DATA, name, "dataset") for name in data or ["not stated"])]
+
+
+def _losses(trainer: DepthAnythingTrainer) -> dict[str, float]:
+    args = trainer.args
+    if trainer.max_depth is not None:
+        return {"SiLog": args.silog_weight}
+    losses = {"affine-invariant": 1.0, "gradient matching": args.gradient_matching_weight}
+    if trainer.feature_encoder is not None:
+        losses["feature alignment"] = args.feature_alignment_weight
+    return {name: weight for name, weight in losses.items() if weight}
+
+
+def _recipe(trainer: DepthAnythingTrainer) -> dict[str, Any]:
+    args, size = trainer.args, trainer.processing_class.size
+    labeled, unlabeled = trainer.batch_sizes
+    names = _RECIPE + (_STUDENT if unlabeled else ())
+    values = {name: getattr(args, name) for name in names}
+    values = {name: getattr(value, "value", value) for name, value in values.items()}  # of an enum, what it stands for
+    values = {name: value for name, value in values.items() if value is not None and value is not False}
+    batch = f"{labeled} labelled, {unlabeled} unlabelled" if unlabeled else labeled
+    return values | {
+        "batch of a device": batch,
+        "devices": args.world_size,
+        "image size": f"{size['height']} x {size['width']}",
+    }
+
+
+def _training(trainer: DepthAnythingTrainer) -> str:
+    """Say how much was trained, and on how much."""
+    state = trainer.state
+    streams = getattr(trainer.train_dataset, "streams", (None, None))
+    counts = [
+        f"{len(stream)} {kind} images"
+        for stream, kind in zip(streams, ("labelled", "unlabelled"), strict=True)
+        if stream is not None
+    ]
+    if not state.global_step:
+        return ""
+    taught = ", which a teacher labelled in every step" if trainer.teacher is not None else ""
+    return f"{state.global_step} steps ({state.epoch or 0:.1f} epochs) on {' and '.join(counts)}{taught}."
+
+
+def _results(trainer: DepthAnythingTrainer) -> list[dict[str, Any]]:
+    """Collect the scores of the weights as they are now, of each evaluation set; older ones were of other weights."""
+    history, state = trainer.state.log_history, trainer.state
+    trained = max((i for i, entry in enumerate(history) if "train_runtime" in entry), default=-1)
+    since = [entry for entry in history[trained + 1 :] if trained >= 0 or entry.get("step") == state.global_step]
+    if not any(key.startswith("eval_") for entry in since for key in entry):
+        best = trainer.args.load_best_model_at_end and state.best_global_step
+        since = [entry for entry in history if entry.get("step") == (best or state.global_step)]
+    scores: dict[str, dict[str, float]] = {}
+    for entry in since:
+        for key in entry:
+            prefix = key.removesuffix("abs_rel")
+            if key.startswith("eval_") and prefix + "delta1" in entry and key != prefix:
+                name = prefix.removeprefix("eval_").strip("_") or "evaluation set"
+                scores[name] = {k.removeprefix(prefix): v for k, v in entry.items() if k.startswith(prefix)}
+    protocol = {
+        "dataset": "folder",
+        "max_depth": trainer.max_depth,
+        "alignment": "none" if trainer.max_depth is not None else "scale_shift",
+        "averaging": "mean over images with labels",
+        "source": "the trainer's own evaluation",
+    }
+    return [
+        {"protocol": {"name": name} | protocol, "scores": {"this model": one}, "model": "this model"}
+        for name, one in scores.items()
+    ]

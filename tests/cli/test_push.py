@@ -1,0 +1,77 @@
+import json
+
+import pytest
+from PIL import Image
+
+from depth_anything_hf.cli.main import main
+
+
+@pytest.fixture
+def student(make_model, tiny_processor, tmp_path):
+    folder = tmp_path / "student"
+    make_model().save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    Image.new("RGB", (40, 30)).save(folder / "card_image.png")
+    (folder / "checkpoint-10").mkdir()
+    (folder / "training_args.bin").touch()
+    return folder
+
+
+def test_push__says_what_goes_where(hub, student, capsys):
+    picture = student / "card_image.png"
+    options = ["--base", "facebook/dinov2-small", "--training-data", "me/rooms", "--training-data", "NYU Depth V2"]
+    options += ["--license", "apache-2.0", "--picture", str(picture), "--message", "a student", "--private"]
+    assert main(["push", str(student), "--repo-id", "me/student", *options]) == 0
+    captured = capsys.readouterr()
+    assert f"model {student}: 6 files, " in captured.out
+    assert "licence apache-2.0" in captured.out
+    assert "stay here: checkpoint-10/, training_args.bin" in captured.out
+    assert captured.out.splitlines()[-1] == f"{hub.address}/me/student"
+    assert "model.safetensors: 100%" in captured.err
+    repo = hub.model("me/student")
+    assert (repo.private, repo.messages) == (True, ["a student"])
+    card = repo.files["README.md"].decode()
+    for words in ("base_model: facebook/dinov2-small", "- me/rooms", "NYU Depth V2", "license: apache-2.0"):
+        assert words in card, words
+
+
+def test_push__public_where_nobody_says_private(hub, student):
+    assert main(["push", str(student), "--repo-id", "me/student"]) == 0
+    assert not hub.model("me/student").private
+
+
+def test_push__break_in_the_middle_ends_with_what_to_do(hub, student, capsys):
+    hub.breaks["upload"] = 100
+    command = ["push", str(student), "--repo-id", "me/student"]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "depth-anything-hf push: me/student was not uploaded" in error
+    assert "repeat the same command" in error
+    hub.breaks.clear()
+    assert main(command) == 0
+    assert "model.safetensors" in hub.model("me/student").files
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--results", "nowhere.json"], "nowhere.json"),
+        (["--picture", "nowhere.png"], "nowhere.png"),
+        (["--base", "depth-anything/Depth-Anything-V2-Large-hf", "--license", "mit"], "forbids commercial use"),
+    ],
+)
+def test_push__refuses_before_anything_is_sent(options, message, hub, student, capsys):
+    assert main(["push", str(student), "--repo-id", "me/student", *options]) == 1
+    assert message in capsys.readouterr().err
+    assert hub.repos == {}
+
+
+def test_push__results_that_are_none(hub, student, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps({"abs_rel": 0.1}))
+    assert main(["push", str(student), "--repo-id", "me/x", "--results", str(tmp_path / "results.json")]) == 1
+    assert "is no results.json of depth-anything-hf evaluate" in capsys.readouterr().err
+
+
+def test_push__needs_a_repository(student):
+    with pytest.raises(SystemExit):
+        main(["push", str(student)])

@@ -1,0 +1,196 @@
+import json
+import math
+
+import pytest
+from huggingface_hub import ModelCard
+
+from depth_anything_hf.evaluation.protocols import PROTOCOLS
+from depth_anything_hf.sharing.card import (
+    BASE,
+    DATA,
+    TEACHER,
+    Provenance,
+    eval_results,
+    library_versions,
+    may_write_card,
+    results_table,
+    write_model_card,
+)
+from depth_anything_hf.sharing.licenses import Source
+
+MINE = {"abs_rel": 0.12345, "delta1": 0.9, "rmse": 0.5, "images": 654}
+PRIOR = {"abs_rel": 0.3, "delta1": 0.5, "rmse": 1.5, "images": 654}
+NYU = {
+    "protocol": PROTOCOLS["nyuv2"].as_json(),
+    "images_found": 654,
+    "versions": {"torch": "2.9"},
+    "scores": {"/home/me/mine": MINE, "prior": PRIOR},
+    "model": "/home/me/mine",
+}
+FILLED = NYU | {"protocol": PROTOCOLS["nyuv2-filled"].as_json()}
+DA2K = {
+    "protocol": {"name": "da2k", "dataset": "da2k"},
+    "scores": {"m": {"accuracy": 0.95, "pairs": 2068}},
+    "model": "m",
+}
+
+
+@pytest.fixture
+def checkpoint(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def test_write_model_card__measured_results_land_in_the_model_index_with_their_protocol(checkpoint):
+    card = ModelCard.load(write_model_card(checkpoint, Provenance(results=[NYU, FILLED, DA2K]), "me/depth"))
+    found = {(result.dataset_config, result.metric_type): result for result in card.data.eval_results}
+    assert len(found) == len(card.data.eval_results) == 3 + 3 + 1
+    result = found["nyuv2", "abs_rel"]
+    assert (result.metric_value, result.dataset_name, result.dataset_split) == (0.1235, "nyuv2", "test")
+    assert result.dataset_args["crop"] == "eigen_nyu"
+    assert result.dataset_args["options"] == {"split": "test", "labels": "raw"}
+    assert found["nyuv2-filled", "abs_rel"].dataset_args["options"]["labels"] == "filled"
+    assert found["da2k", "accuracy"].metric_value == 0.95
+    assert (card.data.model_name, card.data.pipeline_tag, card.data.license) == (
+        "depth",
+        "depth-estimation",
+        "unknown",
+    )
+    assert "| nyuv2 | this model | 0.123 | 0.900 | 654 |" in card.text
+    assert "| nyuv2 | prior | 0.300 | 0.500 | 654 |" in card.text
+    assert "| da2k | this model | 0.950 | 2068 |" in card.text
+    for words in (
+        "|  | nyuv2 | nyuv2-filled | da2k |\n| --- | --- | --- | --- |\n",
+        "| images | 654 | 654 |  |",
+        "| crop | eigen_nyu | eigen_nyu |  |",
+        "| labels | raw | filled |  |",
+        "| measured with | torch 2.9 | torch 2.9 |  |",
+        "disparity",
+    ):
+        assert words in card.text, words
+    assert "/home" not in card.content
+    assert "{{" not in card.text
+
+
+def test_write_model_card__part_of_a_benchmark_is_called_a_part(checkpoint):
+    card = ModelCard.load(write_model_card(checkpoint, Provenance(results=[NYU | {"images_found": 12}])))
+    assert {result.dataset_name for result in card.data.eval_results} == {"nyuv2 (12 of 654 images)"}
+    assert "| nyuv2 (12 of 654 images) | this model |" in card.text
+
+
+def test_write_model_card__says_only_what_is_known(checkpoint):
+    card = ModelCard.load(write_model_card(checkpoint, Provenance()))
+    assert card.data.eval_results is None
+    assert "## Measured\n\nNot measured." in card.text
+    assert "## Training\n\nNot stated." in card.text
+    assert "licences are unknown" in card.text
+    assert "card_image.png" not in card.text
+    assert "\n\n\n" not in card.text
+
+
+def test_write_model_card__base_data_losses_recipe_and_licence(checkpoint):
+    sources = [
+        Source(BASE, "facebook/dinov2-small", "apache-2.0"),
+        Source(TEACHER, "depth-anything/Depth-Anything-V2-Large-hf", "cc-by-nc-4.0"),
+        Source(DATA, "me/rooms", "mit"),
+        Source(DATA, "photographs of mine", "unknown"),
+    ]
+    provenance = Provenance(
+        sources,
+        losses={"affine-invariant": 1, "gradient matching": 2.0},
+        recipe={"learning_rate": 5e-6},
+        versions=library_versions(),
+        summary="A student.",
+        training="10 steps.",
+    )
+    (checkpoint / "card_image.png").touch()
+    card = ModelCard.load(write_model_card(checkpoint, provenance, "me/depth"))
+    assert (card.data.license, card.data.base_model, card.data.datasets) == (
+        "cc-by-nc-4.0",
+        "facebook/dinov2-small",
+        ["me/rooms"],
+    )
+    for words in (
+        "# depth\n\nA student.\n\n![What the model sees](card_image.png)\n",
+        "10 steps.\n\nLosses, with their weights: affine-invariant × 1, gradient matching × 2.\n",
+        "| learning_rate | 5e-06 |",
+        "| teacher | depth-anything/Depth-Anything-V2-Large-hf | cc-by-nc-4.0 |",
+        "| training data | photographs of mine | unknown |",
+        f"torch {library_versions()['torch']}",
+    ):
+        assert words in card.text, words
+
+
+def test_write_model_card__metric_model(make_model, tmp_path):
+    make_model(max_depth=20).save_pretrained(tmp_path)
+    assert "depth in metres, up to 20 m" in write_model_card(tmp_path, Provenance()).read_text()
+
+
+def test_write_model_card__licence_that_the_base_forbids(checkpoint):
+    provenance = Provenance([Source(BASE, "depth-anything/Depth-Anything-V2-Base-hf", "cc-by-nc-4.0")], license="mit")
+    with pytest.raises(ValueError, match="forbids commercial use"):
+        write_model_card(checkpoint, provenance)
+    assert not (checkpoint / "README.md").exists()
+
+
+def test_eval_results__needs_scores_of_the_model():
+    with pytest.raises(ValueError, match="model is 'other'; it must be one of those scored: /home/me/mine, prior"):
+        eval_results(NYU | {"model": "other"})
+
+
+def test_eval_results__means_of_groups_too():
+    scores = {"mine": MINE | {"group_abs_rel": 0.2, "group_delta1": 0.8, "groups": 9}}
+    found = {one.metric_type: one.metric_value for one in eval_results(NYU | {"scores": scores, "model": "mine"})}
+    assert (found["abs_rel"], found["group_abs_rel"], found["group_delta1"]) == (0.1235, 0.2, 0.8)
+
+
+def test_eval_results__nothing_was_valid():
+    scores = {"mine": {"abs_rel": math.nan, "delta1": math.nan}}
+    assert eval_results(NYU | {"scores": scores, "model": "mine"}) == []
+
+
+def test_results_table__prefers_group_means():
+    scores = {
+        "real": {
+            "m": {"abs_rel": 1.0, "delta1": 0.0, "group_abs_rel": 0.25, "group_delta1": 0.5, "images": 9, "groups": 3}
+        }
+    }
+    assert results_table(scores).splitlines()[-1] == "| real | m | 0.250 | 0.500 | 9 in 3 groups |"
+
+
+def test_provenance__is_kept_beside_the_weights_that_it_is_of(checkpoint, make_model):
+    provenance = Provenance([Source(BASE, "a/b", "mit")], results=[NYU], losses={"SiLog": 1})
+    write_model_card(checkpoint, provenance)
+    assert Provenance.load(checkpoint) == provenance
+    assert json.loads((checkpoint / "provenance.json").read_text())["sources"] == [["base weights", "a/b", "mit"]]
+    make_model(seed=1).save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="was written of other weights"):
+        Provenance.load(checkpoint)
+    (checkpoint / "provenance.json").unlink()
+    assert Provenance.load(checkpoint) == Provenance()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, True),
+        ("---\nlicense: mit\n---\n# My model\n", False),
+        ("# Model Card for Model ID\n", True),  # peft's
+        ("<!-- This model card has been generated automatically according to the information the Trainer had access to. You"
+         " should probably proofread -->", True),
+    ],
+)  # fmt: skip
+def test_may_write_card__words_of_the_user_stay(text, expected, tmp_path):
+    if text is not None:
+        (tmp_path / "README.md").write_text(text)
+    assert may_write_card(tmp_path) is expected
+
+
+def test_may_write_card__ours_until_its_first_line_is_removed(checkpoint):
+    card = write_model_card(checkpoint, Provenance())
+    assert may_write_card(checkpoint)
+    card.write_text(card.read_text().replace("<!-- Written by depth_anything_hf", "<!-- "))
+    assert not may_write_card(checkpoint)
+    own = card.read_text()
+    write_model_card(checkpoint, Provenance(summary="Another."))
+    assert card.read_text() == own

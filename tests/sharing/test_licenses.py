@@ -1,0 +1,153 @@
+import json
+
+import pytest
+
+from depth_anything_hf.sharing.licenses import (
+    Source,
+    inherited_license,
+    is_hub_id,
+    license_of,
+    license_text,
+    settle_license,
+    source_of,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # the server's fixture lifts it
+
+
+@pytest.mark.parametrize(
+    ("name", "license"),
+    [
+        ("depth-anything/Depth-Anything-V2-Small-hf", "apache-2.0"),
+        ("depth-anything/Depth-Anything-V2-Small", "apache-2.0"),
+        ("depth-anything/Depth-Anything-V2-Metric-Outdoor-Small-hf", "unknown"),  # the Hub's page may know
+        ("depth-anything/Depth-Anything-V2-Base-hf", "cc-by-nc-4.0"),
+        ("depth-anything/Depth-Anything-V2-Large", "cc-by-nc-4.0"),
+        ("depth-anything/Depth-Anything-V2-Giant", "cc-by-nc-4.0"),
+        ("depth-anything/Depth-Anything-V2-Metric-Indoor-Base-hf", "cc-by-nc-4.0"),
+        ("depth-anything/Depth-Anything-V2-Metric-Hypersim-Large", "cc-by-nc-4.0"),
+        ("somebody/Depth-Anything-V2-Large-hf", "cc-by-nc-4.0"),  # a copy is bound as the original
+        ("weights/depth_anything_v2_vitl.pth", "cc-by-nc-4.0"),
+        ("depth_anything_v2_metric_vkitti_vitb.pth", "cc-by-nc-4.0"),
+        ("LiheYoung/depth-anything-large-hf", "apache-2.0"),
+        ("LiheYoung/depth_anything_vitl14", "apache-2.0"),
+        ("facebook/dinov2-giant", "apache-2.0"),
+        ("somebody/Depth-Anything-V2-Small-hf", "unknown"),  # which a copy need not be
+        ("somebody/depth-anything-v2-large-of-my-own", "unknown"),
+        ("student", "unknown"),
+    ],
+)
+def test_license_of__official_weights(name, license):
+    assert license_of(name) == license
+
+
+@pytest.mark.parametrize(
+    ("name", "license"),
+    [("kitti:/data/kitti", "cc-by-nc-sa-3.0"), ("hypersim", "cc-by-sa-3.0"), ("nyuv2:/data/nyu", "unknown")],
+)
+def test_license_of__benchmarks(name, license):
+    assert license_of(name, "dataset") == license
+    assert license_of(name) == "unknown"  # no models
+
+
+@pytest.mark.parametrize(
+    ("card", "license"),
+    [
+        ("---\nlicense: mit\n---\n# x\n", "mit"),
+        ("---\nlicense:\n- mit\n- cc-by-nc-4.0\n---\n", "cc-by-nc-4.0"),
+        ("---\ntags:\n- x\n---\n", "unknown"),
+        ("# just words\n", "unknown"),
+        ("---\n- no\n- mapping\n---\n", "unknown"),
+        ("", "unknown"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_license_of__folder_by_its_card(card, license, kind, tmp_path):
+    (tmp_path / "README.md").write_text(card)
+    assert license_of(str(tmp_path), kind) == license
+
+
+def test_license_of__folder_without_a_card(tmp_path):
+    (tmp_path / "Depth-Anything-V2-Large-hf").mkdir()
+    (tmp_path / "Depth-Anything-V2-Small-hf").mkdir()
+    assert license_of(str(tmp_path / "Depth-Anything-V2-Large-hf")) == "cc-by-nc-4.0"
+    assert license_of(str(tmp_path / "Depth-Anything-V2-Small-hf")) == "unknown"  # a name promises nothing
+
+
+@pytest.mark.parametrize(("size", "license"), [("Large", "cc-by-nc-4.0"), ("Small", "unknown")])
+def test_license_of__adapter_is_at_least_that_of_its_base(size, license, tmp_path):
+    base = {"base_model_name_or_path": f"depth-anything/Depth-Anything-V2-{size}-hf"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(base))
+    (tmp_path / "README.md").write_text("---\nlibrary_name: peft\n---\n# Model Card for Model ID\n")  # peft's own
+    assert license_of(str(tmp_path)) == license
+
+
+def test_license_of__asks_the_hub(hub):
+    hub.add("she/model", {"README.md": b"---\nlicense: cc-by-sa-4.0\n---\n"})
+    hub.add("she/rooms", {"README.md": b"---\nlicense: mit\n---\n"}, "dataset")
+    hub.add("she/silent", {"config.json": b"{}"})
+    assert license_of("she/model") == "cc-by-sa-4.0"
+    assert license_of("she/rooms", "dataset") == "mit"
+    assert [license_of(name) for name in ("she/silent", "she/rooms", "she/nobody")] == ["unknown"] * 3
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "license"),
+    [
+        (["depth-anything/Depth-Anything-V2-Large-hf"], ["mit"], "cc-by-nc-4.0"),
+        (["depth-anything/Depth-Anything-V2-Large-hf"], ["unknown"], "cc-by-nc-4.0"),
+        (["depth-anything/Depth-Anything-V2-Large-hf"], ["cc-by-nc-sa-4.0"], "cc-by-nc-sa-4.0"),
+        (["facebook/dinov2-small"], ["cc-by-nc-4.0"], "cc-by-nc-4.0"),
+        (["facebook/dinov2-small"], ["cc-by-4.0"], "apache-2.0"),
+        (["facebook/dinov2-small"], ["cc-by-sa-4.0"], "cc-by-sa-4.0"),
+        (["facebook/dinov2-small"], ["unknown"], "unknown"),
+        (["facebook/dinov2-small"], [], "apache-2.0"),
+        ([], [], "unknown"),
+        (["facebook/dinov2-small"], ["a-licence-of-their-own"], "a-licence-of-their-own"),
+    ],
+)
+def test_inherited_license__the_most_restrictive_wins(base, data, license):
+    assert inherited_license(base, data) == license
+
+
+SOURCES = [Source("base weights", "b/b", "apache-2.0"), Source("training data", "my rooms", "unknown")]
+BOUND = [*SOURCES, Source("teacher", "depth-anything/Depth-Anything-V2-Large-hf", "cc-by-nc-4.0")]
+
+
+def test_settle_license__the_user_answers_for_what_is_unknown():
+    assert settle_license(None, SOURCES) == "unknown"
+    assert settle_license("apache-2.0", SOURCES) == "apache-2.0"
+
+
+@pytest.mark.parametrize("stated", ["apache-2.0", "unknown", "other", "cc-by-sa-4.0"])
+def test_settle_license__what_is_bound_cannot_be_freed(stated):
+    with pytest.raises(
+        ValueError, match=rf"license is '{stated}', but depth-.*-Large-hf \(teacher\) .* forbids commercial use"
+    ):
+        settle_license(stated, BOUND)
+
+
+@pytest.mark.parametrize("stated", ["cc-by-nc-4.0", "CC-BY-NC-SA-4.0", "cc-by-nc-nd-4.0"])
+def test_settle_license__it_may_be_bound_more_tightly(stated):
+    assert settle_license(stated, BOUND) == stated
+
+
+def test_license_text__says_what_is_unknown():
+    text = license_text("cc-by-nc-4.0", BOUND)
+    assert "| training data | my rooms | unknown |" in text
+    assert "ask the owner first" in text
+    assert "ask the owner" not in license_text("apache-2.0", SOURCES[:1])
+    assert "was not stated" in license_text("unknown", [])
+
+
+def test_source_of__paths_of_this_machine_are_not_shown(tmp_path, monkeypatch):
+    (tmp_path / "me" / "rooms").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert source_of("training data", str(tmp_path / "me" / "rooms"), "dataset").name == "rooms"
+    assert source_of("training data", "me/rooms", "dataset").name == "rooms"
+    assert source_of("training data", "kitti:/data/kitti", "dataset").name == "kitti"
+    assert not is_hub_id("me/rooms")
+    assert is_hub_id("she/rooms")
