@@ -192,3 +192,15 @@ def test_compare_pairs__accuracy_over_pairs_and_over_scenes(tmp_path):
     scores = found["scores"]
     assert scores["red"]["ties"] == 0
     assert scores[PRIOR]["accuracy"] == 0.25  # the lower pixel is nearer: right in the flipped pair alone
+
+
+def test_open_contestant__resolution_fits_the_patch_that_the_processor_does_not_know(save_family):
+    folder = save_family("dpt")  # patches of 16; its processor rounds to multiples of 1
+    with pytest.raises(ValueError, match="resolution is 60; it must be a multiple of the patch size 16, such as 64"):
+        open_contestant(folder, resolution=60)
+    assert open_contestant(folder, resolution=64).predict([Image.new("RGB", (90, 70))])[0].shape == (70, 90)
+
+
+def test_open_contestant__resolution_of_a_processor_that_has_none(save_family):
+    with pytest.raises(ValueError, match=r"resolution is 64, but GLPNImageProcessor.*leave it out"):
+        open_contestant(save_family("glpn"), resolution=64)

@@ -29,8 +29,8 @@ from depth_anything_hf.evaluation.da2k import score_da2k
 from depth_anything_hf.evaluation.dataset import DatasetScores, score_models
 from depth_anything_hf.evaluation.protocols import Protocol, crop_mask
 from depth_anything_hf.evaluation.scoring import aligned_depth, aligned_disparity
-from depth_anything_hf.inference import load_model, model_revision, predict_depth, space_of
-from depth_anything_hf.resizing import check_resolution, resize_prediction
+from depth_anything_hf.inference import load_model, model_revision, predict_depth, set_resolution, space_of
+from depth_anything_hf.resizing import resize_prediction
 from depth_anything_hf.visualization import colorize, enlarge_sparse, prediction_row, sheet
 
 PRIOR = "prior (disparity = image row)"
@@ -55,8 +55,7 @@ def open_contestant(name: str, resolution: int | None = None, space: str | None 
     model, processor = load_model(name)
     metric = space_of(model, name, space) == "depth"
     if resolution is not None:
-        check_resolution(resolution, getattr(processor, "ensure_multiple_of", None) or 1)
-        processor.size = {"height": resolution, "width": resolution}
+        set_resolution(processor, model.config, resolution)
     revision = model_revision(name, model)
     model.to(PartialState().device)
     return Contestant(lambda images: predict_depth(model, processor, images), metric, revision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from transformers.utils.hub import extract_commit_hash
 from depth_anything_hf.geometry import check_space
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
-from depth_anything_hf.resizing import resize_prediction
+from depth_anything_hf.resizing import check_resolution, resize_prediction
 
 FINGERPRINT = "base_model_fingerprint"  # stands in an adapter's auto_mapping, which PEFT and transformers read past
 
@@ -86,6 +87,46 @@ def space_of(model: nn.Module, name: str, space: str | None = None, processed: b
             "space='disparity' or space='depth'."
         )
     return check_space(space or known)
+
+
+def input_multiple(processor, config=None) -> int:
+    """Find out what the sides of a model's input must be multiples of.
+
+    Args:
+        processor: Of transformers.
+        config: The model's: some processors (DPT's, ZoeDepth's) do not know the patch size.
+
+    Returns:
+        `int`: Pixels.
+
+    Example:
+        >>> input_multiple(DepthAnythingImageProcessor())
+        14
+    """
+    asked = getattr(processor, "ensure_multiple_of", None) or getattr(processor, "size_divisor", None)
+    backbone = getattr(config, "backbone_config", None)
+    patch = getattr(backbone, "patch_size", None) or getattr(config, "patch_size", None)
+    return math.lcm(max(int(asked or 1), 1), patch if isinstance(patch, int) else 1)
+
+
+def set_resolution(processor, config, resolution: int) -> None:
+    """Make a processor bring images to another resolution than its checkpoint's.
+
+    Args:
+        processor: Of transformers; changed.
+        config: The model's.
+        resolution (`int`): Shorter side of the network's input, pixels.
+
+    Raises:
+        ValueError: No multiple of the patch size, or a processor that takes images as large as they are.
+    """
+    if not getattr(processor, "size", None):
+        raise ValueError(
+            f"resolution is {resolution}, but {type(processor).__name__} takes images as large as they are; leave it out, "
+            "or resize the images."
+        )
+    check_resolution(resolution, input_multiple(processor, config))
+    processor.size = {"height": resolution, "width": resolution}
 
 
 def adapter_base(name: str) -> str | None:

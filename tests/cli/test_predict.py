@@ -70,3 +70,17 @@ def test_predict__no_image_and_wrong_model(checkpoint, photos, tmp_path, capsys)
     ).save_pretrained(tmp_path / "vit")
     assert main(["predict", str(photos), "--model", str(tmp_path / "vit"), "--out", str(tmp_path / "out")]) == 1
     assert "is of type 'vit', which estimates no depth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("family", "space"), [("glpn", "depth"), ("dpt", "disparity")])
+def test_predict__other_families_say_what_they_predict(family, space, save_family, photos, tmp_path):
+    arguments = ["predict", str(photos / "a.png"), "--model", save_family(family), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "out" / "depth.jsonl").read_text())["space"] == space
+
+
+def test_predict__resolution_of_a_processor_that_has_none(save_family, photos, tmp_path, capsys):
+    arguments = ["predict", str(photos / "a.png"), "--model", save_family("glpn"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--resolution", "64"]) == 1
+    assert "resolution is 64, but GLPNImageProcessor" in (error := capsys.readouterr().err)
+    assert "leave it out" in error

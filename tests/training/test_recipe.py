@@ -223,3 +223,11 @@ def test_train__max_depth_of_a_model_that_has_another_is_an_error(workplace, tmp
     assert main(["train", str(recipe), *start, *ON_CPU, "--output_dir", str(tmp_path / "out")]) == 1
     assert "max_depth is 20, and" in (error := capsys.readouterr().err)
     assert "is relative with max_depth 1; a head is made for one range. Give it as --encoder" in error
+
+
+def test_train__reader_options_that_are_no_json_are_named(workplace, tmp_path, capsys):
+    recipe = Path(__file__).parents[2] / "examples" / "recipes" / "metric_kitti_v1.yaml"
+    start = ["--encoder", str(workplace / "model"), "--labeled", str(workplace / "labeled")]
+    for given in ("{kitti: 1}", "[1]"):
+        assert main(["train", str(recipe), *start, "--reader_options", given, *ON_CPU]) == 1
+        assert f"reader_options is {given!r}; it must be JSON" in capsys.readouterr().err

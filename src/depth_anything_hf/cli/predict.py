@@ -42,8 +42,7 @@ def main(arguments: list[str]) -> int:
 
     from depth_anything_hf.data.codes import upright_rgb
     from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files
-    from depth_anything_hf.inference import load_model, predict_depth
-    from depth_anything_hf.resizing import check_resolution
+    from depth_anything_hf.inference import load_model, predict_depth, set_resolution, space_of
     from depth_anything_hf.visualization import save_depth
 
     files = []
@@ -57,9 +56,8 @@ def main(arguments: list[str]) -> int:
     model, processor = load_model(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if options.resolution:
-        resolution = check_resolution(options.resolution, processor.ensure_multiple_of)
-        processor.size = {"height": resolution, "width": resolution}
-    space = "depth" if getattr(model.config, "depth_estimation_type", "relative") == "metric" else "disparity"
+        set_resolution(processor, model.config, options.resolution)
+    space = space_of(model, options.model)
     options.out.mkdir(parents=True, exist_ok=True)
     unreadable = []
     with (options.out / "depth.jsonl").open("w") as listing:

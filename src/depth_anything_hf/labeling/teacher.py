@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from torch import nn
 
-from depth_anything_hf.inference import load_model, space_of
+from depth_anything_hf.inference import input_multiple, load_model, space_of
 
 
 class Preparation(NamedTuple):
@@ -55,8 +54,6 @@ def preparation_of(processor, config=None) -> Preparation:
     """
     asked = getattr(processor, "ensure_multiple_of", None) or getattr(processor, "size_divisor", None)
     backbone = getattr(config, "backbone_config", None)
-    patch = getattr(backbone, "patch_size", None) or getattr(config, "patch_size", None)
-    multiple = math.lcm(max(int(asked or 1), 1), patch if isinstance(patch, int) else 1)
     # transformers' DPT takes the patches of its own ViT for a square.
     own_encoder = getattr(config, "model_type", None) == "dpt" and (backbone is None or config.is_hybrid)
     factor = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
@@ -64,4 +61,4 @@ def preparation_of(processor, config=None) -> Preparation:
         mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     else:
         mean, std = (0.0,) * 3, (1.0,) * 3
-    return Preparation(multiple, asked is None or own_encoder, factor, mean, std)
+    return Preparation(input_multiple(processor, config), asked is None or own_encoder, factor, mean, std)

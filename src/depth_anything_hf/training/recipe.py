@@ -90,8 +90,7 @@ class RecipeArguments:
             value = getattr(self, name)
             setattr(self, name, [value] if isinstance(value, str) else list(value))
         for name in ("reader_options", "eval_reader_options"):
-            value = getattr(self, name)
-            setattr(self, name, json.loads(value) if isinstance(value, str) else value or {})
+            setattr(self, name, _options(name, getattr(self, name)))
         if (self.model is None) == (self.encoder is None):
             raise ValueError(
                 f"model is {self.model!r} and encoder {self.encoder!r}; give one: model to go on from a checkpoint, encoder "
@@ -217,6 +216,20 @@ def _start_model(recipe: RecipeArguments):
     if not recipe.lora_rank:
         return model
     return get_peft_model(model, depth_lora_config(recipe.lora_rank, recipe.lora_decoder))
+
+
+def _options(name: str, given: dict | str | None) -> dict[str, dict]:
+    """Read the options of benchmarks' readers."""
+    try:
+        found = json.loads(given) if isinstance(given, str) else given or {}
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(options, dict) for options in found.values()):
+        raise ValueError(
+            f"{name} is {given!r}; it must be JSON of a benchmark's name and its options, in quotes: "
+            '\'{"kitti": {"split_file": "eigen_train_files.txt"}}\'.'
+        )
+    return found
 
 
 def _labeled(path: str, options: dict[str, dict]):

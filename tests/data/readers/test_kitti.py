@@ -174,3 +174,8 @@ def test_read_kitti__kb_crop_of_a_smaller_image_is_an_error(kitti):
     samples = read_kitti(kitti, split_file(kitti, f"{DRIVE} 5 l"), kb_crop=True)
     with pytest.raises(ValueError, match="is 5 x 6 pixels; kb_crop needs at least 352 x 1216"):
         samples[0]
+
+
+def test_read_kitti__without_a_list_says_where_lists_are(kitti):
+    with pytest.raises(ValueError, match=r"split_file is None.*does not come with it.*eigen_test_files\.txt"):
+        read_kitti(kitti)

@@ -42,7 +42,7 @@ class _Frame(NamedTuple):
 
 def read_kitti(
     root: str | os.PathLike,
-    split_file: str | os.PathLike,
+    split_file: str | os.PathLike | None = None,
     labels: str = "annotated",
     depth_root: str | os.PathLike | None = None,
     kb_crop: bool = False,
@@ -55,7 +55,7 @@ def read_kitti(
 
     Args:
         root: Folder of the raw data, which holds `2011_09_26`, ...
-        split_file: Text file of the frames, one a line.
+        split_file: Text file of the frames, one a line. It does not come with KITTI and must be given.
         labels: "annotated" (accumulated sweeps, the official depth benchmark) or "raw" (one LiDAR sweep, projected the
             way Eigen's evaluation does it, but always planar depth: that code also has a variant with the distance
             ahead of the LiDAR).
@@ -68,7 +68,7 @@ def read_kitti(
         `calib_cam_to_cam.txt` is missing.
 
     Raises:
-        ValueError: Unknown labels, or a line of another form.
+        ValueError: Unknown labels, no list, or a line of another form.
         FileNotFoundError: The split file, or every frame's label, is missing.
         OSError: A file is broken.
 
@@ -76,6 +76,11 @@ def read_kitti(
     al., Depth Map Prediction from a Single Image, NeurIPS 2014.
     """
     check_choice("labels", labels, _LABELS)
+    if split_file is None:
+        raise ValueError(
+            "split_file is None; KITTI's list of images does not come with it, so it must be given (evaluate: --split-file): "
+            "eigen_test_files.txt or eigen_train_files.txt of monodepth, or BTS' lists."
+        )
     root, split_file = Path(root).expanduser(), Path(split_file).expanduser()
     depth_root = root if depth_root is None else Path(depth_root).expanduser()
     frames = list(_frames(require(split_file, "Expected: a text file of frames, one a line.")))
