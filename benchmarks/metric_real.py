@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def best_constant(samples: list[DepthSample]) -> float:
     return float(candidates[np.mean(errors, axis=0).argmin()])
 
 
-def fine_tune(args: argparse.Namespace, samples: list[DepthSample], with_neck: bool) -> tuple[dict, list]:
+def fine_tune(
+    args: argparse.Namespace, training: list[DepthSample], fold: list[DepthSample], with_neck: bool
+) -> tuple[dict, list]:
     """Return the untrained and the trained model as contestants, and the log."""
     size = {"height": args.height, "width": args.width}
     torch.manual_seed(args.seed)
@@ -73,16 +76,16 @@ def fine_tune(args: argparse.Namespace, samples: list[DepthSample], with_neck: b
     def predict(images):
         return predict_depth(model, processor, images)
 
-    untrained = score_models({"": Contestant(predict, metric=True)}, args.fold, PROTOCOL)[""]
+    untrained = score_models({"": Contestant(predict, metric=True)}, fold, PROTOCOL)[""]
     settings = DepthAnythingTrainingArguments(
         str(args.out / "run"), per_device_train_batch_size=args.batch_size, max_steps=args.steps, warmup_steps=20,
         learning_rate=args.learning_rate, decoder_lr_multiplier=args.decoder_lr_multiplier, seed=args.seed, zoom=1.5,
         lr_scheduler_type="cosine", color_ranges={"brightness": [0.75, 1.25]}, logging_steps=max(args.steps // 40, 1),
         save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
     )  # fmt: skip
-    trainer = DepthAnythingTrainer(model, settings, processor, samples)
+    trainer = DepthAnythingTrainer(model, settings, processor, training)
     trainer.train()
-    trained = score_models({"": Contestant(predict, metric=True)}, args.fold, PROTOCOL)[""]
+    trained = score_models({"": Contestant(predict, metric=True)}, fold, PROTOCOL)[""]
     return {"before fine-tuning": untrained, "fine-tuned": trained}, trainer.state.log_history
 
 
@@ -111,7 +114,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help="of the encoder")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of the encoder")
     parser.add_argument("--decoder-lr-multiplier", type=float, default=3.0)
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--width", type=int, default=80)
@@ -124,21 +127,20 @@ def main() -> None:
     losses: dict[str, list[tuple[float, float]]] = {}
     for number, fold in enumerate(folds):
         training = [sample for other in folds if other is not fold for sample in other]
-        args.fold = fold
         constant = best_constant(training)
         found.setdefault("best constant depth", []).append(constant_scores(fold, constant))
         for start, with_neck in STARTS.items():
-            scores, log = fine_tune(args, training, with_neck)
+            scores, log = fine_tune(args, training, fold, with_neck)
             for name, one in scores.items():
                 found.setdefault(f"{start}: {name}", []).append(one)
             losses[f"fold {number + 1}, {start}"] = [(row["step"], row["loss"]) for row in log if "loss" in row]
         print(f"fold {number + 1} of {len(folds)}: {len(fold)} images held out, constant {constant:.2f} m", flush=True)
     summaries = {name: joined(parts) for name, parts in found.items()}
     curves(losses, "Training loss (SiLog)", "step", "loss").save(args.out / "metric_real.png")
-    command = f"python benchmarks/metric_real.py --model {args.model} --data {args.data}"
+    command = " ".join(["python benchmarks/metric_real.py", *sys.argv[1:]])
     machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    settings = {name: value for name, value in vars(args).items() if name not in ("out", "fold")}
+    settings = {name: value for name, value in vars(args).items() if name != "out"}
     written = {"command": command, "machine": machine, "versions": versions, "settings": settings, "scores": summaries}
     (args.out / "metric_real.json").write_text(json.dumps(written | {"losses": losses}, indent=1) + "\n")
     lines = ["| model | AbsRel ↓ | δ1 ↑ | RMSE, m ↓ |", "|---|---|---|---|"]

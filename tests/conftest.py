@@ -1,15 +1,20 @@
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers as hf
+from peft import PeftModel, get_peft_model
 from PIL import Image
 from transformers import Dinov2Config
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+from depth_anything_hf.adapters import depth_lora_config
+from depth_anything_hf.inference import load_model
 
 pytest_plugins = ["tests.hub_server"]
 
@@ -22,6 +27,53 @@ def real_data() -> Path:
     if not (folder / "metadata.jsonl").is_file():
         pytest.skip(f"no real data at {folder}: set DEPTH_ANYTHING_HF_REAL_DATA to the folder of the labelled images")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for a module: another number may give another last bit, and small tensors are no faster with more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., list]:
+    """Function that runs a script in one or more processes on the CPU: `run_script(script, out, processes, *arguments)`.
+
+    The script is given `out` and writes `rank*.pt` there; their contents are returned, in the order of the ranks.
+    """
+
+    def run(script: Path, out: Path, processes: int, *arguments: str) -> list:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(out), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return [torch.load(path, weights_only=False) for path in sorted(out.glob("rank*.pt"))]
+
+    return run
+
+
+@pytest.fixture
+def adapt() -> Callable[..., PeftModel]:
+    """Function that adapts a saved model and moves what it trains, as training would: `adapt(base, decoder="full")`."""
+
+    def adapt(base: str, decoder: str = "full") -> PeftModel:
+        model, _ = load_model(base)
+        torch.manual_seed(0)
+        adapted = get_peft_model(model, depth_lora_config(rank=2, decoder=decoder)).eval()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    size = 0.5 if decoder == "frozen" else 0.05
+                    parameter += size * torch.randn(parameter.shape, generator=generator)
+        return adapted
+
+    return adapt
 
 
 @pytest.fixture

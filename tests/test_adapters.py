@@ -13,12 +13,7 @@ DECODERS = ["full", "lora", "frozen"]
 NOT_TRAINABLE = "neck.fusion_stage.layers.0.residual_layer1"  # no gradient ever gets there
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForDepthEstimation, Dinov2Config
 
@@ -22,12 +22,7 @@ OLD_NAMES = {  # of transformers 4
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -45,25 +40,6 @@ def save_base(make_model, tiny_processor, tmp_path):
 @pytest.fixture
 def base(save_base):
     return save_base("base")
-
-
-@pytest.fixture
-def adapt():
-    """Function that adapts a model and moves its trainable weights, as training would: `adapt(base, decoder)`."""
-
-    def adapt(base: str, decoder: str = "full") -> PeftModel:
-        model, _ = load_model(base)
-        torch.manual_seed(0)
-        adapted = get_peft_model(model, depth_lora_config(rank=2, decoder=decoder)).eval()
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in adapted.parameters():
-                if parameter.requires_grad:
-                    size = 0.5 if decoder == "frozen" else 0.05
-                    parameter += size * torch.randn(parameter.shape, generator=generator)
-        return adapted
-
-    return adapt
 
 
 def edit_config(folder, **changes):

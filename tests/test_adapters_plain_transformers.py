@@ -11,16 +11,10 @@ from peft import get_peft_model
 
 from depth_anything_hf.adapters import depth_lora_config, merge_adapter
 from depth_anything_hf.inference import load_model, predict_depth
+from depth_anything_hf.parity import WITHOUT_US
 
 STOCK = """
-import json, sys
-sys.modules["depth_anything_hf"] = None  # importing it now raises ImportError
-try:
-    import depth_anything_hf
-except ImportError:
-    pass
-else:
-    sys.exit("depth_anything_hf could be imported")
+import json
 import numpy as np, torch
 from peft import AutoPeftModel, PeftModel
 from transformers import AutoModelForDepthEstimation, pipeline
@@ -47,15 +41,10 @@ DECODERS = ("full", "lora", "frozen")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(tmp_path_factory, one_thread):
     """What stock code predicts with each adapter and one merged checkpoint, and what the models in memory predict."""
     folder = tmp_path_factory.mktemp("plain")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return run_everywhere(folder)
-    finally:
-        torch.set_num_threads(threads)
+    return run_everywhere(folder)
 
 
 def run_everywhere(folder):
@@ -95,7 +84,7 @@ def run_everywhere(folder):
         str(folder / "inputs.npy"),
         str(folder / "out.npz"),
     ]
-    done = subprocess.run([sys.executable, "-c", STOCK, *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", WITHOUT_US + STOCK, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     with np.load(folder / "out.npz") as found:
         return ours, dict(found), done.stdout + done.stderr

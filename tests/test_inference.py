@@ -3,12 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import get_peft_model
 from torch import nn
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 
 from depth_anything_hf import inference
-from depth_anything_hf.adapters import depth_lora_config
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.inference import adapter_base, load_model, model_revision, predict_depth
 from depth_anything_hf.resizing import resize_prediction
@@ -140,18 +138,11 @@ def base(make_model, tiny_processor, tmp_path):
 
 
 @pytest.fixture
-def make_adapter(base, tmp_path):
+def make_adapter(base, adapt, tmp_path):
     """Function that saves an adapter of the model, as trained: `make_adapter(decoder)` returns its model and folder."""
 
     def make(decoder):
-        model, _ = load_model(base)
-        adapted = get_peft_model(model, depth_lora_config(rank=2, decoder=decoder)).eval()
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in adapted.parameters():
-                if parameter.requires_grad:
-                    size = 0.5 if decoder == "frozen" else 0.05
-                    parameter += size * torch.randn(parameter.shape, generator=generator)
+        adapted = adapt(base, decoder)
         adapted.save_pretrained(tmp_path / "adapter")
         return adapted, str(tmp_path / "adapter")
 

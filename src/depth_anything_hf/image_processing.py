@@ -58,6 +58,12 @@ class DepthAnythingImageProcessor(StockProcessor):
             raise ValueError(f"resize_method is {resize_method!r}; it must be one of {RESIZE_METHODS}.")
         self.resize_method = resize_method
 
+    @property
+    def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the colours, `(3, 1, 1)` each: `pixel_values * std + mean` lies in [0, 1]."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        return mean, std
+
     def to_dict(self) -> dict:
         """List what is saved: the settings of the stock class, under its name."""
         settings = super().to_dict()

@@ -15,8 +15,8 @@ from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.inference import predict_depth
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 
-PROOF = """
-import json, sys
+WITHOUT_US = """
+import sys
 sys.modules["depth_anything_hf"] = None  # importing it now raises ImportError
 try:
     import depth_anything_hf
@@ -24,6 +24,9 @@ except ImportError:
     pass
 else:
     sys.exit("depth_anything_hf could be imported")
+"""
+PROOF = f"""{WITHOUT_US}
+import json
 import numpy as np
 from transformers import pipeline
 folder, images, out = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]

@@ -19,12 +19,7 @@ BOX, BALL, ROD = range(3)
 FLOOR = (BOX, 0, 0, -50, 1e3, 1e3, 50, 0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -1,6 +1,4 @@
-import os
-import subprocess
-import sys
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +13,7 @@ from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def red(images):
-    """Predict each image's red channel."""
-    return [torch.from_numpy(np.asarray(image, dtype=np.float32)[..., 0].copy()) for image in images]
+Counted, red = map(runpy.run_path(str(SCRIPT)).get, ("Counted", "red"))
 
 
 def records(count, size=(12, 16)):
@@ -30,20 +23,6 @@ def records(count, size=(12, 16)):
         image = generator.integers(0, 255, (*size, 3)).astype(np.uint8)
         made.append(encode_record(image, generator.random(size) * 9 + 1, source=f"image {i}"))
     return made
-
-
-class Counted:
-    """Hold records and write down which ones are asked for."""
-
-    def __init__(self, items):
-        self.items, self.asked = items, []
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        self.asked.append(index)
-        return self.items[index]
 
 
 def assert_same(found, expected):
@@ -106,24 +85,15 @@ def test_score_models__crop_of_the_protocol_is_applied():
     assert scores["none"]["abs_rel"].item() == pytest.approx((105 * 0.25 + 87 * 16.5) / 192, rel=1e-4)
 
 
-def run(out, launcher):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, *launcher, str(SCRIPT), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(path, weights_only=False) for path in sorted(out.glob("rank*.pt"))]
-
-
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    (rank,) = run(tmp_path_factory.mktemp("alone"), [])
+def alone(tmp_path_factory, run_script):
+    (rank,) = run_script(SCRIPT, tmp_path_factory.mktemp("alone"), 1)
     return rank
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("two"), TWO)
+def ranks(tmp_path_factory, run_script):
+    return run_script(SCRIPT, tmp_path_factory.mktemp("two"), 2)
 
 
 def test_score__two_processes_share_the_images(ranks, alone):

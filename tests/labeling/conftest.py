@@ -19,12 +19,8 @@ SIZES = ((40, 30), (30, 40), (48, 48), (64, 48), (56, 56))  # width and height
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Another number of threads may give another last bit; of the module, so that its shared runs have it, too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """All of a module's tests and its shared runs."""
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,8 @@ HEIGHT, WIDTH, PATCH = 32, 40, 8
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seeded(one_thread):
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 class LogKeeper(TrainerCallback):

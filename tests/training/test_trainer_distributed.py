@@ -1,8 +1,5 @@
 """Two processes on the CPU, about 40 seconds in all."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,28 +8,16 @@ import torch
 SCRIPT = Path(__file__).parent / "two_processes.py"
 
 
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def run(out, launcher, *arguments):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, *launcher, str(SCRIPT), str(out), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(path, weights_only=False) for path in sorted(out.glob("rank*.pt"))]
-
-
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    (rank,) = run(tmp_path_factory.mktemp("alone"), [])
+def alone(tmp_path_factory, run_script):
+    (rank,) = run_script(SCRIPT, tmp_path_factory.mktemp("alone"), 1)
     assert rank["world"] == 1
     return rank
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    found = run(tmp_path_factory.mktemp("two"), TWO)
+def ranks(tmp_path_factory, run_script):
+    found = run_script(SCRIPT, tmp_path_factory.mktemp("two"), 2)
     assert [rank["world"] for rank in found] == [2, 2]
     return found
 
@@ -76,9 +61,9 @@ def test_train__logs_the_mean_over_the_ranks(ranks):
             assert log[name] == pytest.approx(sum(own) / 2, abs=2e-6), name
 
 
-def test_train__resumed_run_equals_the_straight_one(ranks, tmp_path):
+def test_train__resumed_run_equals_the_straight_one(ranks, tmp_path, run_script):
     # In the middle of the second epoch, whose number accelerate's wrappers hide from the Trainer.
-    resumed = run(tmp_path, TWO, f"{ranks[0]['output_dir']}/checkpoint-4")
+    resumed = run_script(SCRIPT, tmp_path, 2, f"{ranks[0]['output_dir']}/checkpoint-4")
     for before, after in zip(ranks, resumed, strict=True):
         assert before["seen"][-2:] == after["seen"]
         assert [name for name in before["state"] if not torch.equal(before["state"][name], after["state"][name])] == []

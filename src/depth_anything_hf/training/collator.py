@@ -83,9 +83,7 @@ class DepthCollator:
             plain = self.processor.input_size(sample.image.height, sample.image.width, **cover)
             label = label / math.sqrt(label.numel() / (plain[0] * plain[1]))  # the factor after rounding to patches
         if self.color_ranges is not None:
-            mean, std = (
-                torch.tensor(values)[:, None, None] for values in (self.processor.image_mean, self.processor.image_std)
-            )
+            mean, std = self.processor.normalization
             pixel_values = (scale_colors(pixel_values * std + mean, self.color_ranges, generator) - mean) / std
         box = random_crop_box(tuple(pixel_values.shape[-2:]), self.crop, generator)
         flip = bool(torch.rand((), generator=generator) < self.flip_probability)

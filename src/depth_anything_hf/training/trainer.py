@@ -103,10 +103,7 @@ class DepthAnythingTrainer(Trainer):
         self.feature_encoder, self.feature_projector = None, None
         if unlabeled_dataset is not None and args.feature_alignment_weight > 0:
             self._set_feature_encoder(feature_encoder)
-        mean, std = (
-            torch.tensor(values)[:, None, None] for values in (processing_class.image_mean, processing_class.image_std)
-        )
-        self.normalization = (mean.to(args.device), std.to(args.device))
+        self.normalization = tuple(values.to(args.device) for values in processing_class.normalization)
         self._logged = defaultdict(list)
 
     def _frozen(self, model: nn.Module | None) -> nn.Module | None:
