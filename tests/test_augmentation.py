@@ -3,13 +3,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kornia import enhance
 
 from depth_anything_hf.augmentation import (
+    ColorDraw,
     ColorRanges,
     StrongPerturbation,
     crop_and_flip,
     cutmix,
     cutmix_boxes,
+    draw_colors,
     perturb_colors,
     random_crop_box,
     scale_colors,
@@ -26,6 +29,10 @@ def seeded(seed=0):
 
 def photos(batch=4, height=12, width=14):
     return torch.rand(batch, 3, height, width, generator=seeded(7))
+
+
+def perturbed(images, settings, generator):
+    return perturb_colors(images, draw_colors(len(images), settings, generator))
 
 
 # Geometry
@@ -73,15 +80,15 @@ def test_crop_and_flip__twice_flipped_is_identity():
 
 def test_perturb_colors__same_seed_same_result():
     images = photos()
-    first = perturb_colors(images, StrongPerturbation(), seeded(5))
-    assert torch.equal(first, perturb_colors(images, StrongPerturbation(), seeded(5)))
-    assert not torch.equal(first, perturb_colors(images, StrongPerturbation(), seeded(6)))
+    first = perturbed(images, StrongPerturbation(), seeded(5))
+    assert torch.equal(first, perturbed(images, StrongPerturbation(), seeded(5)))
+    assert not torch.equal(first, perturbed(images, StrongPerturbation(), seeded(6)))
 
 
 def test_perturb_colors__input_is_left_alone():
     images = photos()
     before = images.clone()
-    perturb_colors(images, StrongPerturbation(), seeded())
+    perturbed(images, StrongPerturbation(), seeded())
     assert torch.equal(images, before)
 
 
@@ -89,14 +96,14 @@ def test_perturb_colors__images_are_independent_of_each_other():
     images, others = photos(), photos()
     others[1:] = others[1:].flip(-1) * 0.5
     settings = StrongPerturbation(jitter_probability=1, grayscale_probability=0.5, blur_probability=1)
-    ours, theirs = perturb_colors(images, settings, seeded()), perturb_colors(others, settings, seeded())
+    ours, theirs = perturbed(images, settings, seeded()), perturbed(others, settings, seeded())
     torch.testing.assert_close(ours[0], theirs[0], rtol=0, atol=1e-6)
     assert not torch.allclose(ours[1], theirs[1])
 
 
 def test_perturb_colors__each_image_gets_its_own_strengths():
     images = photos(1).repeat(6, 1, 1, 1)
-    changed = perturb_colors(images, StrongPerturbation(jitter_probability=1), seeded())
+    changed = perturbed(images, StrongPerturbation(jitter_probability=1), seeded())
     for i in range(1, 6):
         assert (changed[i] - changed[0]).abs().max() > 0.01
 
@@ -107,7 +114,7 @@ def test_perturb_colors__stays_in_range(size, seed):
     images = photos(6, *size)
     images[0], images[1] = 0.0, 1.0
     strongest = StrongPerturbation(1, 1, 1, 0.5, jitter_probability=1, blur_probability=1)
-    changed = perturb_colors(images, strongest, seeded(seed))
+    changed = perturbed(images, strongest, seeded(seed))
     assert changed.shape == images.shape
     assert changed.min() >= 0
     assert changed.max() <= 1
@@ -116,34 +123,34 @@ def test_perturb_colors__stays_in_range(size, seed):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_perturb_colors__keeps_dtype_and_stays_finite(dtype):
     settings = StrongPerturbation(jitter_probability=1, grayscale_probability=0.5, blur_probability=1)
-    changed = perturb_colors(photos().to(dtype), settings, seeded())
+    changed = perturbed(photos().to(dtype), settings, seeded())
     assert changed.dtype == dtype
     assert torch.isfinite(changed).all()
 
 
 def test_perturb_colors__probability_zero_is_the_identity():
     strengths = replace(StrongPerturbation(), jitter_probability=0, blur_probability=0)
-    assert torch.equal(perturb_colors(photos(), strengths, seeded()), photos())
+    assert torch.equal(perturbed(photos(), strengths, seeded()), photos())
 
 
 @pytest.mark.parametrize("name", ["jitter_probability", "grayscale_probability", "blur_probability"])
 def test_perturb_colors__probability_one_changes_every_image(name):
     images = photos(32)
-    changed = perturb_colors(images, replace(OFF, brightness=0.5, blur_sigma=(1.0, 2.0), **{name: 1}), seeded())
+    changed = perturbed(images, replace(OFF, brightness=0.5, blur_sigma=(1.0, 2.0), **{name: 1}), seeded())
     assert ((changed - images).abs().amax(dim=(1, 2, 3)) > 1e-4).all()
 
 
 @pytest.mark.parametrize("name", ["jitter_probability", "grayscale_probability", "blur_probability"])
 def test_perturb_colors__share_of_changed_images_is_the_probability(name):
     images = photos(2000, 3, 3)
-    changed = perturb_colors(images, replace(OFF, brightness=0.5, blur_sigma=(1.0, 2.0), **{name: 0.3}), seeded())
+    changed = perturbed(images, replace(OFF, brightness=0.5, blur_sigma=(1.0, 2.0), **{name: 0.3}), seeded())
     share = ((changed - images).abs().amax(dim=(1, 2, 3)) > 0).float().mean()
     assert share == pytest.approx(0.3, abs=0.04)  # standard deviation 0.01
 
 
 def test_perturb_colors__brightness_multiplies_by_a_factor_in_range():
     images = torch.full((200, 3, 2, 2), 0.4)
-    changed = perturb_colors(images, replace(OFF, brightness=0.5, jitter_probability=1), seeded())
+    changed = perturbed(images, replace(OFF, brightness=0.5, jitter_probability=1), seeded())
     factor = changed[:, 0, 0, 0] / 0.4
     torch.testing.assert_close(changed, images * factor[:, None, None, None])
     assert 0.5 <= factor.min() < 0.55
@@ -152,7 +159,7 @@ def test_perturb_colors__brightness_multiplies_by_a_factor_in_range():
 
 def test_perturb_colors__contrast_keeps_the_mean_luminance():
     images = 0.4 + 0.2 * photos(50)  # never clipped
-    changed = perturb_colors(images, replace(OFF, contrast=0.5, jitter_probability=1), seeded())
+    changed = perturbed(images, replace(OFF, contrast=0.5, jitter_probability=1), seeded())
     weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     torch.testing.assert_close((changed * weights).sum(1).mean((1, 2)), (images * weights).sum(1).mean((1, 2)))
     ratio = changed.flatten(1).std(1) / images.flatten(1).std(1)
@@ -162,13 +169,13 @@ def test_perturb_colors__contrast_keeps_the_mean_luminance():
 
 def test_perturb_colors__grey_images_ignore_saturation_and_hue():
     images = photos()[:, :1].repeat(1, 3, 1, 1)
-    changed = perturb_colors(images, replace(OFF, saturation=1, hue=0.5, jitter_probability=1), seeded())
+    changed = perturbed(images, replace(OFF, saturation=1, hue=0.5, jitter_probability=1), seeded())
     torch.testing.assert_close(changed, images, rtol=0, atol=1e-6)
 
 
 def test_perturb_colors__grayscale_has_equal_channels_and_keeps_luminance():
     images = photos()
-    grey = perturb_colors(images, replace(OFF, grayscale_probability=1), seeded())
+    grey = perturbed(images, replace(OFF, grayscale_probability=1), seeded())
     assert torch.equal(grey[:, 0], grey[:, 1])
     assert torch.equal(grey[:, 0], grey[:, 2])
     expected = 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
@@ -179,12 +186,12 @@ def test_perturb_colors__hue_turns_the_colour_circle():
     # Pure red of value 1: the largest channel stays 1, the smallest 0; half a turn either way covers the circle.
     red = torch.zeros(400, 3, 1, 1)
     red[:, 0] = 1.0
-    changed = perturb_colors(red, replace(OFF, hue=0.5, jitter_probability=1), seeded())[:, :, 0, 0]
+    changed = perturbed(red, replace(OFF, hue=0.5, jitter_probability=1), seeded())[:, :, 0, 0]
     torch.testing.assert_close(changed.amax(1), torch.ones(400))
     torch.testing.assert_close(changed.amin(1), torch.zeros(400), rtol=0, atol=1e-5)
     assert set(changed.argmax(1).tolist()) == {0, 1, 2}
     # A quarter turn at most reaches yellow-green and violet, 90 degrees off; cyan, opposite, never: red stays >= 0.5.
-    quarter = perturb_colors(red, replace(OFF, hue=0.25, jitter_probability=1), seeded())[:, :, 0, 0]
+    quarter = perturbed(red, replace(OFF, hue=0.25, jitter_probability=1), seeded())[:, :, 0, 0]
     assert quarter[:, 0].min() >= 0.5 - 1e-5
     assert quarter[:, 0].min() < 0.6
 
@@ -201,7 +208,7 @@ def test_perturb_colors__full_turn_of_the_hue_is_the_identity():
 def test_perturb_colors__blur_spreads_a_point_by_its_sigma():
     images = torch.zeros(1, 3, 41, 41)
     images[:, :, 20, 20] = 1.0
-    blurred = perturb_colors(images, replace(OFF, blur_probability=1, blur_sigma=(2.0, 2.0)), seeded())[0, 0]
+    blurred = perturbed(images, replace(OFF, blur_probability=1, blur_sigma=(2.0, 2.0)), seeded())[0, 0]
     offsets = torch.arange(41.0) - 20
     assert blurred.sum().item() == pytest.approx(1, abs=1e-5)
     assert (blurred.sum(0) * offsets**2).sum().sqrt().item() == pytest.approx(2, rel=0.01)
@@ -222,6 +229,40 @@ def test_perturb_colors__blur_spreads_a_point_by_its_sigma():
 def test_strong_perturbation__rejects_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         StrongPerturbation(**settings)
+
+
+def test_perturb_colors__drawn_for_each_image_alone_is_drawn_for_the_batch():
+    images, settings = photos(3), StrongPerturbation()
+    draws = [draw_colors(1, settings, seeded(i)) for i in range(3)]
+    alone = torch.cat([perturb_colors(images[i : i + 1], draw) for i, draw in enumerate(draws)])
+    together = perturb_colors(images, ColorDraw(*map(torch.cat, zip(*draws, strict=True))))
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]])
+def test_perturb_colors__applies_kornias_changes_in_the_drawn_order(order):
+    images = photos(2)
+    factors = torch.tensor([[1.3, 0.6, 1.4, 0.5], [0.7, 1.4, 0.6, -0.9]])
+    drawn = draw_colors(2, replace(OFF, jitter_probability=1), seeded())
+    drawn = drawn._replace(factors=factors, order=torch.tensor([order, [0, 1, 2, 3]]))
+    changes = (
+        enhance.adjust_brightness_accumulative,
+        enhance.adjust_contrast_with_mean_subtraction,
+        enhance.adjust_saturation_with_gray_subtraction,
+        enhance.adjust_hue,
+    )
+    for i, places in enumerate((order, [0, 1, 2, 3])):
+        expected = images[i : i + 1]
+        for change in places:
+            expected = changes[change](expected, factors[i : i + 1, change])
+        torch.testing.assert_close(perturb_colors(images, drawn)[i : i + 1], expected.clamp(0, 1), rtol=0, atol=2e-6)
+
+
+def test_draw_colors__every_order_comes_up():
+    orders = draw_colors(2000, StrongPerturbation(), seeded()).order
+    found, counts = orders.unique(dim=0, return_counts=True)
+    assert len(found) == 24
+    assert counts.min() > 50  # 83 expected, standard deviation 9
 
 
 # CutMix
@@ -290,12 +331,24 @@ def test_cutmix__pastes_the_partner_inside_the_box_into_every_tensor():
     images, masks = labels[:, None].expand(3, 3, 6, 6), labels > 0.5
     boxes = cutmix_boxes(3, 6, 6, seeded(1), probability=1.0, area=(0.3, 0.4))
     mixed_images, mixed_labels, mixed_masks = cutmix([images, labels, masks], boxes)
-    partner = labels.flip(0)  # 2, 1, 0
+    partner = torch.tensor([1.0, 0.0, 1.0])[:, None, None]
     assert torch.equal(mixed_labels, torch.where(boxes, partner, labels))
     assert torch.equal(mixed_images, mixed_labels[:, None].expand(3, 3, 6, 6))
     assert torch.equal(mixed_masks, mixed_labels > 0.5)
-    assert (mixed_labels[0][boxes[0]] == 2).all()
+    assert (mixed_labels[0][boxes[0]] == 1).all()
     assert (mixed_labels[0][~boxes[0]] == 0).all()
+
+
+def test_cutmix__divided_among_processes_mixes_alike():
+    values, boxes = torch.rand(8, 3, 6, 6), cutmix_boxes(8, 6, 6, seeded(), probability=1.0)
+    (together,) = cutmix([values], boxes)
+    shares = [cutmix([values[i : i + 4]], boxes[i : i + 4])[0] for i in (0, 4)]
+    assert torch.equal(together, torch.cat(shares))
+
+
+def test_cutmix__one_image_is_its_own_partner():
+    values, boxes = torch.rand(1, 5, 5), torch.ones(1, 5, 5, dtype=torch.bool)
+    assert torch.equal(cutmix([values], boxes)[0], values)
 
 
 def test_cutmix__without_boxes_is_the_identity():

@@ -137,3 +137,12 @@ def test_stream_batch_sizes__nothing_left(tmp_path, total, labeled, unlabeled):
     )
     with pytest.raises(ValueError, match=f"per_device_train_batch_size is {total}, which leaves"):
         args.stream_batch_sizes(True, True)
+
+
+def test_bf16__is_on_where_the_device_has_it_and_off_on_a_cpu(tmp_path, monkeypatch):
+    assert arguments(tmp_path).bf16 is False
+    assert arguments(tmp_path, bf16=True).bf16 is True
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert arguments(tmp_path).bf16 is False  # use_cpu
+    assert arguments(tmp_path).accelerator_config.non_blocking is False

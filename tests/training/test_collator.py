@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from depth_anything_hf import DepthAnythingImageProcessor
-from depth_anything_hf.augmentation import ColorRanges
+from depth_anything_hf.augmentation import ColorDraw, ColorRanges, StrongPerturbation
 from depth_anything_hf.data.records import decode_record, encode_record
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
 from depth_anything_hf.training.streams import Draw, TrainingStreams
@@ -135,6 +135,23 @@ def test_depth_collator__two_streams_count_and_name(processor, labeled, photogra
     assert batch["num_labeled"] == 2
     assert batch["sources"] == ["synthetic:rendered:0", "synthetic:rendered:1", "synthetic:bad-weather:100"]
     assert set(DepthCollator(processor)(labeled)) == {"pixel_values", "labels", "label_mask"}  # the stock Trainer's
+
+
+def test_depth_collator__draws_the_students_view_of_unlabelled_images_alone(processor, labeled, photographs):
+    streams = TrainingStreams(labeled, photographs)
+    collate = DepthCollator(processor, perturbation=StrongPerturbation(), cutmix_probability=1.0)
+    draws = [Draw(0, 0, 1), Draw(1, 3, 2), Draw(1, 4, 3)]
+    view = collate([streams[draw] for draw in draws])["view"]
+    assert set(view) == {"boxes", *ColorDraw._fields}
+    assert view["boxes"].shape == (2, *collate.crop)
+    # What an image gets follows its own seed, whoever is beside it.
+    alone = [collate([streams[draw]])["view"] for draw in draws[1:]]
+    assert {name: torch.equal(torch.cat([one[name] for one in alone]), view[name]) for name in view} == dict.fromkeys(
+        view, True
+    )
+    assert not torch.equal(view["factors"][0], view["factors"][1])
+    assert set(DepthCollator(processor)([streams[draw] for draw in draws])["view"]) == {"boxes"}
+    assert "view" not in collate([streams[draws[0]]])
 
 
 def test_depth_collator__stock_sized_image_is_normalised_only(processor):

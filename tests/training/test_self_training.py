@@ -14,13 +14,13 @@ from transformers import (
     ViTModel,
 )
 
-from depth_anything_hf.augmentation import cutmix_boxes
+from depth_anything_hf.augmentation import ColorDraw, StrongPerturbation
 from depth_anything_hf.losses import affine_invariant_loss, feature_alignment_loss, gradient_matching_loss
-from depth_anything_hf.training.seeding import generator_at
 from depth_anything_hf.training.self_training import (
     View,
     align_features,
     combine,
+    draw_view,
     frozen_patch_features,
     student_view,
     supervised_loss,
@@ -39,23 +39,37 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_student_view__nothing_switched_on_is_the_identity(make_args):
-    args = make_args(strong_perturbation=False, cutmix_probability=0.0)
+def draws(size=4, perturbation=None, cutmix_probability=0.0, seed=0):
+    one = generator(seed)
+    drawn = [draw_view(32, 40, perturbation, cutmix_probability, one) for _ in range(size)]
+    return {name: torch.cat([draw[name] for draw in drawn]) for name in drawn[0]}
+
+
+def test_draw_view__one_row_of_boxes_and_colours():
+    drawn = draw_view(32, 40, StrongPerturbation(), 1.0, generator())
+    assert set(drawn) == {"boxes", *ColorDraw._fields}
+    assert {len(values) for values in drawn.values()} == {1}
+    assert drawn["boxes"].shape == (1, 32, 40)
+    assert 0 < drawn["boxes"].sum() < 32 * 40
+    assert set(draw_view(32, 40, None, 0.0, generator())) == {"boxes"}
+
+
+def test_student_view__nothing_switched_on_is_the_identity():
     given = batch()
-    view = student_view(*given, args, NORMALIZATION, generator())
+    view = student_view(*given, draws(), NORMALIZATION)
     for before, after in zip(given, view, strict=False):
         assert torch.equal(before, after)
     assert not view.boxes.any()
 
 
-def test_student_view__cutmix_takes_image_label_and_mask_from_the_same_box(make_args):
-    args = make_args(strong_perturbation=False, cutmix_probability=1.0)
+def test_student_view__cutmix_takes_image_label_and_mask_from_the_same_box():
     images, labels, masks = batch()
-    view = student_view(images, labels, masks, args, NORMALIZATION, generator(3))
-    assert torch.equal(view.boxes, cutmix_boxes(4, 32, 40, generator(3), 1.0))
+    drawn = draws(cutmix_probability=1.0, seed=3)
+    view = student_view(images, labels, masks, drawn, NORMALIZATION)
+    assert torch.equal(view.boxes, drawn["boxes"])
     assert view.boxes.flatten(1).any(dim=1).all()
     for i, box in enumerate(view.boxes):
-        partner = 3 - i
+        partner = (1, 0, 3, 2)[i]
         for mixed, own in ((view.labels, labels), (view.label_mask, masks)):
             assert torch.equal(mixed[i][box], own[partner][box])
             assert torch.equal(mixed[i][~box], own[i][~box])
@@ -63,10 +77,10 @@ def test_student_view__cutmix_takes_image_label_and_mask_from_the_same_box(make_
         assert torch.equal(view.pixel_values[i][:, ~box], images[i][:, ~box])
 
 
-def test_student_view__perturbation_changes_colours_and_neither_labels_nor_range(make_args):
-    args = make_args(cutmix_probability=0.0, perturbation_kwargs={"jitter_probability": 1.0})
+def test_student_view__perturbation_changes_colours_and_neither_labels_nor_range():
     images, labels, masks = batch()
-    view = student_view(images, labels, masks, args, NORMALIZATION, generator())
+    drawn = draws(perturbation=StrongPerturbation(jitter_probability=1.0))
+    view = student_view(images, labels, masks, drawn, NORMALIZATION)
     changed = (view.pixel_values - images).abs().flatten(1).amax(dim=1)
     assert (changed > 0.1).all()
     assert torch.equal(view.labels, labels)
@@ -76,29 +90,28 @@ def test_student_view__perturbation_changes_colours_and_neither_labels_nor_range
     assert colors.max() < 1 + 1e-5
 
 
-def test_student_view__perturbation_of_no_strength_is_the_identity(make_args):
-    still = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "blur_probability": 0}
-    args = make_args(strong_perturbation=True, cutmix_probability=0.0, perturbation_kwargs=still)
+def test_student_view__perturbation_of_no_strength_is_the_identity():
+    still = StrongPerturbation(brightness=0, contrast=0, saturation=0, hue=0, blur_probability=0)
     images, labels, masks = batch()
-    view = student_view(images, labels, masks, args, NORMALIZATION, generator())
+    view = student_view(images, labels, masks, draws(perturbation=still), NORMALIZATION)
     torch.testing.assert_close(view.pixel_values, images, rtol=0, atol=1e-4)
 
 
-def test_student_view__follows_its_generator_alone(make_args):
-    args, given = make_args(), batch()
+def test_student_view__follows_the_draw_alone():
+    given, drawn = batch(), draws(perturbation=StrongPerturbation(), cutmix_probability=1.0)
     views = []
-    for seed, position in ((1, 0), (2, 0), (2, 1)):
+    for seed in (1, 2):
         torch.manual_seed(seed)
-        views.append(student_view(*given, args, NORMALIZATION, generator_at(0, 5, position)))
-    assert torch.equal(views[0].pixel_values, views[1].pixel_values)
-    assert torch.equal(views[0].boxes, views[1].boxes)
-    assert not torch.equal(views[1].pixel_values, views[2].pixel_values)
+        views.append(student_view(*given, drawn, NORMALIZATION))
+    assert all(torch.equal(*pair) for pair in zip(*views, strict=True))
+    other = student_view(*given, draws(perturbation=StrongPerturbation(), seed=1), NORMALIZATION)
+    assert not torch.equal(views[0].pixel_values, other.pixel_values)
 
 
-def test_student_view__given_tensors_stay(make_args):
+def test_student_view__given_tensors_stay():
     given = batch()
     before = [values.clone() for values in given]
-    student_view(*given, make_args(cutmix_probability=1.0), NORMALIZATION, generator())
+    student_view(*given, draws(perturbation=StrongPerturbation(), cutmix_probability=1.0), NORMALIZATION)
     assert all(torch.equal(*pair) for pair in zip(given, before, strict=True))
 
 
@@ -124,7 +137,7 @@ def test_teacher_labels__values_and_finite_mask_without_a_graph():
 @pytest.mark.parametrize("preset", ["v1", "v2"])
 def test_supervised_loss__does_not_see_the_teachers_scale_of_each_image(make_args, preset):
     # Each image's teacher map has its own unknown scale and shift; the mixed label holds pieces of several.
-    args = make_args(preset=preset, cutmix_probability=1.0, strong_perturbation=False)
+    args, drawn = make_args(preset=preset, cutmix_probability=1.0), draws(cutmix_probability=1.0)
     images, labels, _ = batch()
     mask, student = torch.ones_like(labels, dtype=torch.bool), labels + 0.2 * torch.rand(4, 32, 40)
     moved = labels.clone()
@@ -132,12 +145,12 @@ def test_supervised_loss__does_not_see_the_teachers_scale_of_each_image(make_arg
     moved[1] += 3
     losses = []
     for teacher in (labels, moved):
-        view = student_view(images, teacher, mask, args, NORMALIZATION, generator())
+        view = student_view(images, teacher, mask, drawn, NORMALIZATION)
         losses.append(supervised_loss(student, view, args, args.trim_fraction)["total"].item())
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
     order = labels.clone()
     order[0] *= -1  # the other way round is another teacher
-    view = student_view(images, order - order.amin(), mask, args, NORMALIZATION, generator())
+    view = student_view(images, order - order.amin(), mask, drawn, NORMALIZATION)
     assert abs(supervised_loss(student, view, args, args.trim_fraction)["total"].item() - losses[0]) > 0.1
 
 

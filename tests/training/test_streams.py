@@ -62,6 +62,18 @@ def test_stream_batch_sampler__one_stream_sweeps_itself():
     assert [sorted(draw.index for draw in batch) for batch in only_unlabeled] == [list(range(7))]
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_stream_batch_sampler__processes_together_draw_what_one_draws_with_a_larger_batch(processes):
+    alone = sampler((2 * processes, 3 * processes))
+    shared = StreamBatchSampler(TrainingStreams(LABELED_RECORDS, UNLABELED_RECORDS), (2, 3), 0, processes)
+    for number in range(3):
+        whole, shares = epoch(alone, number), epoch(shared, number)
+        assert len(shares) == processes * len(whole)
+        for i, batch in enumerate(whole):
+            turn = shares[processes * i : processes * (i + 1)]
+            assert batch == [draw for share in turn for draw in share[:2]] + [d for share in turn for d in share[2:]]
+
+
 def test_stream_batch_sampler__batch_larger_than_its_stream_goes_round():
     (batch,) = sampler((12, 7))
     drawn = [draw.index for draw in batch if draw.stream == LABELED]

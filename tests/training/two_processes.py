@@ -1,28 +1,33 @@
-"""What each process of the distributed test runs: train a student, evaluate it, and write what it saw to a folder."""
+"""What each process of the distributed test runs: train a student, evaluate it, and write what it saw to a folder.
+
+One process alone takes batches twice as large, so that two together do the same work.
+"""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Dinov2Config, Dinov2Model
+from transformers import Dinov2Config, Dinov2Model, Trainer, TrainingArguments
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.collator import DepthCollator
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
 PATCH, SIZE = 8, (32, 40)
 
 
 def records(count, first, with_depth):
-    """Make random images; the depth follows the brightness."""
+    """Make random images; the depth follows the brightness and the row."""
     made = []
     for i in range(first, first + count):
-        generator = np.random.default_rng(i)
-        image = generator.integers(0, 255, (*SIZE, 3)).astype(np.uint8)
-        depth = 1 + image.mean(axis=-1) / 64 + generator.random(SIZE)
+        coarse = np.random.default_rng(i).integers(0, 255, (SIZE[0] // 8, SIZE[1] // 8, 3))
+        image = coarse.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8)
+        depth = 2 + image.mean(axis=-1) / 255 + np.linspace(2, 0, SIZE[0])[:, None]
         made.append(encode_record(image, depth if with_depth else None, source=f"image {i}"))
     return made
 
@@ -37,32 +42,60 @@ def model(seed):
     return DepthAnythingForDepthEstimation(config_for_encoder(encoder_config(32)))
 
 
-def main(out: Path, resume: str | None = None) -> None:
+IN_ALL = 2 // int(os.environ.get("WORLD_SIZE", "1"))  # how much larger the batch of one process is
+ON_THE_CPU = {
+    "report_to": "none",
+    "use_cpu": True,
+    "ddp_backend": "gloo" if "RANK" in os.environ else None,
+    "ddp_find_unused_parameters": False,
+    "dataloader_pin_memory": False,
+    "disable_tqdm": True,
+    "logging_steps": 1,
+}
+
+
+def train_stock(out: Path) -> dict:
+    """Train with the stock Trainer; return the logged losses and the weights."""
+    settings = {"max_steps": 4, "per_device_train_batch_size": 2 * IN_ALL, "learning_rate": 1e-4, "adam_epsilon": 1e-4}
+    trainer = Trainer(
+        model(3),
+        TrainingArguments(
+            str(out / "stock"), remove_unused_columns=False, save_strategy="no", **settings, **ON_THE_CPU
+        ),
+        train_dataset=records(12, 0, True),
+        data_collator=DepthCollator(processor(), flip_probability=0.0),  # its other draws are the process's own
+    )
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    return {"stock_losses": losses, "stock_state": trainer.model.state_dict()}
+
+
+def processor():
+    return DepthAnythingImageProcessor(size={"height": SIZE[0], "width": SIZE[1]}, ensure_multiple_of=PATCH)
+
+
+def main(out: Path, resume: str | None = None, kill: str | None = None) -> None:
     torch.set_num_threads(1)
+    found = {} if resume else train_stock(out)
     teacher = model(1)
     arguments = DepthAnythingTrainingArguments(
         str(out / "run"),
         max_steps=5,
         gradient_accumulation_steps=2,
-        labeled_batch_size=1,
-        unlabeled_batch_size=2,
-        learning_rate=1e-3,
+        labeled_batch_size=IN_ALL,
+        unlabeled_batch_size=2 * IN_ALL,
+        learning_rate=1e-4,
+        adam_epsilon=1e-4,  # else the sign of a gradient that is nothing but rounding moves a weight
         per_device_eval_batch_size=2,
-        logging_steps=5,
         save_strategy="steps",
         save_steps=2,
-        report_to="none",
-        use_cpu=True,
-        ddp_backend="gloo" if "RANK" in os.environ else None,
-        ddp_find_unused_parameters=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
+        **ON_THE_CPU | {"logging_steps": 5},
     )
     torch.manual_seed(2)
     trainer = DepthAnythingTrainer(
         model(0),
         arguments,
-        DepthAnythingImageProcessor(size={"height": SIZE[0], "width": SIZE[1]}, ensure_multiple_of=PATCH),
+        processor(),
         train_dataset=records(5, 0, True),
         unlabeled_dataset=records(18, 100, False),
         teacher=teacher,
@@ -75,6 +108,8 @@ def main(out: Path, resume: str | None = None) -> None:
     projector = trainer.feature_projector
 
     def watched(wrapped, inputs, **kwargs):
+        if kill and trainer.state.global_step == 4 and arguments.process_index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         seen.append(list(inputs["sources"]))
         loss = compute_loss(wrapped, inputs, **kwargs)
         terms.append({name: values[-1].item() for name, values in trainer._logged.items()})
@@ -93,7 +128,7 @@ def main(out: Path, resume: str | None = None) -> None:
     trainer.train(resume_from_checkpoint=resume)
     state = {f"model.{name}": values for name, values in trainer.model.state_dict().items()}
     state |= {f"projector.{name}": values for name, values in projector.state_dict().items()}
-    found = {
+    found |= {
         **{"state": state, "seen": seen, "slopes": slopes, "terms": terms, "applied": applied, "before": before},
         **{"after": trainer.evaluate(), "logs": trainer.state.log_history},
         **{"world": arguments.world_size, "output_dir": arguments.output_dir},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from depth_anything_hf.augmentation import ColorRanges, StrongPerturbation
@@ -42,8 +43,10 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     > Parameters that control the student's view: `strong_perturbation`, `perturbation_kwargs`, `cutmix_probability`.
 
     These defaults differ from the stock class: `learning_rate` 5e-6 (the encoder's; both papers), `weight_decay` 0.01
-    (the authors' metric code), `remove_unused_columns` False (records carry columns that the collator needs) and
-    `logging_nan_inf_filter` False (a non-finite loss stops the run instead).
+    (the authors' metric code), `bf16` where the accelerator has it (the losses run in float32 always),
+    `accelerator_config` with `non_blocking` on an accelerator (copies to it do not hold up the host),
+    `remove_unused_columns` False (records carry columns that the collator needs) and `logging_nan_inf_filter` False (a
+    non-finite loss stops the run instead).
     """
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "perturbation_kwargs", "color_ranges"]  # noqa: RUF012 - upstream's
@@ -51,6 +54,12 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     learning_rate: float = field(default=5e-6, metadata={"help": "Learning rate of the encoder. Both papers: 5e-6."})
     weight_decay: float = field(
         default=0.01, metadata={"help": "Weight decay. Unpublished; the metric code has 0.01."}
+    )
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Train in bfloat16 autocast, losses in float32. Default: yes on a GPU that has it, no on a CPU."
+        },
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: records carry extra columns."})
     logging_nan_inf_filter: bool = field(
@@ -133,6 +142,11 @@ class DepthAnythingTrainingArguments(TrainingArguments):
         if self.metric_for_best_model is not None and self.greater_is_better is None:
             # The stock class takes all but a loss for better when greater, and would keep the worst checkpoint.
             self.greater_is_better = "delta" in self.metric_for_best_model
+        on_gpu = not self.use_cpu and torch.cuda.is_available()
+        if self.bf16 is None:
+            self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+        if self.accelerator_config is None and on_gpu and self.dataloader_pin_memory:
+            self.accelerator_config = {"non_blocking": True}
         super().__post_init__()
         if self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}; it must be one of {tuple(PRESETS)}.")

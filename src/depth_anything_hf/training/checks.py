@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -57,49 +58,98 @@ def _has_label(record: Mapping | DepthSample) -> bool:
     return (record.values if isinstance(record, DepthSample) else record.get("depth_map")) is not None
 
 
-def check_health(
-    loss: torch.Tensor,
-    predicted_depth: torch.Tensor,
-    teacher_mask: torch.Tensor | None,
-    sources: Sequence[str],
-    step: int,
-) -> torch.Tensor:
-    """Raise on a non-finite loss, an all-zero prediction, or a teacher that labels nothing.
+class _Findings(NamedTuple):
+    """What a step found, on its way from the device."""
+
+    values: torch.Tensor  # (4,): the loss is not finite, the teacher is blind, the share of zeros, the loss
+    arrived: torch.cuda.Event | None
+    sources: Sequence[str]
+    step: int
+
+
+class HealthCheck:
+    """Stop at a non-finite loss, an all-zero prediction, or a teacher that labels nothing.
+
+    Reading a number from an accelerator makes it wait for the host, and an idle accelerator is the price of every
+    `.item()`. There a step is read when the next one is checked, by which time it has long arrived.
 
     Args:
-        loss (`torch.Tensor`): Scalar.
-        predicted_depth (`torch.Tensor`): `(batch, height, width)`.
-        teacher_mask (`torch.Tensor`, *optional*): `(batch, height, width)` bool: where the teacher's label is finite.
-        sources (`Sequence[str]`): Where the images come from.
-        step (`int`): For the message.
-
-    Returns:
-        `torch.Tensor`: Share of zeros in the prediction, scalar.
-
-    Raises:
-        FloatingPointError: The loss, or all of the teacher's label of an image, is NaN or infinite.
-        RuntimeError: Every predicted value is 0.
+        delayed (`bool`): Read each step one step late. Otherwise at once, before anything of the step is applied.
     """
-    zero_share = (predicted_depth.detach() == 0).float().mean()
-    blind = zero_share.new_zeros(()) if teacher_mask is None else ~teacher_mask.flatten(1).any(dim=1).all()
-    checks = torch.stack([~torch.isfinite(loss.detach()), blind.bool(), zero_share == 1])
-    broken, blind, dead = checks.tolist()  # one synchronisation
-    named = ", ".join(source or "(unnamed)" for source in sources)
-    # A broken teacher masks all of its labels, which would leave a loss of 0 that looks learnt.
-    if blind:
-        raise FloatingPointError(
-            f"the teacher's label of an image has no finite value at step {step}. Batch: {named}. Check the teacher's "
-            "weights and precision; its labels must be finite."
-        )
-    if broken:
-        raise FloatingPointError(
-            f"the loss is {loss.item()} at step {step}; it must be finite. Batch: {named}. Look at these labels, "
-            "lower learning_rate, or set max_grad_norm=1. Nothing of this step was applied; the last checkpoint is "
-            "sound."
-        )
-    if dead:
-        raise RuntimeError(
-            f"every predicted value is 0 at step {step}: the head's final ReLU is dead and will not recover. Batch: "
-            f"{named}. Start again with a lower learning_rate or decoder_lr_multiplier, or from a pretrained encoder."
-        )
-    return zero_share
+
+    def __init__(self, delayed: bool):
+        self.delayed = delayed
+        self._pending: _Findings | None = None
+
+    def check(
+        self,
+        loss: torch.Tensor,
+        predicted_depth: torch.Tensor,
+        teacher_mask: torch.Tensor | None,
+        sources: Sequence[str],
+        step: int,
+    ) -> torch.Tensor:
+        """Check a step, or the one before it.
+
+        Args:
+            loss (`torch.Tensor`): Scalar.
+            predicted_depth (`torch.Tensor`): `(batch, height, width)`.
+            teacher_mask (`torch.Tensor`, *optional*): `(batch, height, width)` bool: where the teacher's label is
+                finite.
+            sources (`Sequence[str]`): Where the images come from.
+            step (`int`): For the message.
+
+        Returns:
+            `torch.Tensor`: Share of zeros in the prediction, scalar.
+
+        Raises:
+            FloatingPointError: The loss, or all of the teacher's label of an image, is NaN or infinite.
+            RuntimeError: Every predicted value is 0.
+        """
+        loss = loss.detach().float()
+        zero_share = (predicted_depth.detach() == 0).float().mean()
+        blind = zero_share.new_zeros(()) if teacher_mask is None else ~teacher_mask.flatten(1).any(dim=1).all()
+        found = torch.stack([(~torch.isfinite(loss)).float(), blind.float(), zero_share, loss])
+        self.finish()
+        self._pending = _Findings(*_to_host(found), sources, step)
+        if not self.delayed:
+            self.finish()
+        return zero_share
+
+    def finish(self) -> None:
+        """Read what is still on its way: before a checkpoint is written, and at the end."""
+        if self._pending is None:
+            return
+        (values, arrived, sources, step), self._pending = self._pending, None
+        if arrived is not None:
+            arrived.synchronize()
+        broken, blind, zero_share, loss = values.tolist()
+        named = ", ".join(source or "(unnamed)" for source in sources)
+        applied = "Its update is applied in memory" if self.delayed else "Nothing of this step was applied"
+        # A broken teacher masks all of its labels, which would leave a loss of 0 that looks learnt.
+        if blind:
+            raise FloatingPointError(
+                f"the teacher's label of an image has no finite value at step {step}. Batch: {named}. Check the "
+                "teacher's weights and precision; its labels must be finite."
+            )
+        if broken:
+            raise FloatingPointError(
+                f"the loss is {loss} at step {step}; it must be finite. Batch: {named}. Look at these labels, lower "
+                f"learning_rate, or set max_grad_norm=1. {applied}; the last checkpoint is sound."
+            )
+        if zero_share == 1:
+            raise RuntimeError(
+                f"every predicted value is 0 at step {step}: the head's final ReLU is dead and will not recover. "
+                f"Batch: {named}. Start again with a lower learning_rate or decoder_lr_multiplier, or from a "
+                "pretrained encoder."
+            )
+
+
+def _to_host(values: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    """Send values to the CPU without waiting for them: the copy, and what says that it has arrived."""
+    if values.device.type != "cuda":
+        return values.cpu(), None
+    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return copy, arrived

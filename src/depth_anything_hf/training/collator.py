@@ -7,9 +7,17 @@ from collections.abc import Sequence
 
 import torch
 
-from depth_anything_hf.augmentation import ColorRanges, crop_and_flip, random_crop_box, scale_colors
+from depth_anything_hf.augmentation import (
+    ColorRanges,
+    StrongPerturbation,
+    crop_and_flip,
+    random_crop_box,
+    scale_colors,
+)
 from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.training.self_training import draw_view
+from depth_anything_hf.training.streams import LABELED
 
 
 class DepthCollator:
@@ -25,6 +33,8 @@ class DepthCollator:
         zoom (`float`): Each image is enlarged by a factor drawn from 1 to this before it is cropped. What is enlarged
             looks nearer, as through a longer lens: labels in metres are divided by the factor.
         color_ranges (`ColorRanges`, *optional*): Weak change of the colours.
+        perturbation (`StrongPerturbation`, *optional*): Of the student's view of unlabelled images.
+        cutmix_probability (`float`): Share of the unlabelled images that get a CutMix box.
 
     Example:
         >>> from PIL import Image
@@ -43,36 +53,53 @@ class DepthCollator:
         flip_probability: float = 0.5,
         zoom: float = 1.0,
         color_ranges: ColorRanges | None = None,
+        perturbation: StrongPerturbation | None = None,
+        cutmix_probability: float = 0.0,
     ):
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability is {flip_probability}; it must lie in [0, 1].")
         if not zoom >= 1:
             raise ValueError(f"zoom is {zoom}; it must be at least 1: a smaller image would not cover the crop.")
         self.zoom, self.color_ranges = zoom, color_ranges
+        self.perturbation, self.cutmix_probability = perturbation, cutmix_probability
         self.processor = processor
         self.depth_estimation_type = depth_estimation_type
         self.flip_probability = flip_probability
         self.crop = processor.input_size(1, 1, keep_aspect_ratio=False)
 
     def __call__(self, records: Sequence[dict | DepthSample]) -> dict:
-        """Collate records into `pixel_values`, `labels` and `label_mask` (and, for two streams, `num_labeled`)."""
+        """Collate records into `pixel_values`, `labels` and `label_mask`.
+
+        Records of two streams also give `num_labeled`, `sources`, and `view`: the draws of the student's view of the
+        unlabelled images.
+        """
         drawn = [{"sample": record} if isinstance(record, DepthSample) else record for record in records]
         samples = [decode_record(record.get("sample", record)) for record in drawn]
-        views = [self._view(sample, record.get("draw_seed")) for sample, record in zip(samples, drawn, strict=True)]
+        # Without a seed of its own a draw follows PyTorch's, which the stock Trainer saves and restores.
+        generators = [
+            torch.Generator().manual_seed(record["draw_seed"]) if "draw_seed" in record else torch.default_generator
+            for record in drawn
+        ]
+        views = [self._crop(*pair) for pair in zip(samples, generators, strict=True)]
         batch = {
-            "pixel_values": torch.stack([view[0] for view in views]),
-            "labels": torch.stack([view[1] for view in views]),
-            "label_mask": torch.stack([view[2] for view in views]),
+            name: torch.stack(values)
+            for name, values in zip(("pixel_values", "labels", "label_mask"), zip(*views, strict=True), strict=True)
         }
         if "stream" in drawn[0]:
-            batch["num_labeled"] = sum(record["stream"] == 0 for record in drawn)
+            batch["num_labeled"] = sum(record["stream"] == LABELED for record in drawn)
             batch["sources"] = [sample.source for sample in samples]
+            draws = [
+                draw_view(*self.crop, self.perturbation, self.cutmix_probability, generator)
+                for generator in generators[batch["num_labeled"] :]
+            ]
+            if draws:
+                batch["view"] = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
         return batch
 
-    def _view(self, sample: DepthSample, draw_seed: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Draw one augmented view: image `(3, height, width)`, label and mask `(height, width)`."""
-        # Without a seed of its own the draw follows PyTorch's, which the stock Trainer saves and restores.
-        generator = torch.default_generator if draw_seed is None else torch.Generator().manual_seed(draw_seed)
+    def _crop(
+        self, sample: DepthSample, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Draw one crop: image `(3, height, width)`, label and mask `(height, width)`."""
         cover = {"resize_method": "lower_bound", "keep_aspect_ratio": True}
         enlarged = cover
         if self.zoom > 1:

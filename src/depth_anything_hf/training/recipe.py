@@ -10,7 +10,6 @@ import yaml
 from peft import get_peft_model
 from torch.utils.data import ConcatDataset
 from transformers import HfArgumentParser
-from transformers.trainer_utils import get_last_checkpoint
 
 from depth_anything_hf.adapters import depth_lora_config, describe_adapter
 from depth_anything_hf.data.folder import load_folder, load_images
@@ -19,6 +18,7 @@ from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.inference import adapter_base, load_model
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.checkpoints import last_whole_checkpoint
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
 
@@ -177,8 +177,7 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         feature_encoder=recipe.feature_encoder,
         eval_dataset=evaluated,
     )
-    folder = Path(args.output_dir)
-    checkpoint = None if recipe.restart or not folder.is_dir() else get_last_checkpoint(str(folder))
+    checkpoint = None if recipe.restart else last_whole_checkpoint(args.output_dir)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if recipe.lora_rank:
         metrics |= {

@@ -8,13 +8,21 @@ alone the same step trains the teacher (labelled only) or V2's student (unlabell
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from depth_anything_hf.augmentation import cutmix, cutmix_boxes, perturb_colors
+from depth_anything_hf.augmentation import (
+    ColorDraw,
+    StrongPerturbation,
+    cutmix,
+    cutmix_boxes,
+    draw_colors,
+    perturb_colors,
+)
 from depth_anything_hf.geometry import valid_mask
 from depth_anything_hf.losses import (
     cutmix_loss_per_image,
@@ -35,11 +43,35 @@ class View(NamedTuple):
     boxes: torch.Tensor | None  # (batch, height, width), bool: from the partner; None for labelled images
 
 
-@torch.no_grad()
 def teacher_labels(teacher: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Label clean images with the teacher: the labels and their mask, `(batch, height, width)`."""
-    labels = teacher(pixel_values=pixel_values).predicted_depth.float()
+    with torch.inference_mode():
+        labels = teacher(pixel_values=pixel_values).predicted_depth.float()
+    labels = labels.clone()  # a tensor of the inference mode cannot take part in a backward pass
     return labels, torch.isfinite(labels)
+
+
+def draw_view(
+    height: int,
+    width: int,
+    perturbation: StrongPerturbation | None,
+    cutmix_probability: float,
+    generator: torch.Generator,
+) -> dict[str, torch.Tensor]:
+    """Draw how one unlabelled image is shown to the student.
+
+    Args:
+        height (`int`): Of the crop, pixels.
+        width (`int`): Of the crop, pixels.
+        perturbation (`StrongPerturbation`, *optional*): None leaves the colours alone.
+        cutmix_probability (`float`): Share of the images that get a CutMix box.
+        generator (`torch.Generator`): Source of all random numbers, on the CPU.
+
+    Returns:
+        `dict[str, torch.Tensor]`: What `student_view` takes, one row: `boxes`, and the fields of `ColorDraw`.
+    """
+    colors = {} if perturbation is None else draw_colors(1, perturbation, generator)._asdict()
+    return {**colors, "boxes": cutmix_boxes(1, height, width, generator, cutmix_probability)}
 
 
 @torch.no_grad()
@@ -47,9 +79,8 @@ def student_view(
     pixel_values: torch.Tensor,
     labels: torch.Tensor,
     label_mask: torch.Tensor,
-    args: DepthAnythingTrainingArguments,
+    drawn: Mapping[str, torch.Tensor],
     normalization: tuple[torch.Tensor, torch.Tensor],
-    generator: torch.Generator,
 ) -> View:
     """Perturb each image's colours, then mix each with its partner in a random box, labels and masks along with it.
 
@@ -57,19 +88,18 @@ def student_view(
         pixel_values (`torch.Tensor`): `(batch, 3, height, width)`, normalised, clean.
         labels (`torch.Tensor`): `(batch, height, width)`, of the clean images.
         label_mask (`torch.Tensor`): Bool, same shape as the labels.
-        args (`DepthAnythingTrainingArguments`): Which perturbations, and how strong.
+        drawn (`Mapping[str, torch.Tensor]`): Of `draw_view`, one row an image, on the images' device.
         normalization (`tuple[torch.Tensor, torch.Tensor]`): Mean and standard deviation, `(3, 1, 1)` each.
-        generator (`torch.Generator`): Source of all random numbers, on the CPU.
 
     Returns:
         `View`: The student's view. Source: Depth Anything V1, section 3.2.
     """
-    batch, _, height, width = pixel_values.shape
-    if args.strong_perturbation:
+    boxes = drawn["boxes"]
+    if "factors" in drawn:
         mean, std = normalization
-        colors = perturb_colors((pixel_values * std + mean).clamp(0, 1), args.perturbation, generator)
+        draw = ColorDraw(**{name: drawn[name] for name in ColorDraw._fields})
+        colors = perturb_colors((pixel_values * std + mean).clamp(0, 1), draw)
         pixel_values = (colors - mean) / std
-    boxes = cutmix_boxes(batch, height, width, generator, args.cutmix_probability).to(pixel_values.device)
     pixel_values, labels, label_mask = cutmix([pixel_values, labels, label_mask], boxes)
     return View(pixel_values, labels, label_mask, boxes)
 
@@ -131,12 +161,13 @@ def frozen_patch_features(encoder: nn.Module, pixel_values: torch.Tensor, grid: 
     asks = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
     sizing = {"interpolate_pos_encoding": True} if asks else {}
     rows, columns = pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
-    with torch.no_grad():
+    with torch.inference_mode():
         tokens = encoder(pixel_values=pixel_values, **sizing).last_hidden_state[:, -rows * columns :]
-        if (rows, columns) == grid:
-            return tokens
-        maps = tokens.transpose(1, 2).unflatten(2, (rows, columns))  # (batch, channels, rows, columns)
-        return F.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+        if (rows, columns) != grid:
+            maps = tokens.transpose(1, 2).unflatten(2, (rows, columns))  # (batch, channels, rows, columns)
+            maps = F.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False)
+            tokens = maps.flatten(2).transpose(1, 2)
+    return tokens.clone()  # a tensor of the inference mode cannot take part in a backward pass
 
 
 def combine(weighted: list[tuple[float, torch.Tensor]]) -> torch.Tensor:

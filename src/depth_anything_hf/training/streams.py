@@ -60,12 +60,14 @@ class StreamBatchSampler(Sampler[list[Draw]]):
 
     An epoch is one sweep over the unlabelled records (V1, section 4.1), or over the labelled ones where they are
     alone; the last batch is filled from the next shuffle. The other stream goes round at its own pace. Everything
-    follows from the seed and the epoch.
+    follows from the seed and the epoch, and nothing from the number of processes: those together draw what one alone
+    draws with a batch that many times as large.
 
     Args:
         streams (`TrainingStreams`): The two sets.
         batch_sizes (`tuple[int, int]`): Labelled and unlabelled records in a batch; 0 for a stream that is missing.
         seed (`int`): Of the shuffles and the augmentation.
+        num_processes (`int`): Take turns at the batches; an epoch has as many for each.
 
     Raises:
         ValueError: A batch size does not fit its stream.
@@ -73,7 +75,7 @@ class StreamBatchSampler(Sampler[list[Draw]]):
 
     drop_last = False  # read by accelerate
 
-    def __init__(self, streams: TrainingStreams, batch_sizes: tuple[int, int], seed: int = 0):
+    def __init__(self, streams: TrainingStreams, batch_sizes: tuple[int, int], seed: int = 0, num_processes: int = 1):
         for stream, size in zip(streams.streams, batch_sizes, strict=True):
             if (stream is None) != (size == 0) or size < 0:
                 raise ValueError(
@@ -84,6 +86,7 @@ class StreamBatchSampler(Sampler[list[Draw]]):
         self.batch_sizes = batch_sizes
         self.batch_size = sum(batch_sizes)
         self.seed = seed
+        self.num_processes = num_processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -92,7 +95,8 @@ class StreamBatchSampler(Sampler[list[Draw]]):
 
     def __len__(self) -> int:
         swept = UNLABELED if self.batch_sizes[UNLABELED] else LABELED
-        return math.ceil(self.lengths[swept] / self.batch_sizes[swept])
+        # Rounded up: accelerate would fill the last round with batches of the first.
+        return math.ceil(self.lengths[swept] / self.batch_sizes[swept] / self.num_processes) * self.num_processes
 
     def __iter__(self) -> Iterator[list[Draw]]:
         orders: dict[tuple[int, int], torch.Tensor] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import defaultdict
 
 import torch
@@ -14,7 +15,7 @@ from transformers import Trainer
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
-from depth_anything_hf.training.checks import check_health, check_model, check_teacher
+from depth_anything_hf.training.checks import HealthCheck, check_model, check_teacher
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
 from depth_anything_hf.training.feature_encoder import (
     ClearGradients,
@@ -24,7 +25,6 @@ from depth_anything_hf.training.feature_encoder import (
 )
 from depth_anything_hf.training.optimization import one_cycle, parameter_groups
 from depth_anything_hf.training.provenance import write_trainer_card
-from depth_anything_hf.training.seeding import generator_at
 from depth_anything_hf.training.self_training import (
     View,
     align_features,
@@ -94,7 +94,13 @@ class DepthAnythingTrainer(Trainer):
             train_dataset=streams,
             eval_dataset=eval_dataset,
             data_collator=DepthCollator(
-                processing_class, config.depth_estimation_type, args.flip_probability, args.zoom, args.colors
+                processing_class,
+                config.depth_estimation_type,
+                args.flip_probability,
+                args.zoom,
+                args.colors,
+                args.perturbation if args.strong_perturbation else None,
+                args.cutmix_probability,
             ),
             compute_metrics=_mean_scores,
             **kwargs,
@@ -104,11 +110,18 @@ class DepthAnythingTrainer(Trainer):
         if unlabeled_dataset is not None and args.feature_alignment_weight > 0:
             self._set_feature_encoder(feature_encoder)
         self.normalization = tuple(values.to(args.device) for values in processing_class.normalization)
+        self.health = HealthCheck(delayed=args.device.type == "cuda")
         self._logged = defaultdict(list)
+        self._waited, self._clock = 0.0, None  # seconds spent waiting for data since the clock was read
 
     def _frozen(self, model: nn.Module | None) -> nn.Module | None:
-        """Move a helper model to the device, without gradients and without dropout."""
-        return None if model is None else model.requires_grad_(False).eval().to(self.args.device)
+        """Move a helper model to the device, without gradients and without dropout, compiled as the student is."""
+        if model is None:
+            return None
+        model = model.requires_grad_(False).eval().to(self.args.device)
+        if self.args.torch_compile:
+            model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
+        return model
 
     def _set_feature_encoder(self, encoder: nn.Module | str | None) -> None:
         """Load the frozen encoder, and make a projector if its width differs from the student's."""
@@ -138,8 +151,8 @@ class DepthAnythingTrainer(Trainer):
         """Return batches with the fixed ratio of the two streams, labelled images first."""
         if self.train_dataset is None:
             raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
-        sampler = StreamBatchSampler(self.train_dataset, self.batch_sizes, self.args.seed)
-        self._last_step, self._micro_step = -1, 0  # each call of train() counts from the start
+        processes = self.accelerator.num_processes
+        sampler = StreamBatchSampler(self.train_dataset, self.batch_sizes, self.args.seed, processes)
         loader = self._loader(self.train_dataset, self.data_collator, batch_sampler=sampler)
         self.remove_callback(SetEpoch)
         self.add_callback(SetEpoch(sampler, math.ceil(len(loader) / self.args.gradient_accumulation_steps)))
@@ -154,6 +167,14 @@ class DepthAnythingTrainer(Trainer):
         return self._loader(dataset, EvaluationCollator(self.processing_class), batch_size=self.args.eval_batch_size)
 
     get_test_dataloader = get_eval_dataloader
+
+    def get_batch_samples(self, *args, **kwargs):
+        """Fetch the batches of an update, and time it."""
+        started = time.perf_counter()
+        self._clock = started if self._clock is None else self._clock
+        samples = super().get_batch_samples(*args, **kwargs)
+        self._waited += time.perf_counter() - started
+        return samples
 
     # Optimisation
 
@@ -189,13 +210,9 @@ class DepthAnythingTrainer(Trainer):
         # each process would train a model of its own.
         if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        return super().train(*args, **kwargs)
-
-    def _step_generator(self) -> torch.Generator:
-        """Make the generator of this micro-batch's perturbation, from where training stands."""
-        self._micro_step = self._micro_step + 1 if self.state.global_step == self._last_step else 0
-        self._last_step = self.state.global_step
-        return generator_at(self.args.seed, 5, self.state.global_step, self._micro_step, self.args.process_index)
+        result = super().train(*args, **kwargs)
+        self.health.finish()
+        return result
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         """Run a micro-batch forwards and backwards; the last of an update averages the projector over processes."""
@@ -206,7 +223,7 @@ class DepthAnythingTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Run the student once on both streams' images, and average the losses."""
-        sources, count = inputs.pop("sources"), inputs.pop("num_labeled")
+        sources, count, drawn = inputs["sources"], inputs["num_labeled"], inputs.get("view")
         pixel_values, labels, mask = inputs["pixel_values"], inputs["labels"], inputs["label_mask"]
         labeled = View(pixel_values[:count], labels[:count], mask[:count], None)
         clean, unlabeled, teacher_mask = pixel_values[count:], None, None
@@ -214,9 +231,10 @@ class DepthAnythingTrainer(Trainer):
         if len(clean):
             pseudo = labels[count:], mask[count:]
             if self.teacher is not None:
-                pseudo = teacher_labels(self.teacher, clean)
+                with self.accelerator.autocast():
+                    pseudo = teacher_labels(self.teacher, clean)
                 teacher_mask = pseudo[1]
-            unlabeled = student_view(clean, *pseudo, self.args, self.normalization, self._step_generator())
+            unlabeled = student_view(clean, *pseudo, drawn, self.normalization)
             views.append(unlabeled.pixel_values)
         aligned = unlabeled is not None and self.feature_encoder is not None
         outputs = model(pixel_values=torch.cat(views), output_features=aligned)
@@ -231,14 +249,15 @@ class DepthAnythingTrainer(Trainer):
         if aligned:
             patch = self.model.config.patch_size
             grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
-            frozen = frozen_patch_features(self.feature_encoder, unlabeled.pixel_values, grid)
+            with self.accelerator.autocast():
+                frozen = frozen_patch_features(self.feature_encoder, unlabeled.pixel_values, grid)
             alignment = align_features(
                 outputs.features[count:], frozen, self.feature_projector, self.args.feature_alignment_margin
             )
             self._logged["feature_alignment_loss"].append(alignment.detach())
             terms.append((self.args.feature_alignment_weight, alignment))
         loss = combine(terms)
-        zero_share = check_health(loss, predicted, teacher_mask, sources, self.state.global_step)
+        zero_share = self.health.check(loss, predicted, teacher_mask, sources, self.state.global_step)
         self._logged["zero_share"].append(zero_share)
         return (loss, outputs) if return_outputs else loss
 
@@ -251,7 +270,14 @@ class DepthAnythingTrainer(Trainer):
         return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with each training loss by name: the mean over the steps and processes since the last log."""
+        """Log, with each training loss by name: the mean over the steps and processes since the last log.
+
+        `data_wait_share` is the share of the time in which this process waited for its data.
+        """
+        if "loss" in logs and self._clock is not None:
+            now = time.perf_counter()
+            logs = logs | {"data_wait_share": round(self._waited / (now - self._clock), 4)}
+            self._waited, self._clock = 0.0, now
         if "loss" in logs and self._logged:
             names = sorted(self._logged)
             means = torch.stack([torch.stack(self._logged[name]).float().mean() for name in names])
@@ -265,6 +291,8 @@ class DepthAnythingTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Score a batch: what is kept of it is one row of numbers an image."""
         inputs = self._prepare_inputs(inputs)
+        # Images of many sizes would each be compiled anew.
+        model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         rows = [None] * len(inputs["targets"])
         by_shape = defaultdict(list)
         for i, image in enumerate(inputs["pixel_values"]):
@@ -286,6 +314,10 @@ class DepthAnythingTrainer(Trainer):
         """Write the card of what was measured; `push_to_hub` passes on what it is told: `write_trainer_card` has the list."""
         if self.is_world_process_zero():
             write_trainer_card(self, **told)
+
+    def _save_checkpoint(self, model, trial):
+        self.health.finish()  # a spoilt model must not be saved
+        super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
