@@ -24,7 +24,7 @@ setup(
         "torch>=2.6",
         "transformers>=5.18",
         "accelerate>=1.10",
-        "datasets>=4.0",
+        "datasets>=5.0",
         "huggingface_hub>=1.0",
         "safetensors>=0.5",
         "evaluate>=0.4.5",

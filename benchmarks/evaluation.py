@@ -10,20 +10,14 @@ on a shared machine.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from reporting import report
 
 from depth_anything_hf.alignment import fit_scale_shift
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def make_case(maps: int, height: int, width: int, kept: float):
@@ -82,14 +76,7 @@ def main() -> None:
     parser.add_argument("--kept", type=float, default=0.5, help="share of the pixels under the mask")
     parser.add_argument("--repeats", type=int, default=7)
     result = measure(parser.parse_args())
-    written = {
-        "command": " ".join(["python benchmarks/evaluation.py", *sys.argv[1:]]),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
-    } | result
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "evaluation_cpu.json").write_text(json.dumps(written, indent=1) + "\n")
-    print(json.dumps(written, indent=1))
+    report("evaluation_cpu", result)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import shutil
 import statistics
@@ -32,22 +30,9 @@ import tempfile
 import time
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, the makers' data sheets
+from reporting import make_photos, peak_flops, report, synchronize
+
 SHORT_RUN = 2  # batches
-
-
-def make_photos(folder: Path, count: int, height: int, width: int) -> None:
-    """Write JPEG files as large as photographs are: a few rendered scenes, shifted so that no two files are equal."""
-    import numpy as np
-    from PIL import Image
-
-    from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, render_scenes
-
-    folder.mkdir(parents=True)
-    scenes = render_scenes(range(8), height, width, UNLABELED_DOMAIN).images.permute(0, 2, 3, 1).numpy()
-    for i in range(count):
-        Image.fromarray(np.roll(scenes[i % 8], 7 * i, axis=1)).save(folder / f"{i:06d}.jpg", quality=92)
 
 
 def save_model(folder: Path, size: str) -> None:
@@ -58,13 +43,6 @@ def save_model(folder: Path, size: str) -> None:
     torch.manual_seed(0)
     DepthAnythingForDepthEstimation(config_for(size)).save_pretrained(folder)
     DepthAnythingImageProcessor().save_pretrained(folder)
-
-
-def synchronize() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def bare_forward(model_folder: Path, files: list[Path], options) -> tuple[float, float]:
@@ -164,8 +142,7 @@ def measure(options) -> dict:
     result |= {"batch_size": options.batch_size, "pipeline_batch_size": best, "images": options.images}
     result |= {"image_size": [480, 640], "rates": rates, "images_per_second": medians, "ratios": ratios}
     if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        peak = next((flop for kind, flop in PEAK_FLOPS.items() if kind in name), None)
+        peak = peak_flops()
         result |= {"model_flop_utilisation": peak and {key: medians[key] * flops / peak for key in "ac"}}
         result |= {"gpu_memory_gib": torch.cuda.max_memory_allocated() / 2**30}
     return result
@@ -211,27 +188,6 @@ def memory_of(count: int, work: Path) -> None:
     print(json.dumps({"main": round(own), "worker": round(workers), "seconds": round(seconds)}))
 
 
-def machine() -> str:
-    """Name the machine."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores"
-    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
-
-
-def report(name: str, result: dict, command: str) -> None:
-    """Write a result with its machine, versions and command."""
-    import torch
-    import transformers
-
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    RESULTS.mkdir(exist_ok=True)
-    written = {"command": command, "machine": machine(), "versions": versions} | result
-    (RESULTS / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
-    print(json.dumps(written, indent=1))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="small", choices=("small", "base", "large"))
@@ -251,14 +207,13 @@ def main() -> None:
     import torch
 
     gpu = torch.cuda.is_available()
-    command = " ".join(["python benchmarks/labeling.py", *sys.argv[1:]])
     if options.memory:
-        return report("labeling_memory", measure_memory(), command)
+        return report("labeling_memory", measure_memory())
     options.batch_size = options.batch_size or (32 if gpu else 1)
     options.dtype = options.dtype or ("bfloat16" if gpu else "float32")
     options.pipeline_batches = options.pipeline_batches or ([1, 8, 32] if gpu else [1, 2, 4])
     kind = "gpu" if gpu else "cpu"
-    report(f"labeling_{kind}_{options.size}_{options.dtype}", measure(options), command)
+    report(f"labeling_{kind}_{options.size}_{options.dtype}", measure(options))
 
 
 if __name__ == "__main__":

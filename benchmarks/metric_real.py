@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
+from reporting import stamp
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, load_folder
 from depth_anything_hf.charts import curves
@@ -137,11 +134,8 @@ def main() -> None:
         print(f"fold {number + 1} of {len(folds)}: {len(fold)} images held out, constant {constant:.2f} m", flush=True)
     summaries = {name: joined(parts) for name, parts in found.items()}
     curves(losses, "Training loss (SiLog)", "step", "loss").save(args.out / "metric_real.png")
-    command = " ".join(["python benchmarks/metric_real.py", *sys.argv[1:]])
-    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}"
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     settings = {name: value for name, value in vars(args).items() if name != "out"}
-    written = {"command": command, "machine": machine, "versions": versions, "settings": settings, "scores": summaries}
+    written = stamp() | {"settings": settings, "scores": summaries}
     (args.out / "metric_real.json").write_text(json.dumps(written | {"losses": losses}, indent=1) + "\n")
     lines = ["| model | AbsRel ↓ | δ1 ↑ | RMSE, m ↓ |", "|---|---|---|---|"]
     for name, one in summaries.items():

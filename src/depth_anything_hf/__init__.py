@@ -22,6 +22,7 @@ _HOME_OF = {
     "load_folder": "data.folder",
     "load_images": "data.folder",
     "load_pairs": "data.pairs",
+    "stream_folder": "data.streaming",
 }
 __all__ = ["__version__", *_HOME_OF]
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from depth_anything_hf.configuration import config_for, config_for_encoder
     from depth_anything_hf.data.folder import load_folder, load_images
     from depth_anything_hf.data.pairs import load_pairs
+    from depth_anything_hf.data.streaming import stream_folder
     from depth_anything_hf.image_processing import DepthAnythingImageProcessor
     from depth_anything_hf.labeling.arguments import LabelingArguments
     from depth_anything_hf.labeling.engine import label_images

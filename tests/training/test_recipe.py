@@ -12,7 +12,7 @@ from transformers import AutoModelForDepthEstimation, Dinov2Config, Dinov2Model
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 from depth_anything_hf.cli.main import main
-from depth_anything_hf.data.folder import write_image_folder
+from depth_anything_hf.data.folder import load_folder, write_image_folder
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.data.synthetic import iter_synthetic_records
 from depth_anything_hf.training.recipe import make_parser, parse_recipe
@@ -94,6 +94,20 @@ def test_train__online_teacher_labels_photographs(workplace, tmp_path):
     command += ["--output_dir", str(tmp_path / "out")]
     assert main(command) == 1  # photographs without a teacher
     assert main([*command, "--teacher", str(workplace / "model")]) == 0
+
+
+def test_train__streamed_shards(workplace, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("preset: v2\nmax_steps: 2\nper_device_train_batch_size: 2\nfeature_alignment_weight: 0\n")
+    shards = tmp_path / "shards" / "data"
+    for i in range(2):
+        load_folder(workplace / "pseudo").shard(2, i).to_parquet(shards / f"part-{i}.parquet")
+    command = ["train", str(recipe), "--model", str(workplace / "model"), *ON_CPU, "--stream", "true"]
+    command += ["--output_dir", str(tmp_path / "out")]
+    assert main([*command, "--unlabeled", str(shards.parent), "--save_steps", "1"]) == 0
+    assert (tmp_path / "out" / "checkpoint-1" / "stream_position_0.json").is_file()
+    assert main([*command, "--unlabeled", str(workplace / "pseudo")]) == 1
+    assert "a stream needs parquet shards" in capsys.readouterr().err
 
 
 def test_train__goes_on_from_the_last_checkpoint(workplace, tmp_path, capsys):

@@ -589,7 +589,7 @@ def test_init__teacher_without_images(make_trainer, make_model, labeled):
 
 
 def test_init__photographs_without_a_teacher(make_trainer, make_model, labeled, photographs):
-    with pytest.raises(ValueError, match=r"unlabeled_dataset\[0\] has no depth_map and there is no teacher"):
+    with pytest.raises(ValueError, match="first record of unlabeled_dataset has no depth_map and there is no teacher"):
         make_trainer(make_model(), train_dataset=labeled, unlabeled_dataset=photographs)
 
 

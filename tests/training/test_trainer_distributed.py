@@ -55,6 +55,12 @@ def test_train__ranks_see_different_images(ranks, alone):
         assert batch == [shares[0][0], shares[1][0], *shares[0][1:], *shares[1][1:]]
 
 
+def test_train__ranks_share_a_stream_without_repetition(ranks, alone):
+    assert [len(rank["streamed"]) for rank in ranks] == [6, 6]
+    everything = {f"image {i}" for i in range(12)}
+    assert set(ranks[0]["streamed"]) | set(ranks[1]["streamed"]) == set(alone["streamed"]) == everything
+
+
 def test_train__projector_moves_along_the_mean_of_the_ranks(ranks):
     for i in range(5):
         slopes = [sum(rank["slopes"][j] for j in micro_batches(i)) for rank in ranks]

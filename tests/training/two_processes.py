@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import Dinov2Config, Dinov2Model, Trainer, TrainingArguments
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
-from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.data.records import encode_record, record_features
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.collator import DepthCollator
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
@@ -70,13 +71,27 @@ def train_stock(out: Path) -> dict:
     return {"stock_losses": losses, "stock_state": trainer.model.state_dict()}
 
 
+def train_stream(out: Path) -> dict:
+    """Train on a stream of 12 records in 4 shards; return the names of the images that this process saw."""
+    stream = Dataset.from_list(records(12, 0, True), features=record_features()).to_iterable_dataset(num_shards=4)
+    settings = {"max_steps": 3, "per_device_train_batch_size": 2 * IN_ALL, "feature_alignment_weight": 0.0}
+    arguments = DepthAnythingTrainingArguments(str(out / "stream"), save_strategy="no", **settings, **ON_THE_CPU)
+    trainer = DepthAnythingTrainer(model(4), arguments, processor(), unlabeled_dataset=stream)
+    seen, compute_loss = [], trainer.compute_loss
+    trainer.compute_loss = lambda wrapped, inputs, **kwargs: (
+        seen.extend(inputs["sources"]) or compute_loss(wrapped, inputs, **kwargs)
+    )
+    trainer.train()
+    return {"streamed": seen}
+
+
 def processor():
     return DepthAnythingImageProcessor(size={"height": SIZE[0], "width": SIZE[1]}, ensure_multiple_of=PATCH)
 
 
 def main(out: Path, resume: str | None = None, kill: str | None = None) -> None:
     torch.set_num_threads(1)
-    found = {} if resume else train_stock(out)
+    found = {} if resume else train_stock(out) | train_stream(out)
     teacher = model(1)
     arguments = DepthAnythingTrainingArguments(
         str(out / "run"),

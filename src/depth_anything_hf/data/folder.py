@@ -118,17 +118,10 @@ def load_folder(path: str | os.PathLike) -> datasets.Dataset:
     root = Path(path).expanduser()
     if (root / METADATA).is_file():
         files, builder = [root / METADATA], "imagefolder"
-        features = _merge(_metadata_features(files[0]))
+        features = _checked(root, _metadata_features(files[0]))
     else:
-        files, builder = _parquet_files(root), "parquet"
-        features = _merge(map(_parquet_features, files))
-    missing = [column for column in _REQUIRED if column not in features]
-    if missing:
-        raise ValueError(
-            f"{root}: columns {missing} are missing, found {sorted(features)}; a folder of records needs {_REQUIRED} "
-            "(docs/data_format.md): add them, or read photographs with load_images and pairs of files with "
-            "data.pairs.load_pairs."
-        )
+        files, builder = parquet_files(root), "parquet"
+        features = parquet_features(root, files)
     data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
     return datasets.load_dataset(builder, data_files=data_files, features=features, split="train")
 
@@ -196,6 +189,32 @@ def find_files(path_or_glob: str | os.PathLike, extensions: Sequence[str]) -> tu
         found = glob.glob(str(given), recursive=True)
     endings = tuple(extension.lower() for extension in extensions)
     return root, sorted(Path(path) for path in found if path.lower().endswith(endings) and os.path.isfile(path))
+
+
+def parquet_files(root: Path) -> list[Path]:
+    """List the shards of a folder, there or in `data/`; refuse one without any, and several splits in one."""
+    files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+    if not files:
+        nested = sorted(str(file.parent) for file in root.glob(f"*/{METADATA}"))
+        hint = f"load one of {nested[:3]}" if nested else "check the path, or read photographs with load_images"
+        state = "no such folder" if not root.exists() else f"neither {METADATA} nor *.parquet in it"
+        raise FileNotFoundError(f"{root}: {state}; {hint}.")
+    words = {_SPLIT_WORDS.get(re.split(r"[-_.]", file.name.lower())[0]) for file in files} - {None}
+    if len(words) > 1:
+        raise ValueError(
+            f"{root} holds the splits {sorted(words)}; one set is read: give each split its own folder, or "
+            "use datasets.load_dataset(folder, split=...)."
+        )
+    return files
+
+
+def parquet_features(root: Path, files: Sequence[Path]) -> datasets.Features:
+    """Read the column types of shards off their footers; those of the schema get the types of `record_features`."""
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    schemas = dict.fromkeys(map(pq.read_schema, files))  # turning each into features takes longer than reading it
+    return _checked(root, map(Features.from_arrow_schema, schemas))
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -269,27 +288,16 @@ def _metadata_features(path: Path) -> Iterator[datasets.Features]:
             yield features
 
 
-def _parquet_files(root: Path) -> list[Path]:
-    files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
-    if not files:
-        nested = sorted(str(file.parent) for file in root.glob(f"*/{METADATA}"))
-        hint = f"load one of {nested[:3]}" if nested else "check the path, or read photographs with load_images"
-        state = "no such folder" if not root.exists() else f"neither {METADATA} nor *.parquet in it"
-        raise FileNotFoundError(f"{root}: {state}; {hint}.")
-    words = {_SPLIT_WORDS.get(re.split(r"[-_.]", file.name.lower())[0]) for file in files} - {None}
-    if len(words) > 1:
+def _checked(root: Path, parts: Iterable[datasets.Features]) -> datasets.Features:
+    features = _merge(parts)
+    missing = [column for column in _REQUIRED if column not in features]
+    if missing:
         raise ValueError(
-            f"{root} holds the splits {sorted(words)}; load_folder reads one set: give each split its own folder, or "
-            "use datasets.load_dataset(folder, split=...)."
+            f"{root}: columns {missing} are missing, found {sorted(features)}; a folder of records needs {_REQUIRED} "
+            "(docs/data_format.md): add them, or read photographs with load_images and pairs of files with "
+            "data.pairs.load_pairs."
         )
-    return files
-
-
-def _parquet_features(path: Path) -> datasets.Features:
-    import pyarrow.parquet as pq
-    from datasets import Features
-
-    return Features.from_arrow_schema(pq.read_schema(path))
+    return features
 
 
 def _merge(parts: Iterable[datasets.Features]) -> datasets.Features:

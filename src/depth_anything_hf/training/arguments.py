@@ -35,7 +35,7 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     Fields left at None take the value of the `preset`; after construction none of them is None.
 
     > Parameters that control the recipe: `preset`, `labeled_batch_size`, `unlabeled_batch_size`,
-    > `decoder_lr_multiplier`, `one_cycle_warmup`, `flip_probability`, `zoom`, `color_ranges`.
+    > `stream_block_size`, `decoder_lr_multiplier`, `one_cycle_warmup`, `flip_probability`, `zoom`, `color_ranges`.
 
     > Parameters that control the losses: `gradient_matching_weight`, `trim_fraction`, `feature_alignment_weight`,
     > `feature_alignment_margin`, `labeled_weight`, `unlabeled_weight`, `silog_variance_focus`, `silog_weight`.
@@ -81,6 +81,10 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     )
     unlabeled_batch_size: int | None = field(
         default=None, metadata={"help": "Unlabelled images in a batch of one device. Default: the rest of the batch."}
+    )
+    stream_block_size: int = field(
+        default=256,
+        metadata={"help": "Records of a stream that each worker holds, encoded, and shuffles together."},
     )
     decoder_lr_multiplier: float = field(
         default=10.0, metadata={"help": "The decoder learns at learning_rate times this. Both papers: 10."}

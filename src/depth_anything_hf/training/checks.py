@@ -30,15 +30,15 @@ def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabel
     Args:
         teacher (`nn.Module`, *optional*): Labels the unlabelled images.
         depth_estimation_type (`str`): The student's.
-        unlabeled_dataset (*optional*): Map-style dataset of records.
+        unlabeled_dataset (*optional*): Records, map-style or streamed.
 
     Raises:
         ValueError: A teacher without images, photographs without a teacher, or a teacher of the other kind.
     """
     if teacher is None:
-        if unlabeled_dataset is not None and not _has_label(unlabeled_dataset[0]):
+        if unlabeled_dataset is not None and not _has_label(next(iter(unlabeled_dataset), {})):
             raise ValueError(
-                "unlabeled_dataset[0] has no depth_map and there is no teacher; pass teacher=a model, or "
+                "the first record of unlabeled_dataset has no depth_map and there is no teacher; pass teacher=a model, or "
                 "pseudo-labelled records."
             )
         return None

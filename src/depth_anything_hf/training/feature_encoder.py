@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import AutoModel, TrainerCallback
+from transformers import AutoModel, TrainerCallback, TrainingArguments
 
 from depth_anything_hf.training.seeding import derive_seed
 
@@ -32,6 +32,14 @@ def load_feature_encoder(encoder: nn.Module | str | None, width: int) -> nn.Modu
             )
         encoder = f"facebook/dinov2-{DINOV2_OF_WIDTH[width]}"
     return AutoModel.from_pretrained(encoder) if isinstance(encoder, str) else encoder
+
+
+def freeze(model: nn.Module, args: TrainingArguments) -> nn.Module:
+    """Move a helper model to the run's device, without gradients and without dropout, compiled if the student is."""
+    model = model.requires_grad_(False).eval().to(args.device)
+    if args.torch_compile:
+        model.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    return model
 
 
 def make_projector(width: int, frozen_width: int, seed: int) -> nn.Linear | None:

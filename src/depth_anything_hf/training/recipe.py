@@ -14,6 +14,7 @@ from transformers import HfArgumentParser
 from depth_anything_hf.adapters import depth_lora_config, describe_adapter
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.readers import READERS, open_reader
+from depth_anything_hf.data.streaming import stream_folder
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.inference import adapter_base, load_model
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
@@ -62,6 +63,13 @@ class RecipeArguments:
         default_factory=list,
         metadata={"help": "Folders of pseudo-labelled records; or of photographs, with teacher. Concatenated."},
     )
+    stream: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the folders of unlabeled, parquet shards, as one stream: nothing is copied or listed first. "
+            "Needs max_steps."
+        },
+    )
     eval: list[str] = field(
         default_factory=list, metadata={"help": "What to score on: folders or benchmarks, as for labeled."}
     )
@@ -101,6 +109,8 @@ class RecipeArguments:
                 "lora_rank needs model, a checkpoint that the adapter is added to again when it is loaded; a fresh "
                 "decoder is in none. Train without lora_rank first."
             )
+        if self.stream and not self.unlabeled:
+            raise ValueError("stream is given and unlabeled is not; only pseudo-labelled folders are streamed.")
         if not self.labeled and not self.unlabeled:
             raise ValueError("the recipe names no data; give --labeled DIR, --unlabeled DIR, or both.")
 
@@ -161,7 +171,10 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         FileNotFoundError: A folder is missing or empty.
     """
     labeled = _concatenated([_labeled(path, recipe.reader_options) for path in recipe.labeled])
-    unlabeled = _concatenated([_unlabeled(path, recipe.teacher) for path in recipe.unlabeled])
+    if recipe.stream:
+        unlabeled = stream_folder(*recipe.unlabeled, seed=args.seed)
+    else:
+        unlabeled = _concatenated([_unlabeled(path, recipe.teacher) for path in recipe.unlabeled])
     evaluated = _concatenated([_labeled(path, recipe.eval_reader_options) for path in recipe.eval])
     model = _start_model(recipe)
     trainer = DepthAnythingTrainer(

@@ -24,6 +24,12 @@ class Draw(NamedTuple):
     seed: int
 
 
+def tag_record(record: dict | DepthSample, stream: int, seed: int) -> dict:
+    """Copy a record and add which stream it is of, and the seed of its geometric augmentation."""
+    record = {"sample": record} if isinstance(record, DepthSample) else record
+    return {**record, "stream": stream, "draw_seed": seed}
+
+
 class TrainingStreams(Dataset):
     """Hold the labelled and the unlabelled records behind one index, which is a `Draw`.
 
@@ -42,7 +48,9 @@ class TrainingStreams(Dataset):
             raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
         for name, stream in (("train_dataset", labeled), ("unlabeled_dataset", unlabeled)):
             if stream is not None and not hasattr(stream, "__len__"):
-                raise TypeError(f"{name} is a {type(stream).__name__} without a length; pass a map-style dataset.")
+                raise TypeError(
+                    f"{name} is a {type(stream).__name__} without a length; pass a map-style set or a datasets.IterableDataset."
+                )
             if stream is not None and len(stream) == 0:
                 raise ValueError(f"{name} has 0 records; check its folder, or leave it out.")
 
@@ -50,9 +58,7 @@ class TrainingStreams(Dataset):
         return sum(len(stream) for stream in self.streams if stream is not None)
 
     def __getitem__(self, draw: Draw) -> dict:
-        record = self.streams[draw.stream][draw.index]
-        record = {"sample": record} if isinstance(record, DepthSample) else record
-        return {**record, "stream": draw.stream, "draw_seed": draw.seed}
+        return tag_record(self.streams[draw.stream][draw.index], draw.stream, draw.seed)
 
 
 class StreamBatchSampler(Sampler[list[Draw]]):

@@ -12,17 +12,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.checkpoints import last_whole_checkpoint
 from depth_anything_hf.training.checks import HealthCheck, check_model, check_teacher
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
 from depth_anything_hf.training.feature_encoder import (
     ClearGradients,
     average_gradients,
+    freeze,
     load_feature_encoder,
     make_projector,
 )
+from depth_anything_hf.training.loaders import StreamLoading, make_loader, make_streams
 from depth_anything_hf.training.optimization import one_cycle, parameter_groups
 from depth_anything_hf.training.provenance import write_trainer_card
 from depth_anything_hf.training.self_training import (
@@ -34,7 +36,9 @@ from depth_anything_hf.training.self_training import (
     supervised_loss,
     teacher_labels,
 )
-from depth_anything_hf.training.streams import SetEpoch, StreamBatchSampler, TrainingStreams
+from depth_anything_hf.training.streaming import StreamedBatches
+from depth_anything_hf.training.streams import SetEpoch, StreamBatchSampler
+from depth_anything_hf.training.validation import mean_scores, score_batch
 
 PROJECTOR_FILE = "feature_projector.pt"
 
@@ -46,8 +50,8 @@ class DepthAnythingTrainer(Trainer):
         model (`DepthAnythingForDepthEstimation`): The student (or the teacher, in the first stage).
         args (`DepthAnythingTrainingArguments`): The recipe.
         processing_class (`DepthAnythingImageProcessor`): Its `size` is the training crop. Saved with every checkpoint.
-        train_dataset (*optional*): Labelled records, map-style.
-        unlabeled_dataset (*optional*): Pseudo-labelled records; or photographs, with `teacher`.
+        train_dataset (*optional*): Labelled records, map-style or a `datasets.IterableDataset`.
+        unlabeled_dataset (*optional*): Pseudo-labelled records; or photographs, with `teacher`. Either kind, too.
         teacher (`nn.Module`, *optional*): Labels the clean unlabelled images in every step. Frozen.
         feature_encoder (`nn.Module` or `str`, *optional*): Frozen encoder for the alignment loss. Default: the DINOv2
             of the student's size from the Hub. A linear projector is learnt only where the widths differ.
@@ -84,9 +88,7 @@ class DepthAnythingTrainer(Trainer):
         self.max_depth = config.max_depth if config.depth_estimation_type == "metric" else None
         self.batch_sizes = args.stream_batch_sizes(train_dataset is not None, unlabeled_dataset is not None)
         args.per_device_train_batch_size = sum(self.batch_sizes)
-        streams = None
-        if train_dataset is not None or unlabeled_dataset is not None:
-            streams = TrainingStreams(train_dataset, unlabeled_dataset)
+        streams = make_streams(train_dataset, unlabeled_dataset, self.batch_sizes, args)
         super().__init__(
             model=model,
             args=args,
@@ -102,31 +104,27 @@ class DepthAnythingTrainer(Trainer):
                 args.perturbation if args.strong_perturbation else None,
                 args.cutmix_probability,
             ),
-            compute_metrics=_mean_scores,
+            compute_metrics=mean_scores,
             **kwargs,
         )
-        self.teacher = self._frozen(check_teacher(teacher, config.depth_estimation_type, unlabeled_dataset))
+        teacher = check_teacher(teacher, config.depth_estimation_type, unlabeled_dataset)
+        self.teacher = None if teacher is None else freeze(teacher, args)
         self.feature_encoder, self.feature_projector = None, None
         if unlabeled_dataset is not None and args.feature_alignment_weight > 0:
             self._set_feature_encoder(feature_encoder)
         self.normalization = tuple(values.to(args.device) for values in processing_class.normalization)
+        self.stream_loading, self._streams_from = None, None
+        if isinstance(streams, StreamedBatches):
+            self.stream_loading = StreamLoading(streams, self.data_collator, args)
+            self.add_callback(self.stream_loading)
         self.health = HealthCheck(delayed=args.device.type == "cuda")
         self._logged = defaultdict(list)
         self._waited, self._clock = 0.0, None  # seconds spent waiting for data since the clock was read
 
-    def _frozen(self, model: nn.Module | None) -> nn.Module | None:
-        """Move a helper model to the device, without gradients and without dropout, compiled as the student is."""
-        if model is None:
-            return None
-        model = model.requires_grad_(False).eval().to(self.args.device)
-        if self.args.torch_compile:
-            model.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode)
-        return model
-
     def _set_feature_encoder(self, encoder: nn.Module | str | None) -> None:
         """Load the frozen encoder, and make a projector if its width differs from the student's."""
         width = self.model.config.reassemble_hidden_size
-        self.feature_encoder = self._frozen(load_feature_encoder(encoder, width))
+        self.feature_encoder = freeze(load_feature_encoder(encoder, width), self.args)
         projector = make_projector(width, self.feature_encoder.config.hidden_size, self.args.seed)
         if projector is not None:
             self.feature_projector = projector.to(self.args.device)
@@ -134,29 +132,22 @@ class DepthAnythingTrainer(Trainer):
 
     # Data
 
-    def _loader(self, dataset, collate, **sampling) -> DataLoader:
-        return self.accelerator.prepare(
-            DataLoader(
-                dataset,
-                collate_fn=collate,
-                num_workers=self.args.dataloader_num_workers,
-                pin_memory=self.args.dataloader_pin_memory,
-                persistent_workers=self.args.dataloader_persistent_workers,
-                prefetch_factor=self.args.dataloader_prefetch_factor,
-                **sampling,
-            )
-        )
-
     def get_train_dataloader(self) -> DataLoader:
         """Return batches with the fixed ratio of the two streams, labelled images first."""
         if self.train_dataset is None:
             raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
+        if self.stream_loading is not None:
+            return self.stream_loading.loader(self.accelerator, self._streams_from)
         processes = self.accelerator.num_processes
         sampler = StreamBatchSampler(self.train_dataset, self.batch_sizes, self.args.seed, processes)
         loader = self._loader(self.train_dataset, self.data_collator, batch_sampler=sampler)
         self.remove_callback(SetEpoch)
         self.add_callback(SetEpoch(sampler, math.ceil(len(loader) / self.args.gradient_accumulation_steps)))
         return loader
+
+    def _loader(self, dataset, collate, **sampling) -> DataLoader:
+        loader = make_loader(dataset, collate, self.args, self.args.dataloader_num_workers, **sampling)
+        return self.accelerator.prepare(loader)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Return batches of whole images with ground truth at its own size."""
@@ -204,19 +195,34 @@ class DepthAnythingTrainer(Trainer):
 
     # The step
 
-    def train(self, *args, **kwargs):
-        """Train, as the stock Trainer does, also after `evaluate` in several processes."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """Train, as the stock Trainer does; `resume_from_checkpoint=True` takes the last checkpoint that is whole."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"resume_from_checkpoint is True and {self.args.output_dir} holds no whole checkpoint; leave it out."
+                )
         # accelerate marks a model that it prepared for evaluation, and would then leave it out of DDP without a word:
         # each process would train a model of its own.
         if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        result = super().train(*args, **kwargs)
+        skipping = self.args.ignore_data_skip
+        self._streams_from = None if skipping else resume_from_checkpoint or None
+        # A stream goes to its place by itself; the stock Trainer would read all up to there.
+        self.args.ignore_data_skip = skipping or self.stream_loading is not None
+        try:
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.args.ignore_data_skip = skipping
         self.health.finish()
         return result
 
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
+    def training_step(self, model, inputs, *args, **kwargs) -> torch.Tensor:
         """Run a micro-batch forwards and backwards; the last of an update averages the projector over processes."""
-        loss = super().training_step(*args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.stream_loading is not None:
+            self.stream_loading.position.update(*inputs["stream_position"])
         if self.feature_projector is not None and self.accelerator.sync_gradients:
             average_gradients(self.feature_projector)
         return loss
@@ -226,8 +232,7 @@ class DepthAnythingTrainer(Trainer):
         sources, count, drawn = inputs["sources"], inputs["num_labeled"], inputs.get("view")
         pixel_values, labels, mask = inputs["pixel_values"], inputs["labels"], inputs["label_mask"]
         labeled = View(pixel_values[:count], labels[:count], mask[:count], None)
-        clean, unlabeled, teacher_mask = pixel_values[count:], None, None
-        views = [labeled.pixel_values]
+        clean, unlabeled, teacher_mask, views = pixel_values[count:], None, None, [labeled.pixel_values]
         if len(clean):
             pseudo = labels[count:], mask[count:]
             if self.teacher is not None:
@@ -293,19 +298,8 @@ class DepthAnythingTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         # Images of many sizes would each be compiled anew.
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-        rows = [None] * len(inputs["targets"])
-        by_shape = defaultdict(list)
-        for i, image in enumerate(inputs["pixel_values"]):
-            by_shape[image.shape].append(i)
         with torch.no_grad(), self.compute_loss_context_manager():
-            for members in by_shape.values():
-                predicted = model(
-                    pixel_values=torch.stack([inputs["pixel_values"][i] for i in members])
-                ).predicted_depth
-                for i, depth in zip(members, predicted, strict=True):
-                    truth = (inputs[name][i] for name in ("targets", "target_masks", "spaces"))
-                    rows[i] = score_prediction(depth, *truth, self.max_depth is not None, max_depth=self.max_depth)
-        rows = torch.stack(rows)  # (batch, scores)
+            rows = score_batch(model, inputs, self.max_depth)  # (batch, scores)
         return None, rows, inputs["num_in_batch"]
 
     # Checkpoints
@@ -323,15 +317,13 @@ class DepthAnythingTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.feature_projector is not None and self.args.should_save:
             torch.save(self.feature_projector.state_dict(), os.path.join(output_dir, PROJECTOR_FILE))
+        if self.stream_loading is not None:
+            self.stream_loading.save(output_dir)
+        # What the processes write must be there before the state that says that the checkpoint is whole.
+        self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
         path = os.path.join(checkpoint or "", PROJECTOR_FILE)
         if self.feature_projector is not None and os.path.isfile(path):
             self.feature_projector.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _mean_scores(prediction) -> dict[str, float]:
-    """Average the rows of `prediction_step`."""
-    rows = torch.as_tensor(prediction.predictions, dtype=torch.float64)
-    return summarize({name: rows[:, i] for i, name in enumerate(SCORE_NAMES)})

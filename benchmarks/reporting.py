@@ -1,0 +1,63 @@
+"""What benchmarks share: the photographs, and what is written beside the figures: command, machine, versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+
+from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, render_scenes
+
+RESULTS = Path(__file__).parent / "results"
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, the makers' data sheets
+
+
+def machine() -> str:
+    """Name the machine."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores"
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
+
+
+def peak_flops() -> float | None:
+    """Look up what the GPU can do at most; None on a CPU or an unknown one."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((flops for kind, flops in PEAK_FLOPS.items() if kind in name), None)
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def make_photos(folder: Path, count: int, height: int, width: int) -> None:
+    """Write JPEG files as large as photographs are: a few rendered scenes, shifted so that no two files are equal."""
+    folder.mkdir(parents=True)
+    scenes = render_scenes(range(8), height, width, UNLABELED_DOMAIN).images.permute(0, 2, 3, 1).numpy()
+    for i in range(count):
+        Image.fromarray(np.roll(scenes[i % 8], 7 * i, axis=1)).save(folder / f"{i:06d}.jpg", quality=92)
+
+
+def stamp() -> dict:
+    """Say with what command, on what machine and with which versions a figure came about."""
+    command = " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__}
+    return {"command": command, "machine": machine(), "versions": versions}
+
+
+def report(name: str, result: dict) -> None:
+    """Write a result to `results/NAME.json` with its stamp, and print it."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(stamp() | result, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n")
+    print(text)
