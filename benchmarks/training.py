@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from reporting import peak_flops, report, synchronize
+from reporting import RESULTS, machine, peak_flops, report, synchronize
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
@@ -35,6 +35,7 @@ from transformers import Dinov2Model, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for
+from depth_anything_hf.charts import bars
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, iter_synthetic_records
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
@@ -224,6 +225,27 @@ def measure(options) -> dict:
     return result
 
 
+def picture(result: dict, options) -> None:
+    """Draw the seconds of a step beside the JSON."""
+    seconds = result["seconds_per_step"]
+    parts = {name.removeprefix("part: "): value for name, value in seconds.items() if name.startswith("part: ")}
+    rows = {
+        "student, whole step": {"whole step": seconds["student"]},
+        "a: its bare parts": parts,
+        "supervised, whole step": {"whole step": seconds["supervised"]},
+        "b: today's step": {"whole step": seconds["b"]},
+        "b, fused attention": {"whole step": seconds["b, sdpa"]},
+    }
+    title = f"A training step, ViT-{options.size[0].upper()} at {options.resolution}, batch {options.batch_size}"
+    label = f"seconds, median of {options.repeats}; {result['precision']}; {machine()}"
+    bars(rows, title, label).save(RESULTS / f"{name_of(options)}.png")
+
+
+def name_of(options) -> str:
+    kind = "gpu" if DEVICE == "cuda" else "cpu"
+    return f"training_{kind}_{options.size}_{options.resolution}{'_compiled' if options.compile else ''}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="small", choices=("small", "base", "large", "giant"))
@@ -237,9 +259,9 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    kind = "gpu" if DEVICE == "cuda" else "cpu"
-    ending = "_compiled" if options.compile else ""
-    report(f"training_{kind}_{options.size}_{options.resolution}{ending}", measure(options))
+    result = measure(options)
+    report(name_of(options), result)
+    picture(result, options)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import torch
 from depth_anything_hf.geometry import (
     check_space,
     invert,
+    kth_smallest,
     label_from_map,
     masked_mean,
     masked_median,
@@ -89,8 +90,28 @@ def test_masked_median__empty_image_is_zero_and_leaves_the_rest():
 def test_masked_median__among_equal_values_the_first_pixel_gets_the_gradient():
     values = one_row(2.0, 1.0, 2.0, 2.0, 3.0).requires_grad_()
     masked_median(values, torch.ones(1, 1, 5, dtype=torch.bool)).sum().backward()
-    # Sorted: 1, 2, 2, 2, 3, the third is the second of the equal ones in order of position.
-    assert values.grad.tolist() == [[[0.0, 0.0, 1.0, 0.0, 0.0]]]
+    assert values.grad.tolist() == [[[1.0, 0.0, 0.0, 0.0, 0.0]]]
+
+
+def test_masked_median__equal_value_outside_the_mask_gets_no_gradient():
+    values = one_row(2.0, 1.0, 2.0, 3.0).requires_grad_()
+    masked_median(values, torch.tensor([[[False, True, True, True]]])).sum().backward()
+    assert values.grad.tolist() == [[[0.0, 0.0, 1.0, 0.0]]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_kth_smallest__selects_what_sorting_finds(dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(6, 101, generator=generator).to(dtype)
+    values[1, ::3], values[2] = torch.nan, 0.5
+    k = torch.tensor([0, 99, 50, 100, 7, 33])
+    found = kth_smallest(values, k)
+    assert found.dtype == dtype
+    torch.testing.assert_close(
+        found, values.sort(dim=1).values.gather(1, k[:, None])[:, 0], equal_nan=True, rtol=0, atol=0
+    )
+    compiled = torch.compile(kth_smallest, backend="eager", fullgraph=True)  # which sorts
+    torch.testing.assert_close(compiled(values, k), found, equal_nan=True, rtol=0, atol=0)
 
 
 def test_masked_median__non_contiguous_input():

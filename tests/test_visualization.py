@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_hf.charts import curves
+from depth_anything_hf.charts import bars, curves
 from depth_anything_hf.data.codes import decode_depth_map, image_to_codes
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.records import decode_record
@@ -352,3 +352,22 @@ def test_nothing_is_written_for_what_is_no_map(tmp_path):
     with pytest.raises(ValueError, match="'metres'"):
         save_depth(tmp_path / "a", np.ones((2, 2)), space="metres")
     assert list(tmp_path.iterdir()) == []
+
+
+# Bars
+
+
+def test_bars__lengths_are_in_proportion_and_parts_add_up():
+    chart = np.asarray(bars({"one": {"a": 2.0, "b": 1.0}, "two": {"a": 3.0}, "none": {"b": 0.0}}))
+    rows = chart[[90 + 17, 140 + 17]].astype(int)  # through the middle of the first two bars
+    lengths = [[(abs(row - color).sum(axis=1) < 30).sum() for color in ((0, 114, 178), (213, 94, 0))] for row in rows]
+    (first, second), (whole, absent) = lengths
+    assert absent == 0
+    assert first == pytest.approx(2 * second, abs=3)
+    assert first + second == pytest.approx(whole, abs=3)
+
+
+@pytest.mark.parametrize("rows", [{}, {"one": {"a": -1.0}}, {"one": {"a": float("nan")}}, {"one": {}}])
+def test_bars__nothing_to_draw(rows):
+    with pytest.raises(ValueError, match="a chart needs a bar"):
+        bars(rows)

@@ -6,6 +6,7 @@ are never read into a result: they may be NaN or infinite.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 SPACES = ("depth", "disparity")
@@ -83,14 +84,37 @@ def masked_median(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         >>> masked_median(torch.tensor([[[5.0, 1.0, 9.0, 7.0]]]), torch.tensor([[[True, True, True, False]]])).tolist()
         [5.0]
     """
-    # A stable sort, NaN last, always picks the same pixel among equal ones, hence the same gradient; `nanmedian` on
-    # CUDA picks any, and refuses to run under `torch.use_deterministic_algorithms`.
-    order = (
-        torch.where(mask, values.detach(), torch.nan).flatten(1).sort(dim=1, stable=True).indices
-    )  # (batch, pixels)
-    count = mask.flatten(1).sum(dim=1, keepdim=True)
-    median = values.flatten(1).gather(1, order.gather(1, (count - 1).clamp(min=0) // 2))
-    return torch.where(count > 0, median, 0.0)[:, 0]
+    flat, valid = values.flatten(1), mask.flatten(1)  # (batch, pixels)
+    count = valid.sum(dim=1)
+    middle = kth_smallest(torch.where(valid, flat.detach(), torch.nan), (count - 1).clamp(min=0) // 2)
+    # The gradient goes to the first pixel of that value, on any device; `nanmedian` on CUDA picks any of them, and
+    # refuses to run under `torch.use_deterministic_algorithms`.
+    place = (valid & (flat.detach() == middle[:, None])).max(dim=1).indices
+    median = torch.where(middle.isnan(), middle, flat.gather(1, place[:, None])[:, 0])
+    return torch.where(count > 0, median, 0.0)
+
+
+def kth_smallest(values: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """Take each row's `k`-th smallest value, counted from 0. NaN is larger than all.
+
+    Args:
+        values (`torch.Tensor`): `(batch, n)`, float. No gradient flows.
+        k (`torch.Tensor`): `(batch,)`, int64, in [0, n).
+
+    Returns:
+        `torch.Tensor`: `(batch,)`.
+
+    Example:
+        >>> kth_smallest(torch.tensor([[5.0, 1.0, 9.0], [2.0, torch.nan, 1.0]]), torch.tensor([1, 2])).tolist()
+        [5.0, nan]
+    """
+    values = values.detach()
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return values.sort(dim=1).values.gather(1, k[:, None])[:, 0]
+    # Selection instead of sorting: a hundred times faster for a row of an image's size.
+    rows = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    found = [np.partition(row, i)[i] for row, i in zip(rows, k.tolist(), strict=True)]
+    return torch.from_numpy(np.array(found, dtype=rows.dtype)).to(values.dtype)
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

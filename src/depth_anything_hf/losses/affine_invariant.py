@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from depth_anything_hf.geometry import SMALLEST_SPREAD, masked_mean, normalize_robust
+from depth_anything_hf.geometry import SMALLEST_SPREAD, kth_smallest, masked_mean, normalize_robust
 from depth_anything_hf.losses.reduction import in_full_precision, mean_over_labeled
 
 # A target whose spread is within float32 rounding of its own size holds no depth order to learn from.
@@ -82,10 +82,10 @@ def trim_mask(errors: torch.Tensor, mask: torch.Tensor, fraction: float) -> torc
     if fraction == 0:
         return mask
     flat_mask = mask.flatten(1)
-    ordered = torch.where(flat_mask, errors.detach().flatten(1), torch.inf).sort(dim=1).values  # (batch, pixels)
     count = flat_mask.sum(dim=1)
     kept = count - count * round(fraction * 10**6) // 10**6  # whole numbers: a tenth of 30 must be 3, not 2.9999
-    threshold = ordered.gather(1, (kept - 1).clamp(min=0)[:, None])  # (batch, 1)
+    valid_errors = torch.where(flat_mask, errors.detach().flatten(1), torch.inf)
+    threshold = kth_smallest(valid_errors, (kept - 1).clamp(min=0))[:, None]  # (batch, 1)
     return mask & ~(errors.detach() > threshold[:, :, None])  # NaN stays, and shows
 
 
