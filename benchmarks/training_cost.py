@@ -29,15 +29,17 @@ def empty_model(size: str) -> DepthAnythingForDepthEstimation:
         return DepthAnythingForDepthEstimation(config_for(size)).train()
 
 
-def forward_flops(size: str) -> float:
-    """Count a forward pass, an image. The fused attention is no known operation without values; the plain one is."""
-    model = empty_model(size)
+def forward_flops(size: str) -> tuple[float, float]:
+    """Count a forward pass of an image: of the whole model, and of its encoder."""
+    model, counts = empty_model(size), []
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         model.to_empty(device="cpu")
-        model.backbone.set_attn_implementation("eager")
-        with FlopCounterMode(display=False) as counter:
-            model(pixel_values=torch.randn(1, 3, RESOLUTION, RESOLUTION))
-    return counter.get_total_flops()
+        model.backbone.set_attn_implementation("eager")  # the fused one is no known operation without values
+        for part in (model, model.backbone):
+            with FlopCounterMode(display=False) as counter:
+                part(torch.randn(1, 3, RESOLUTION, RESOLUTION))
+            counts.append(counter.get_total_flops())
+    return tuple(counts)
 
 
 def kept_for_backward(size: str, checkpointing: bool) -> float:
@@ -68,9 +70,11 @@ def main() -> None:
     sizes = {}
     for size in SIZES:
         trained = sum(values.numel() for values in empty_model(size).parameters() if values.requires_grad)
+        whole, encoder = forward_flops(size)
         sizes[size] = {
             "trained_parameters": trained,
-            "forward_gflop": forward_flops(size) / 1e9,
+            "forward_gflop": whole / 1e9,
+            "encoder_forward_gflop": encoder / 1e9,
             "state_gib": 16 * trained / 2**30,
             "kept_gib_an_image": kept_for_backward(size, checkpointing=False) / 2**30,
             "kept_gib_an_image_with_checkpointing": kept_for_backward(size, checkpointing=True) / 2**30,
