@@ -55,9 +55,9 @@ def stamp() -> dict:
     return {"command": command, "machine": machine(), "versions": versions}
 
 
-def report(name: str, result: dict) -> None:
-    """Write a result to `results/NAME.json` with its stamp, and print it."""
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(stamp() | result, indent=1)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
+def report(name: str, result: dict, out: Path = RESULTS) -> None:
+    """Write a result to `OUT/NAME.json` with its stamp, and print it."""
+    out.mkdir(exist_ok=True)
+    text = json.dumps(stamp() | result, indent=1, default=str)
+    (out / f"{name}.json").write_text(text + "\n")
     print(text)

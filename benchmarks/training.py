@@ -1,7 +1,7 @@
 """How fast is a training step, against the sum of its bare parts and against the step that people write today?
 
     python benchmarks/training.py                                             # ViT-S at 266, batch 4
-    python benchmarks/training.py --size large --resolution 518 --batch-size 16 --compile      # on a data-centre GPU
+    python benchmarks/training.py --size large --resolution 518 --batch-size 16 --compile --largest-batch     # GPU
 
 Seconds a step, of one run, on batches that lie in memory:
 
@@ -12,6 +12,7 @@ Seconds a step, of one run, on batches that lie in memory:
 | supervised | `DepthAnythingTrainer`'s step with labelled images alone, SiLog |
 | b | the same work as the authors' metric code does it: float32, eager, plain attention, one model, `.item()` in every step |
 | b, sdpa | the same with transformers' own attention |
+| medians and trimming | the part of the student's losses that sorts, on a CPU that selects |
 
 The weights are random, which costs the same time. The repeats take turns, so that a busy minute hits all alike; only
 ratios within a repeat mean anything on a shared machine.
@@ -38,6 +39,8 @@ from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImag
 from depth_anything_hf.charts import bars
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, iter_synthetic_records
+from depth_anything_hf.geometry import masked_median
+from depth_anything_hf.losses.affine_invariant import trim_mask
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
@@ -179,6 +182,41 @@ def time_todays_step(trainer: DepthAnythingTrainer, attention: str, options) -> 
     return time_calls(step, options)
 
 
+def time_medians(trainer: DepthAnythingTrainer, options) -> float:
+    """Measure the masked medians and the trimming of a student step, a part of the losses.
+
+    Labelled images have one of prediction and label; unlabelled ones have them for both regions of a CutMix box.
+    """
+    batch = trainer.batches[0]
+    labels, mask, count = batch["labels"], torch.ones_like(batch["label_mask"]), batch["num_labeled"]
+    values = torch.rand_like(labels)
+    box = batch["view"]["boxes"]
+
+    def medians():
+        for maps in (values[:count], labels[:count]):
+            masked_median(maps, mask[:count])
+        for region in (box, ~box):
+            for _ in range(2):  # prediction and label
+                masked_median(values[count:], region)
+            trim_mask(values[count:], region, 0.1)
+
+    return time_calls(medians, options)
+
+
+def largest_batch(options, out: Path) -> int:
+    """Double the batch of a student step until the GPU is full; return the last that fitted."""
+    fitted = 0
+    while DEVICE == "cuda":
+        tried = argparse.Namespace(**vars(options) | {"batch_size": 2 * fitted or options.batch_size, "steps": 1})
+        try:
+            time_trainer(make_trainer(tried, out, supervised=False), tried)
+        except torch.OutOfMemoryError:
+            break
+        fitted = tried.batch_size
+        torch.cuda.empty_cache()
+    return fitted
+
+
 def count_flops(trainer: DepthAnythingTrainer, supervised: bool) -> float:
     """Count a step's floating point operations: thrice the student's forward pass, once the helpers'."""
     images = trainer.batches[0]["pixel_values"][:1]
@@ -204,15 +242,23 @@ def measure(options) -> dict:
             row = {"student": time_trainer(student, options)}
             parts = time_bare_parts(student, options)
             row |= {f"part: {part}": seconds for part, seconds in parts.items()} | {"a": sum(parts.values())}
+            row["medians and trimming"] = time_medians(student, options)
             row["supervised"] = time_trainer(supervised, options)
             row["b"] = time_todays_step(supervised, "eager", options)
             row["b, sdpa"] = time_todays_step(supervised, "sdpa", options)
             rows.append(row)
             print(f"repeat {repeat + 1}:", {key: round(value, 4) for key, value in row.items()}, flush=True)
+        memory = torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else None
+        largest = largest_batch(options, Path(name) / "largest") if options.largest_batch else None
         flops = {"student": count_flops(student, False), "supervised": count_flops(supervised, True)}
     ratios = {
         f"{one}/{other}": [row[one] / row[other] for row in rows]
-        for one, other in (("a", "student"), ("b", "supervised"), ("b, sdpa", "supervised"))
+        for one, other in (
+            ("a", "student"),
+            ("b", "supervised"),
+            ("b, sdpa", "supervised"),
+            ("medians and trimming", "student"),
+        )
     }
     medians = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     result = {"settings": vars(options)}
@@ -221,7 +267,7 @@ def measure(options) -> dict:
     result |= {"repeats": rows, "ratio_repeats": ratios, "flops_per_step": flops}
     if (peak := peak_flops()) is not None:
         result["model_flop_utilisation"] = {name: count / medians[name] / peak for name, count in flops.items()}
-        result["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        result |= {"gpu_memory_gib": memory, "largest_batch": largest}
     return result
 
 
@@ -238,7 +284,7 @@ def picture(result: dict, options) -> None:
     }
     title = f"A training step, ViT-{options.size[0].upper()} at {options.resolution}, batch {options.batch_size}"
     label = f"seconds, median of {options.repeats}; {result['precision']}; {machine()}"
-    bars(rows, title, label).save(RESULTS / f"{name_of(options)}.png")
+    bars(rows, title, label).save(options.out / f"{name_of(options)}.png")
 
 
 def name_of(options) -> str:
@@ -258,9 +304,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="timed in each repeat")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--largest-batch", action="store_true", help="on a GPU: also double the batch until it is full"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     result = measure(options)
-    report(name_of(options), result)
+    report(name_of(options), result, options.out)
     picture(result, options)
 
 

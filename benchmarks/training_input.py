@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from reporting import make_photos, report, synchronize
+from reporting import RESULTS, make_photos, report, synchronize
 from torch.utils.data import DataLoader
 from transformers import ProgressCallback
 from transformers.trainer_callback import PrinterCallback
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows = {}
     with tempfile.TemporaryDirectory() as name:
@@ -126,7 +127,7 @@ def main() -> None:
             rows[model_name] = rates
             print(model_name, rates, flush=True)
     kind = "gpu" if DEVICE == "cuda" else "cpu"
-    report(f"training_input_{kind}", {"settings": vars(options), "images_per_second": rows})
+    report(f"training_input_{kind}", {"settings": vars(options), "images_per_second": rows}, options.out)
 
 
 if __name__ == "__main__":

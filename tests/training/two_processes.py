@@ -48,7 +48,6 @@ ON_THE_CPU = {
     "report_to": "none",
     "use_cpu": True,
     "ddp_backend": "gloo" if "RANK" in os.environ else None,
-    "ddp_find_unused_parameters": False,
     "dataloader_pin_memory": False,
     "disable_tqdm": True,
     "logging_steps": 1,

@@ -45,6 +45,7 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     These defaults differ from the stock class: `learning_rate` 5e-6 (the encoder's; both papers), `weight_decay` 0.01
     (the authors' metric code), `bf16` where the accelerator has it (the losses run in float32 always),
     `accelerator_config` with `non_blocking` on an accelerator (copies to it do not hold up the host),
+    `ddp_find_unused_parameters` False (what gets no gradient is frozen),
     `remove_unused_columns` False (records carry columns that the collator needs) and `logging_nan_inf_filter` False (a
     non-finite loss stops the run instead).
     """
@@ -60,6 +61,9 @@ class DepthAnythingTrainingArguments(TrainingArguments):
         metadata={
             "help": "Train in bfloat16 autocast, losses in float32. Default: yes on a GPU that has it, no on a CPU."
         },
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Keep False: what gets no gradient is frozen, and the search costs time."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: records carry extra columns."})
     logging_nan_inf_filter: bool = field(
