@@ -190,15 +190,31 @@ def _each(values: torch.Tensor) -> torch.Tensor:
 
 def _change_colors(images: torch.Tensor, change: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Apply one of the four changes to each image: `change` `(batch,)` says which, `factors` `(batch, 4)` how much."""
-    from kornia.enhance import adjust_hue
-
     luminance = _luminance(images)  # (batch, 1, height, width)
     # Brightness moves away from black, contrast from the mean grey, saturation from each pixel's grey.
     center = torch.where(_each(change == CONTRAST), luminance.mean(dim=(1, 2, 3), keepdim=True), luminance)
     center = torch.where(_each(change == BRIGHTNESS), 0.0, center)
     factor = _each(factors.gather(1, change[:, None])[:, 0])
     blended = (center + factor * (images - center)).clamp(0, 1)
-    return torch.where(_each(change == HUE), adjust_hue(images, factors[:, HUE]).clamp(0, 1), blended)
+    return torch.where(_each(change == HUE), _turn_hue(images, factors[:, HUE]), blended)
+
+
+def _turn_hue(images: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """Turn each image's hue by its own angle, `(batch,)` radians, in the HSV model.
+
+    Equal to `kornia.enhance.adjust_hue`, in a third of its time: it is needed four times a step, as each image has its
+    own order of changes.
+    """
+    red, green, blue = images.unbind(dim=1)  # (batch, height, width) each
+    value, chroma = images.amax(dim=1), images.amax(dim=1) - images.amin(dim=1)
+    scale = torch.where(chroma > 0, chroma, 1.0).reciprocal()
+    hue = torch.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale)
+    hue = torch.where(value == red, (green - blue) * scale, hue) + angle[:, None, None] * (3 / math.pi)  # in sixths
+    channels = []
+    for offset in (5, 3, 1):  # red, green, blue
+        place = (hue + offset).remainder(6)
+        channels.append(value - chroma * torch.minimum(place, 4 - place).clamp(0, 1))
+    return torch.stack(channels, dim=1)
 
 
 def _luminance(images: torch.Tensor) -> torch.Tensor:
