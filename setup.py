@@ -36,7 +36,7 @@ setup(
     ],
     extras_require={
         "benchmarks": ["h5py>=3.10", "scipy>=1.11"],
-        "test": ["pytest>=8", "ruff==0.17.6", "h5py>=3.10", "scipy>=1.11"],
+        "test": ["pytest>=8", "pytest-xdist>=3.2", "ruff==0.17.6", "h5py>=3.10", "scipy>=1.11"],
     },
     entry_points={"console_scripts": ["depth-anything-hf=depth_anything_hf.cli.main:main"]},
     classifiers=[

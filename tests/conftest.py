@@ -4,6 +4,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Before PyTorch is imported, and for the processes that tests start too: on a busy machine several threads wait for
+# each other, and tiny models train ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +21,20 @@ from depth_anything_hf.adapters import depth_lora_config
 from depth_anything_hf.inference import load_model
 
 pytest_plugins = ["tests.hub_server"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in parallel where pytest-xdist is; a part of it is done sooner in one process.
+
+    Not in `addopts`, where `-n` would be an error without pytest-xdist. Whole files go to a process: fixtures of a
+    module are made once.
+    """
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    unsaid = getattr(config.option, "numprocesses", 0) is None  # neither -n nor -p no:xdist
+    if whole and unsaid and "PYTEST_XDIST_WORKER" not in os.environ:  # else each process would start others
+        config.option.numprocesses, config.option.dist = "logical", "loadfile"
+        config.option.maxprocesses = config.option.maxprocesses or 8
 
 
 @pytest.fixture(scope="session")

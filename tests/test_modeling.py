@@ -690,3 +690,8 @@ def test_load_state_dict__takes_the_names_of_the_file(swiglu, tmp_path):
     saved.save_pretrained(tmp_path)
     loaded.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)  # as the Trainer resumes
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), loaded.parameters(), strict=True))
+
+
+def test_get_input_embeddings__none_and_no_error(make_model):
+    """Accelerate asks before it shards a model; the stock class raises."""
+    assert make_model().get_input_embeddings() is None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from transformers import pipeline
+from transformers.utils import logging
 
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.records import decode_record
@@ -28,6 +29,13 @@ SMALL = Plan(
     student_steps=3,
     layers=4,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _progress_bars():
+    """Bring back what the quickstart hides for its whole process."""
+    yield
+    logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +121,6 @@ def test_prove_stock_pipeline__reports_a_broken_checkpoint(finished, tmp_path):
 
 
 def test_train__shows_its_progress_whatever_the_log_level(tmp_path, capsys):
-    from transformers.utils import logging
-
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

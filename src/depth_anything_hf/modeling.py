@@ -88,6 +88,10 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             if name in parameters:  # an encoder with use_mask_token=False has no mask token
                 parameters[name].requires_grad_(False)
 
+    def get_input_embeddings(self) -> None:
+        """Give None, not the stock class's error: accelerate asks before it shards a model (FSDP2)."""
+        return None
+
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """Load a checkpoint as the stock class does, with the unused parameters frozen.

@@ -26,6 +26,7 @@ from depth_anything_hf.losses import (
     feature_alignment_loss,
     mean_over_labeled,
 )
+from depth_anything_hf.training import checks
 from depth_anything_hf.training.collator import DepthCollator
 from depth_anything_hf.training.self_training import student_view
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
@@ -581,6 +582,13 @@ def test_init__other_model(make_trainer, make_model, labeled):
         make_trainer(DPTForDepthEstimation(config), train_dataset=labeled)
     with pytest.raises(TypeError, match=r"transformers.*DepthAnythingForDepthEstimation; DepthAnythingTrainer"):
         make_trainer(DepthAnythingForDepthEstimation(make_model().config), train_dataset=labeled)
+
+
+def test_check_processes__that_do_not_know_of_each_other(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were started and none sees the others.*use_cpu"):
+        checks.check_processes(1)
+    checks.check_processes(2)
 
 
 def test_init__teacher_without_images(make_trainer, make_model, labeled):

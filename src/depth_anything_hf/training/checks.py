@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,20 @@ def check_model(model: nn.Module) -> nn.Module:
             "depth models can be the teacher."
         )
     return model
+
+
+def check_processes(world_size: int) -> None:
+    """Raise a `ValueError` where a launcher started several processes and each would train a model of its own.
+
+    Args:
+        world_size (`int`): Processes that know of each other.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and world_size == 1:
+        raise ValueError(
+            f"{started} processes were started and none sees the others; each would train a model of its own into the "
+            "same folder. On a CPU pass --use_cpu true (use_cpu=True); on GPUs check that each process finds its own."
+        )
 
 
 def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabeled_dataset) -> nn.Module | None:

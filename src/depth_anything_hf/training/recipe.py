@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from peft import get_peft_model
 from torch.utils.data import ConcatDataset
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, set_seed
 
 from depth_anything_hf.adapters import depth_lora_config, describe_adapter
 from depth_anything_hf.data.folder import load_folder, load_images
@@ -176,6 +176,7 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
     else:
         unlabeled = _concatenated([_unlabeled(path, recipe.teacher) for path in recipe.unlabeled])
     evaluated = _concatenated([_labeled(path, recipe.eval_reader_options) for path in recipe.eval])
+    set_seed(args.seed)  # of a fresh decoder
     model = _start_model(recipe)
     trainer = DepthAnythingTrainer(
         model,

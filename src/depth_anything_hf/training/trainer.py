@@ -15,7 +15,7 @@ from transformers import Trainer
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.checkpoints import last_whole_checkpoint
-from depth_anything_hf.training.checks import HealthCheck, check_model, check_teacher
+from depth_anything_hf.training.checks import HealthCheck, check_model, check_processes, check_teacher
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
 from depth_anything_hf.training.feature_encoder import (
     ClearGradients,
@@ -80,6 +80,7 @@ class DepthAnythingTrainer(Trainer):
     ):
         if not isinstance(args, DepthAnythingTrainingArguments):
             raise TypeError(f"args is a {type(args).__name__}; pass DepthAnythingTrainingArguments.")
+        check_processes(args.world_size)
         config = check_model(model).config
         if "compute_metrics" in kwargs or "data_collator" in kwargs:
             raise ValueError(
@@ -201,7 +202,7 @@ class DepthAnythingTrainer(Trainer):
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(
-                    f"resume_from_checkpoint is True and {self.args.output_dir} holds no whole checkpoint; leave it out."
+                    f"{self.args.output_dir} holds no whole checkpoint; leave resume_from_checkpoint out."
                 )
         # accelerate marks a model that it prepared for evaluation, and would then leave it out of DDP without a word:
         # each process would train a model of its own.
