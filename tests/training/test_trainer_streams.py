@@ -101,3 +101,11 @@ def test_train__resume_true_takes_the_last_whole_checkpoint(run, tmp_path):
         assert torch.equal(values, resumed.model.state_dict()[name]), name
     with pytest.raises(ValueError, match="holds no whole checkpoint"):
         run(tmp_path / "nothing", True)
+
+
+def test_create_model_card__says_what_was_streamed(run, tmp_path):
+    trainer, _ = run(tmp_path / "run", max_steps=2)
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "2 steps on 5 labelled images and a stream of unlabelled images in 4 shards" in card

@@ -8,6 +8,7 @@ from transformers import AutoModel, TrainerCallback, TrainingArguments
 
 from depth_anything_hf.training.seeding import derive_seed
 
+PROJECTOR_FILE = "feature_projector.pt"  # in a checkpoint
 DINOV2_OF_WIDTH = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
 
 

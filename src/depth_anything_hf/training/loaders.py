@@ -53,7 +53,7 @@ class StreamLoading(TrainerCallback):
 
     def __init__(self, batches: StreamedBatches, collate: Callable, args: TrainingArguments):
         self.batches, self.collate, self.args = batches, StreamCollator(collate), args
-        limits = [max_workers(source, batches.world_size) for source in batches.sources if source is not None]
+        limits = [max_workers(source, batches.world_size) for source in batches.streams if source is not None]
         asked = args.dataloader_num_workers
         self.num_workers = min([asked, *(limit for limit in limits if limit is not None)])
         if self.num_workers < asked:

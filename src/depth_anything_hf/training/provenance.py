@@ -18,6 +18,7 @@ from depth_anything_hf.sharing.card import (
 )
 from depth_anything_hf.sharing.licenses import UNKNOWN, Source, source_of
 from depth_anything_hf.sharing.picture import put_picture
+from depth_anything_hf.training.shares import is_stream
 
 if TYPE_CHECKING:
     from depth_anything_hf.training.trainer import DepthAnythingTrainer
@@ -117,14 +118,18 @@ def _training(trainer: DepthAnythingTrainer) -> str:
     state = trainer.state
     streams = getattr(trainer.train_dataset, "streams", (None, None))
     counts = [
-        f"{len(stream)} {kind} images"
+        f"a stream of {kind} images in {stream.num_shards} shards"
+        if is_stream(stream)
+        else f"{len(stream)} {kind} images"
         for stream, kind in zip(streams, ("labelled", "unlabelled"), strict=True)
         if stream is not None
     ]
     if not state.global_step:
         return ""
     taught = ", which a teacher labelled in every step" if trainer.teacher is not None else ""
-    return f"{state.global_step} steps ({state.epoch or 0:.1f} epochs) on {' and '.join(counts)}{taught}."
+    # A stream's epoch is the run itself.
+    epochs = "" if any(map(is_stream, streams)) else f" ({state.epoch or 0:.1f} epochs)"
+    return f"{state.global_step} steps{epochs} on {' and '.join(counts)}{taught}."
 
 
 def _results(trainer: DepthAnythingTrainer) -> list[dict[str, Any]]:

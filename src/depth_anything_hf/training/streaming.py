@@ -67,8 +67,8 @@ class StreamedBatches(IterableDataset):
         world_size: int,
         block_size: int = 256,
     ):
-        self.sources = (labeled, unlabeled)
-        _check_sources(self.sources, batch_sizes)
+        self.streams = (labeled, unlabeled)
+        _check_sources(self.streams, batch_sizes)
         self.batch_sizes, self.seed, self.block_size = tuple(batch_sizes), seed, block_size
         self.rank, self.world_size = rank, world_size
         self.states: list[dict[str, dict] | None] = []
@@ -96,7 +96,7 @@ class StreamedBatches(IterableDataset):
             yield StreamedBatch(records, share.worker, dict(state))
 
     def _read(self, stream: int, share: Share, place: Place) -> Iterator[tuple[Any, Place]]:
-        source, seed = self.sources[stream], (self.seed, stream)
+        source, seed = self.streams[stream], (self.seed, stream)
         if is_stream(source):
             return read_stream(source, share, seed, place, self.block_size)
         return read_map_style(source, share, seed, place, self.batch_sizes[stream])
@@ -129,7 +129,7 @@ class StreamPosition:
             "batch_sizes": list(batches.batch_sizes),
             "seed": batches.seed,
             "block_size": batches.block_size,
-            "sizes": [_size(source) for source in batches.sources],
+            "sizes": [_size(source) for source in batches.streams],
         }
         self.states: list[dict | None] = [None] * self.settings["num_workers"]
         self.next_worker = 0

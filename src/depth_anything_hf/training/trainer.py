@@ -18,6 +18,7 @@ from depth_anything_hf.training.checkpoints import last_whole_checkpoint
 from depth_anything_hf.training.checks import HealthCheck, check_model, check_processes, check_teacher
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
 from depth_anything_hf.training.feature_encoder import (
+    PROJECTOR_FILE,
     ClearGradients,
     average_gradients,
     freeze,
@@ -39,8 +40,6 @@ from depth_anything_hf.training.self_training import (
 from depth_anything_hf.training.streaming import StreamedBatches
 from depth_anything_hf.training.streams import SetEpoch, StreamBatchSampler
 from depth_anything_hf.training.validation import mean_scores, score_batch
-
-PROJECTOR_FILE = "feature_projector.pt"
 
 
 class DepthAnythingTrainer(Trainer):
