@@ -15,7 +15,7 @@ _HOME_OF = {
     "DepthAnythingTrainingArguments": "training.arguments",
     "DepthCollator": "training.collator",
     "LabelingArguments": "labeling.arguments",
-    "StrongPerturbation": "augmentation",
+    "StrongPerturbation": "augmentation.colors",
     "config_for": "configuration",
     "config_for_encoder": "configuration",
     "label_images": "labeling.engine",
@@ -27,7 +27,7 @@ _HOME_OF = {
 __all__ = ["__version__", *_HOME_OF]
 
 if TYPE_CHECKING:
-    from depth_anything_hf.augmentation import StrongPerturbation
+    from depth_anything_hf.augmentation.colors import StrongPerturbation
     from depth_anything_hf.configuration import config_for, config_for_encoder
     from depth_anything_hf.data.folder import load_folder, load_images
     from depth_anything_hf.data.pairs import load_pairs

@@ -106,14 +106,14 @@ def test_train__metric_model(make_trainer, make_model, labeled, with_teacher):
     teacher = make_model(seed=5, max_depth=80.0) if with_teacher else None
     trainer = make_trainer(
         make_model(max_depth=80.0),
-        {"max_steps": 25, "learning_rate": 1e-3, "feature_alignment_weight": 0.0, "silog_variance_focus": 0.15},
+        {"max_steps": 40, "learning_rate": 1e-3, "feature_alignment_weight": 0.0, "silog_variance_focus": 0.15},
         train_dataset=labeled,
         unlabeled_dataset=labeled if with_teacher else None,
         teacher=teacher,
     )
     trainer.train()
     silog = losses_of(trainer, "labeled_silog_loss")
-    assert sum(silog[-5:]) < sum(silog[:5])
+    assert sum(silog[-10:]) < 0.9 * sum(silog[:10])
     assert ("unlabeled_silog_loss" in trainer.keeper.logs[0]) == with_teacher
     scores = trainer.evaluate(labeled)
     assert scores["eval_abs_rel"] > 0
