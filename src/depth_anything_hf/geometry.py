@@ -111,7 +111,7 @@ def kth_smallest(values: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     values = values.detach()
     if values.device.type != "cpu" or torch.compiler.is_compiling():
         return values.sort(dim=1).values.gather(1, k[:, None])[:, 0]
-    # Selection instead of sorting: a hundred times faster for a row of an image's size.
+    # Selection instead of sorting: forty times faster for a row of 266 x 266.
     rows = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     found = [np.partition(row, i)[i] for row, i in zip(rows, k.tolist(), strict=True)]
     return torch.from_numpy(np.array(found, dtype=rows.dtype)).to(values.dtype)

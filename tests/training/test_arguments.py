@@ -146,3 +146,23 @@ def test_bf16__is_on_where_the_device_has_it_and_off_on_a_cpu(tmp_path, monkeypa
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert arguments(tmp_path).bf16 is False  # use_cpu
     assert arguments(tmp_path).accelerator_config.non_blocking is False
+
+
+@pytest.mark.parametrize(
+    ("given", "bf16", "config"),
+    [
+        ({}, True, {"non_blocking": True}),
+        ({"fp16": True}, False, {"non_blocking": True}),
+        ({"bf16": False}, False, {"non_blocking": True}),
+        ({"dataloader_pin_memory": False}, True, None),
+        ({"accelerator_config": {"even_batches": False}}, True, {"even_batches": False}),
+    ],
+)
+def test_bf16__and_copies_that_do_not_block_are_a_gpus_defaults(tmp_path, monkeypatch, given, bf16, config):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    args = arguments(tmp_path)
+    open_fields = {"bf16": None, "fp16": False, "accelerator_config": None, "dataloader_pin_memory": True}
+    for name, value in (open_fields | given).items():
+        setattr(args, name, value)
+    args._take_the_devices_defaults(on_gpu=True)
+    assert (args.bf16, args.accelerator_config) == (bf16, config)

@@ -206,7 +206,8 @@ def _turn_hue(images: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     own order of changes.
     """
     red, green, blue = images.unbind(dim=1)  # (batch, height, width) each
-    value, chroma = images.amax(dim=1), images.amax(dim=1) - images.amin(dim=1)
+    value = images.amax(dim=1)
+    chroma = value - images.amin(dim=1)
     scale = torch.where(chroma > 0, chroma, 1.0).reciprocal()
     hue = torch.where(value == green, 2 + (blue - red) * scale, 4 + (red - green) * scale)
     hue = torch.where(value == red, (green - blue) * scale, hue) + angle[:, None, None] * (3 / math.pi)  # in sixths

@@ -208,13 +208,13 @@ def parquet_files(root: Path) -> list[Path]:
     return files
 
 
-def parquet_features(root: Path, files: Sequence[Path]) -> datasets.Features:
+def parquet_features(where: str | Path, files: Sequence[Path]) -> datasets.Features:
     """Read the column types of shards off their footers; those of the schema get the types of `record_features`."""
     import pyarrow.parquet as pq
     from datasets import Features
 
     schemas = dict.fromkeys(map(pq.read_schema, files))  # turning each into features takes longer than reading it
-    return _checked(root, map(Features.from_arrow_schema, schemas))
+    return _checked(where, map(Features.from_arrow_schema, schemas))
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -288,12 +288,12 @@ def _metadata_features(path: Path) -> Iterator[datasets.Features]:
             yield features
 
 
-def _checked(root: Path, parts: Iterable[datasets.Features]) -> datasets.Features:
+def _checked(where: str | Path, parts: Iterable[datasets.Features]) -> datasets.Features:
     features = _merge(parts)
     missing = [column for column in _REQUIRED if column not in features]
     if missing:
         raise ValueError(
-            f"{root}: columns {missing} are missing, found {sorted(features)}; a folder of records needs {_REQUIRED} "
+            f"{where}: columns {missing} are missing, found {sorted(features)}; a folder of records needs {_REQUIRED} "
             "(docs/data_format.md): add them, or read photographs with load_images and pairs of files with "
             "data.pairs.load_pairs."
         )

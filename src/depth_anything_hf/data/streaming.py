@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     import datasets
 
 
-def stream_folder(*paths: str | os.PathLike, seed: int = 0) -> datasets.IterableDataset:
+def stream_folder(path: str | os.PathLike, *more: str | os.PathLike, seed: int = 0) -> datasets.IterableDataset:
     """Open folders of parquet shards, there or in `data/`, as one stream of records.
 
     Only the shards' footers are read before the stream is. Schema columns get the types of `record_features`. For a
     shuffle of the records themselves see `training.streaming.StreamedBatches`, which trains on streams.
 
     Args:
-        paths: Folders, as `depth-anything-hf pseudo-label` writes them.
+        path: Folder, as `depth-anything-hf pseudo-label` writes it.
+        more: Further ones.
         seed: Of the order in which the shards of all folders are read.
 
     Returns:
@@ -43,20 +44,21 @@ def stream_folder(*paths: str | os.PathLike, seed: int = 0) -> datasets.Iterable
     """
     import datasets
 
-    roots = [Path(path).expanduser() for path in paths]
+    roots = [Path(folder).expanduser() for folder in (path, *more)]
     files = [file for root in roots for file in _shards(root)]
     order = np.random.default_rng(seed).permutation(len(files))
     data_files = {"train": [glob.escape(str(files[i].absolute())) for i in order]}
-    features = parquet_features(roots[0], files)
+    features = parquet_features(", ".join(map(str, roots)), files)
     return datasets.load_dataset("parquet", data_files=data_files, features=features, split="train", streaming=True)
 
 
 def _shards(root: Path) -> list[Path]:
-    if not any(root.glob("*.parquet")) and not any(root.glob("data/*.parquet")):
+    try:
+        return parquet_files(root)
+    except FileNotFoundError as error:
         state = "no such folder" if not root.exists() else "no *.parquet in it or in its data/"
         other = "read it with load_folder" if (root / METADATA).is_file() else "check the path"
         raise FileNotFoundError(
             f"{root}: {state}; a stream needs parquet shards: write them with `depth-anything-hf pseudo-label` or "
             f"datasets.Dataset.to_parquet, or {other}."
-        )
-    return parquet_files(root)
+        ) from error

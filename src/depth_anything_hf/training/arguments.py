@@ -150,11 +150,7 @@ class DepthAnythingTrainingArguments(TrainingArguments):
         if self.metric_for_best_model is not None and self.greater_is_better is None:
             # The stock class takes all but a loss for better when greater, and would keep the worst checkpoint.
             self.greater_is_better = "delta" in self.metric_for_best_model
-        on_gpu = not self.use_cpu and torch.cuda.is_available()
-        if self.bf16 is None:
-            self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported()
-        if self.accelerator_config is None and on_gpu and self.dataloader_pin_memory:
-            self.accelerator_config = {"non_blocking": True}
+        self._take_the_devices_defaults(on_gpu=not self.use_cpu and torch.cuda.is_available())
         super().__post_init__()
         if self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}; it must be one of {tuple(PRESETS)}.")
@@ -174,6 +170,13 @@ class DepthAnythingTrainingArguments(TrainingArguments):
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [{low}, {high}].")
+
+    def _take_the_devices_defaults(self, on_gpu: bool) -> None:
+        """Fill in what was left open and depends on the device."""
+        if self.bf16 is None:
+            self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+        if self.accelerator_config is None and on_gpu and self.dataloader_pin_memory:
+            self.accelerator_config = {"non_blocking": True}
 
     def __getstate__(self) -> dict:
         """Leave the token out of what is pickled: the Trainer saves its arguments beside the model, and uploads them."""

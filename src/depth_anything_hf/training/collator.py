@@ -17,7 +17,7 @@ from depth_anything_hf.augmentation import (
 from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.self_training import draw_view
-from depth_anything_hf.training.streams import LABELED
+from depth_anything_hf.training.streams import LABELED, as_record
 
 
 class DepthCollator:
@@ -73,7 +73,7 @@ class DepthCollator:
         Records of two streams also give `num_labeled`, `sources`, and `view`: the draws of the student's view of the
         unlabelled images.
         """
-        drawn = [{"sample": record} if isinstance(record, DepthSample) else record for record in records]
+        drawn = [as_record(record) for record in records]
         samples = [decode_record(record.get("sample", record)) for record in drawn]
         # Without a seed of its own a draw follows PyTorch's, which the stock Trainer saves and restores.
         generators = [

@@ -14,9 +14,14 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from depth_anything_hf.training.seeding import derive_seed
 from depth_anything_hf.training.shares import Place, Share, is_stream, read_map_style, read_stream
-from depth_anything_hf.training.streams import LABELED, UNLABELED, tag_record
-
-_NAMES = ("train_dataset", "unlabeled_dataset")
+from depth_anything_hf.training.streams import (
+    LABELED,
+    SOURCE_NAMES,
+    UNLABELED,
+    check_batch_sizes,
+    check_sources,
+    tag_record,
+)
 
 
 class StreamedBatch(NamedTuple):
@@ -68,7 +73,8 @@ class StreamedBatches(IterableDataset):
         block_size: int = 256,
     ):
         self.streams = (labeled, unlabeled)
-        _check_sources(self.streams, batch_sizes)
+        check_sources(self.streams)
+        check_batch_sizes(self.streams, batch_sizes)
         self.batch_sizes, self.seed, self.block_size = tuple(batch_sizes), seed, block_size
         self.rank, self.world_size = rank, world_size
         self.states: list[dict[str, dict] | None] = []
@@ -85,14 +91,16 @@ class StreamedBatches(IterableDataset):
         share = Share(self.rank, self.world_size, (asked + self.first_worker) % num_workers, num_workers)
         state = dict((self.states[share.worker] if self.states else None) or {})
         streams = [stream for stream in (LABELED, UNLABELED) if self.batch_sizes[stream]]
-        readers = {stream: self._read(stream, share, Place(**state.get(_NAMES[stream], {}))) for stream in streams}
+        readers = {
+            stream: self._read(stream, share, Place(**state.get(SOURCE_NAMES[stream], {}))) for stream in streams
+        }
         while True:
             records = []
             for stream, reader in readers.items():
                 for record, place in islice(reader, self.batch_sizes[stream]):
                     position = share.position(place.count - 1, self.batch_sizes[stream])
                     records.append(tag_record(record, stream, derive_seed(self.seed, 2 + stream, position)))
-                state[_NAMES[stream]] = place._asdict()
+                state[SOURCE_NAMES[stream]] = place._asdict()
             yield StreamedBatch(records, share.worker, dict(state))
 
     def _read(self, stream: int, share: Share, place: Place) -> Iterator[tuple[Any, Place]]:
@@ -184,26 +192,3 @@ class StreamCollator:
 
 def _size(source) -> int | None:
     return None if source is None else source.num_shards if is_stream(source) else len(source)
-
-
-def _check_sources(sources: tuple, batch_sizes: tuple[int, int]) -> None:
-    if all(source is None for source in sources):
-        raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
-    for name, source, size in zip(_NAMES, sources, batch_sizes, strict=True):
-        if (source is None) != (size == 0) or size < 0:
-            raise ValueError(
-                f"batch_sizes (labelled, unlabelled) are {batch_sizes}; each must be positive where its data set is "
-                "given and 0 where it is not."
-            )
-        if source is None:
-            continue
-        if is_stream(source):
-            if source._distributed is not None:
-                raise ValueError(f"{name} is split by process already; pass all of it: each process takes its share.")
-        elif not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
-            raise TypeError(
-                f"{name} is a {type(source).__name__}; it must be map-style or a datasets.IterableDataset, which "
-                "datasets.IterableDataset.from_generator makes of any generator function."
-            )
-        elif len(source) == 0:
-            raise ValueError(f"{name} has 0 records; check its folder, or leave it out.")

@@ -12,8 +12,10 @@ from transformers import TrainerCallback
 
 from depth_anything_hf.data.records import DepthSample
 from depth_anything_hf.training.seeding import derive_seed, generator_at
+from depth_anything_hf.training.shares import is_stream
 
 LABELED, UNLABELED = 0, 1
+SOURCE_NAMES = ("train_dataset", "unlabeled_dataset")
 
 
 class Draw(NamedTuple):
@@ -24,10 +26,51 @@ class Draw(NamedTuple):
     seed: int
 
 
+def as_record(record: dict | DepthSample) -> dict:
+    """Wrap a sample, as the benchmarks' readers give, so that it can carry more; a record stays what it is."""
+    return {"sample": record} if isinstance(record, DepthSample) else record
+
+
 def tag_record(record: dict | DepthSample, stream: int, seed: int) -> dict:
-    """Copy a record and add which stream it is of, and the seed of its geometric augmentation."""
-    record = {"sample": record} if isinstance(record, DepthSample) else record
-    return {**record, "stream": stream, "draw_seed": seed}
+    """Copy a record and add which stream it is of, and the seed of its augmentation."""
+    return {**as_record(record), "stream": stream, "draw_seed": seed}
+
+
+def check_sources(sources: tuple) -> None:
+    """Raise unless there is a labelled or an unlabelled source, and each that there is has records.
+
+    Args:
+        sources (`tuple`): Labelled and unlabelled: map-style, a `datasets.IterableDataset`, or None.
+
+    Raises:
+        ValueError: Both are missing, or one is empty or split by process already.
+        TypeError: One is of neither kind.
+    """
+    if all(source is None for source in sources):
+        raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
+    for name, source in zip(SOURCE_NAMES, sources, strict=True):
+        if source is None:
+            continue
+        if is_stream(source):
+            if source._distributed is not None:
+                raise ValueError(f"{name} is split by process already; pass all of it: each process takes its share.")
+        elif not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+            raise TypeError(
+                f"{name} is a {type(source).__name__} without a length and an index; it must be map-style or a "
+                "datasets.IterableDataset, which datasets.IterableDataset.from_generator makes of any generator function."
+            )
+        elif len(source) == 0:
+            raise ValueError(f"{name} has 0 records; check its folder, or leave it out.")
+
+
+def check_batch_sizes(sources: tuple, batch_sizes: tuple[int, int]) -> None:
+    """Raise a `ValueError` unless each source that is given has records in a batch, and one that is missing none."""
+    for source, size in zip(sources, batch_sizes, strict=True):
+        if (source is None) != (size == 0) or size < 0:
+            raise ValueError(
+                f"batch_sizes (labelled, unlabelled) are {batch_sizes}; each must be positive where its data set is "
+                "given and 0 where it is not."
+            )
 
 
 class TrainingStreams(Dataset):
@@ -44,15 +87,7 @@ class TrainingStreams(Dataset):
 
     def __init__(self, labeled=None, unlabeled=None):
         self.streams = (labeled, unlabeled)
-        if labeled is None and unlabeled is None:
-            raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
-        for name, stream in (("train_dataset", labeled), ("unlabeled_dataset", unlabeled)):
-            if stream is not None and not hasattr(stream, "__len__"):
-                raise TypeError(
-                    f"{name} is a {type(stream).__name__} without a length; pass a map-style set or a datasets.IterableDataset."
-                )
-            if stream is not None and len(stream) == 0:
-                raise ValueError(f"{name} has 0 records; check its folder, or leave it out.")
+        check_sources(self.streams)
 
     def __len__(self) -> int:
         return sum(len(stream) for stream in self.streams if stream is not None)
@@ -82,12 +117,7 @@ class StreamBatchSampler(Sampler[list[Draw]]):
     drop_last = False  # read by accelerate
 
     def __init__(self, streams: TrainingStreams, batch_sizes: tuple[int, int], seed: int = 0, num_processes: int = 1):
-        for stream, size in zip(streams.streams, batch_sizes, strict=True):
-            if (stream is None) != (size == 0) or size < 0:
-                raise ValueError(
-                    f"batch_sizes (labelled, unlabelled) are {batch_sizes}; each must be positive where its data set "
-                    "is given and 0 where it is not."
-                )
+        check_batch_sizes(streams.streams, batch_sizes)
         self.lengths = [0 if stream is None else len(stream) for stream in streams.streams]
         self.batch_sizes = batch_sizes
         self.batch_size = sum(batch_sizes)

@@ -319,7 +319,7 @@ class DepthAnythingTrainer(Trainer):
             torch.save(self.feature_projector.state_dict(), os.path.join(output_dir, PROJECTOR_FILE))
         if self.stream_loading is not None:
             self.stream_loading.save(output_dir)
-        # What the processes write must be there before the state that says that the checkpoint is whole.
+        # The positions of all processes must be there before the state that says that the checkpoint is whole.
         self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint):
