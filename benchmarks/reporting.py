@@ -12,23 +12,27 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from transformers import ProgressCallback, Trainer
+from transformers.trainer_callback import PrinterCallback
 
 from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, render_scenes
 
 RESULTS = Path(__file__).parent / "results"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KIND = "gpu" if DEVICE == "cuda" else "cpu"  # in the names of results
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, the makers' data sheets
 
 
 def machine() -> str:
     """Name the machine."""
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         return f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores"
     return f"{os.cpu_count()} CPU cores, {platform.machine()}"
 
 
 def peak_flops() -> float | None:
     """Look up what the GPU can do at most; None on a CPU or an unknown one."""
-    if not torch.cuda.is_available():
+    if DEVICE != "cuda":
         return None
     name = torch.cuda.get_device_name()
     return next((flops for kind, flops in PEAK_FLOPS.items() if kind in name), None)
@@ -36,7 +40,7 @@ def peak_flops() -> float | None:
 
 def synchronize() -> None:
     """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         torch.cuda.synchronize()
 
 
@@ -46,6 +50,13 @@ def make_photos(folder: Path, count: int, height: int, width: int) -> None:
     scenes = render_scenes(range(8), height, width, UNLABELED_DOMAIN).images.permute(0, 2, 3, 1).numpy()
     for i in range(count):
         Image.fromarray(np.roll(scenes[i % 8], 7 * i, axis=1)).save(folder / f"{i:06d}.jpg", quality=92)
+
+
+def silence(trainer: Trainer) -> Trainer:
+    """Take the progress bar and the printed logs off a trainer."""
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    return trainer
 
 
 def stamp() -> dict:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -163,25 +162,19 @@ def main() -> None:
         return run_one(int(options.one[0]), options.one[1], options.work)
     results = run_all(options.seeds, options.jobs, options.work)
 
-    import torch
-    import transformers
+    from reporting import stamp
 
     from depth_anything_hf.quickstart.experiment import Plan
 
-    machine = f"{os.cpu_count()} CPU cores, {platform.machine()}, one thread a model"
-    written = {
-        "command": f"python benchmarks/self_training_ablation.py --seeds {options.seeds} --jobs {options.jobs}",
-        "machine": machine,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "plan": asdict(replace(Plan(), **PLAN)),
-        "results": results,
-    }
+    made = stamp()
+    made["machine"] += ", one thread a model"
+    written = made | {"plan": asdict(replace(Plan(), **PLAN)), "results": results}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(written, indent=1))
     text = table(results, options.seeds)
     head = (
-        f"Held-out images of the unlabelled domain, {options.seeds} seeds, mean ± standard deviation. Machine: {machine}; "
-        f"torch {torch.__version__}, transformers {transformers.__version__}. Command: `{written['command']}`."
+        f"Held-out images of the unlabelled domain, {options.seeds} seeds, mean ± standard deviation. Machine: {made['machine']}; "
+        f"torch {made['versions']['torch']}, transformers {made['versions']['transformers']}. Command: `{made['command']}`."
     )
     options.out.with_suffix(".md").write_text(f"# Self-training ablation\n\n{head}\n\n{text}\n")
     print(text)

@@ -28,12 +28,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from reporting import RESULTS, machine, peak_flops, report, synchronize
+from reporting import DEVICE, KIND, RESULTS, machine, peak_flops, report, silence, synchronize
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
-from transformers import Dinov2Model, ProgressCallback, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
+from transformers import Dinov2Model, TrainerCallback
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for
 from depth_anything_hf.charts import bars
@@ -44,7 +43,6 @@ from depth_anything_hf.losses.affine_invariant import trim_mask
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LEARNING_RATE = 5e-6
 
 
@@ -97,9 +95,7 @@ def make_trainer(options, out: Path, supervised: bool) -> DepthAnythingTrainer:
     trainer = InMemoryTrainer(
         DepthAnythingForDepthEstimation(config), args, processor(options.resolution), train_dataset=labeled, **students
     )
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    return trainer
+    return silence(trainer)
 
 
 def processor(resolution: int) -> DepthAnythingImageProcessor:
@@ -157,7 +153,7 @@ def time_bare_parts(trainer: DepthAnythingTrainer, options) -> dict[str, float]:
 
 
 def time_todays_step(trainer: DepthAnythingTrainer, attention: str, options) -> float:
-    """Measure b: the loop of the authors' metric code (facts: `metric_depth/train.py` of Depth Anything V2)."""
+    """Measure b: the loop of the authors' metric code (`metric_depth/train.py` of Depth Anything V2)."""
     torch.manual_seed(0)
     model = StockDepthAnything(config_for(options.size, max_depth=80.0)).to(DEVICE).train()
     model.backbone.set_attn_implementation(attention)
@@ -288,8 +284,7 @@ def picture(result: dict, options) -> None:
 
 
 def name_of(options) -> str:
-    kind = "gpu" if DEVICE == "cuda" else "cpu"
-    return f"training_{kind}_{options.size}_{options.resolution}{'_compiled' if options.compile else ''}"
+    return f"training_{KIND}_{options.size}_{options.resolution}{'_compiled' if options.compile else ''}"
 
 
 def main() -> None:

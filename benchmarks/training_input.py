@@ -24,10 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from reporting import RESULTS, make_photos, report, synchronize
+from reporting import DEVICE, KIND, RESULTS, make_photos, report, silence, synchronize
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback
-from transformers.trainer_callback import PrinterCallback
 
 from depth_anything_hf import (
     DepthAnythingForDepthEstimation,
@@ -40,8 +38,6 @@ from depth_anything_hf import (
 from depth_anything_hf.data.folder import write_image_folder
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.quickstart.experiment import Plan, new_model, new_processor
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_records(folder: Path, count: int) -> None:
@@ -71,9 +67,7 @@ def make_trainer(model_name: str, folder: Path, options) -> DepthAnythingTrainer
         dataloader_num_workers=options.num_workers, dataloader_pin_memory=DEVICE == "cuda", use_cpu=DEVICE == "cpu",
     )  # fmt: skip
     trainer = DepthAnythingTrainer(model, args, processor, unlabeled_dataset=load_folder(folder / "records"))
-    for callback in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(callback)
-    return trainer
+    return silence(trainer)
 
 
 def loader_rate(trainer: DepthAnythingTrainer, options) -> float:
@@ -126,8 +120,7 @@ def main() -> None:
             rates["run"], rates["data_wait_share"] = run_rate(trainer, options)
             rows[model_name] = rates
             print(model_name, rates, flush=True)
-    kind = "gpu" if DEVICE == "cuda" else "cpu"
-    report(f"training_input_{kind}", {"settings": vars(options), "images_per_second": rows}, options.out)
+    report(f"training_input_{KIND}", {"settings": vars(options), "images_per_second": rows}, options.out)
 
 
 if __name__ == "__main__":
