@@ -6,6 +6,14 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 root = Path(__file__).parent
+extras = {
+    "app": ["gradio>=6,<7"],
+    "benchmarks": ["h5py>=3.10", "scipy>=1.11"],
+    "controlnet": ["diffusers>=0.35"],
+    "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
+    "point-cloud": ["trimesh>=4.5"],
+    "video": ["av>=14"],
+}
 version = re.search(r'__version__ = "(.+)"', (root / "src/depth_anything_hf/__init__.py").read_text()).group(1)
 
 setup(
@@ -35,8 +43,8 @@ setup(
         "PyYAML>=6.0",
     ],
     extras_require={
-        "benchmarks": ["h5py>=3.10", "scipy>=1.11"],
-        "test": ["pytest>=8", "pytest-xdist>=3.2", "ruff==0.17.6", "h5py>=3.10", "scipy>=1.11"],
+        **extras,
+        "test": ["pytest>=8", "pytest-xdist>=3.2", "ruff==0.17.6", "playwright>=1.50", *sum(extras.values(), [])],
     },
     entry_points={"console_scripts": ["depth-anything-hf=depth_anything_hf.cli.main:main"]},
     classifiers=[

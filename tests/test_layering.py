@@ -10,12 +10,12 @@ import depth_anything_hf
 PACKAGE = Path(depth_anything_hf.__file__).parent
 # A room imports rooms of lower floors, and rooms of its own floor that stand before it.
 FLOORS = (
-    ("geometry", "alignment", "resizing"),
-    ("losses", "augmentation", "data", "charts", "visualization"),
-    ("configuration", "modeling", "image_processing", "inference", "convert", "adapters", "sharing"),
+    ("geometry", "alignment", "temporal", "resizing"),
+    ("losses", "augmentation", "data", "charts", "visualization", "point_cloud"),
+    ("configuration", "modeling", "image_processing", "inference", "tiling", "encoder", "convert", "adapters", "sharing"),
     ("evaluation", "labeling", "training"),
-    ("export", "comparison", "parity", "hub"),
-    ("quickstart", "cli"),
+    ("export", "comparison", "parity", "hub", "video"),
+    ("quickstart", "app", "cli"),
 )
 ORDER = {room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)}
 EXEMPT = ("__init__", "__main__")
