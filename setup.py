@@ -14,6 +14,7 @@ extras = {
     "point-cloud": ["trimesh>=4.5"],
     "video": ["av>=14"],
 }
+every_extra = [requirement for requirements in extras.values() for requirement in requirements]
 version = re.search(r'__version__ = "(.+)"', (root / "src/depth_anything_hf/__init__.py").read_text()).group(1)
 
 setup(
@@ -44,7 +45,7 @@ setup(
     ],
     extras_require={
         **extras,
-        "test": ["pytest>=8", "pytest-xdist>=3.2", "ruff==0.17.6", "playwright>=1.50", *sum(extras.values(), [])],
+        "test": ["pytest>=8", "pytest-xdist>=3.2", "ruff==0.17.6", "playwright>=1.50", *every_extra],
     },
     entry_points={"console_scripts": ["depth-anything-hf=depth_anything_hf.cli.main:main"]},
     classifiers=[
