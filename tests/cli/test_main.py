@@ -25,6 +25,12 @@ def test_main__every_subcommand_explains_itself_with_an_example(name, capsys):
     assert f"depth-anything-hf {name}" in capsys.readouterr().out.split("example", 1)[1]
 
 
+def test_main__missing_extra_is_named_without_a_traceback(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as where it is not installed
+    assert main(["export", "--model", "any", "--out", str(tmp_path / "a.onnx")]) == 1
+    assert 'pip install "depth_anything_hf[onnx]"' in capsys.readouterr().err
+
+
 def test_main__help_does_not_import_torch():
     code = (
         "import sys; from depth_anything_hf.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"

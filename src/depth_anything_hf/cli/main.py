@@ -12,8 +12,11 @@ SUBCOMMANDS = {
     "train": "train a teacher or a student from a recipe",
     "pseudo-label": "label images with a teacher at scale, resumably",
     "evaluate": "score models on a benchmark or on your own ground truth, side by side",
-    "predict": "write the depth of images: colour map, 16-bit PNG and npy",
+    "predict": "write the depth of images, however large: colour map, 16-bit PNG, npy, point cloud",
+    "video": "write the depth of videos, without flicker",
+    "app": "serve a web page to look at depth and compare checkpoints",
     "convert": "official .pth to a Hugging Face checkpoint, and back",
+    "export": "write an ONNX file, checked against PyTorch",
     "push": "share a model, an adapter or pseudo-labels on the Hub, with a card of what was measured",
 }
 
@@ -53,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     module = import_module(f"depth_anything_hf.cli.{name.replace('-', '_')}")
     try:
         return module.main(rest) or 0
-    except (OSError, ValueError, TypeError) as error:
+    except (ImportError, OSError, ValueError, TypeError) as error:
         # These carry a message for the user; a traceback would bury it.
         print(f"depth-anything-hf {name}: {error}", file=sys.stderr)
         return 1

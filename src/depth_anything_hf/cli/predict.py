@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 
-EXAMPLE = """example:
+EXAMPLE = """examples:
   depth-anything-hf predict photo.jpg holiday/ --model depth-anything/Depth-Anything-V2-Small-hf --out depth
+  depth-anything-hf predict photo.jpg --resolution 1036 --out depth            finer detail (V2)
+  depth-anything-hf predict panorama.jpg --tile 1036 --out depth               images beyond memory
+  depth-anything-hf predict room.jpg --model depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf \\
+      --point-cloud ply --fov 65 --out depth
 
 For each image: NAME_color.png to look at, NAME.png (16-bit, 0 = no value) with its scale and offset in depth.jsonl,
 and NAME.npy (float32). Relative models give disparity (larger is nearer, unknown scale), metric models metres.
@@ -28,54 +33,247 @@ def make_parser() -> argparse.ArgumentParser:
         "--model", default="depth-anything/Depth-Anything-V2-Small-hf", help="Hub id or folder (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--resolution", type=int, help="shorter side in pixels (default: the checkpoint's)")
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="shorter side of the model's input, a multiple of its patch size (default: the checkpoint's, 518); 1036 or "
+        "2072 give V2 finer detail at 4 or 16 times the work",
+    )
+    large = parser.add_argument_group("images beyond memory")
+    large.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="predict overlapping tiles of this side, aligned to a prediction of the whole; 518 gives all detail, 1036 is "
+        "a quarter of the work",
+    )
+    large.add_argument("--overlap", type=int, metavar="PIXELS", help="of neighbouring tiles (default: a quarter)")
+    large.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=179.0,
+        metavar="N",
+        help="refuse larger images, which may be made to fill the memory (default: %(default)g)",
+    )
+    cloud = parser.add_argument_group("point clouds, of metric models")
+    cloud.add_argument("--point-cloud", choices=("ply", "glb"), help="also write NAME.ply or NAME.glb")
+    camera = cloud.add_mutually_exclusive_group()
+    camera.add_argument(
+        "--fov",
+        type=float,
+        metavar="DEGREES",
+        help="horizontal field of view (default: from the focal length in the EXIF data, where it is)",
+    )
+    camera.add_argument(
+        "--intrinsics", type=float, nargs=4, metavar=("FX", "FY", "CX", "CY"), help="in pixels of the upright image"
+    )
+    cloud.add_argument(
+        "--edge-threshold",
+        type=float,
+        metavar="SHARE",
+        help="drop the pixels between near and far: jumps of more than this share of the depth, such as 0.05",
+    )
+    cloud.add_argument(
+        "--view-depth",
+        type=float,
+        nargs=2,
+        metavar=("NEAR", "FAR"),
+        help="for relative models: squeeze the disparity between these depths; a cloud to look at, of distorted shape",
+    )
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """Parse and run; images that cannot be read are named at the end, and the exit code is 1."""
-    options = make_parser().parse_args(arguments)
+    options = _parse(arguments)
 
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = int(options.max_megapixels * 1e6 / 2)  # Pillow warns of more, and refuses twice as much
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return _run(options)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse, and refuse options that would do nothing."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    needs = [("overlap", "tile")]
+    needs += [(name, "point_cloud") for name in ("fov", "intrinsics", "edge_threshold", "view_depth")]
+    for name, needed in needs:
+        if getattr(options, name) is not None and getattr(options, needed) is None:
+            name, needed = (option.replace("_", "-") for option in (name, needed))
+            parser.error(f"--{name} does nothing without --{needed}; give that, too, or leave --{name} out")
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
     import torch
     from PIL import Image
     from tqdm.auto import tqdm
 
-    from depth_anything_hf.data.codes import upright_rgb
+    from depth_anything_hf.inference import load_model, set_resolution, space_of
+
+    files = _find_images(options.images)
+    if options.point_cloud:
+        _check_cameras([file for file, _ in files], options)
+    model, processor = load_model(options.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if options.resolution is not None:
+        set_resolution(processor, model.config, options.resolution)
+    space = space_of(model, options.model)
+    if options.point_cloud:
+        _check_space(space, options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    unreadable, notes = [], []
+    with (options.out / "depth.jsonl").open("w") as listing:
+        for file, relative in tqdm(files, desc="predict", unit="image"):
+            # The extension stays in the name: photo.jpg and photo.png are two images.
+            stem = options.out / relative.with_name(relative.name.replace(".", "_"))
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                opened = _open(file, stem.parent, tiled=options.tile is not None)
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                hint = "; raise --max-megapixels if you trust it" * isinstance(error, Image.DecompressionBombError)
+                unreadable.append(f"{file}: {error}{hint}")
+                continue
+            with opened as image:
+                row = {"file_name": str(file)} | _write_depth(image, stem, model, processor, space, options)
+                if options.point_cloud:
+                    row |= _write_cloud(image, file, stem, options)
+                    notes.append(f"the camera of the point clouds is that of {row['intrinsics_source']}")
+            listing.write(json.dumps(row) + "\n")
+            if row.get("unfit_tiles"):
+                counts = f"{row['unfit_tiles']} of {row['tiles']}"
+                notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
+    print(f"{len(files) - len(unreadable)} of {len(files)} images written to {options.out} ({space})")
+    for line in dict.fromkeys(notes):  # each once
+        print(line)
+    for line in unreadable:
+        print(f"could not read {line}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _find_images(names: list[str]) -> list[tuple[Path, Path]]:
+    """List the images, and their paths below what was given."""
+    from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
     from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files
-    from depth_anything_hf.inference import load_model, predict_depth, set_resolution, space_of
-    from depth_anything_hf.visualization import save_depth
 
     files = []
-    for name in options.images:
+    for name in names:
+        if name.lower().endswith(VIDEO_EXTENSIONS):
+            raise ValueError(f"{name} is a video, and predict takes images: depth-anything-hf video {name} --out DIR")
         root, found = find_files(name, IMAGE_EXTENSIONS)
         if not found:
             raise FileNotFoundError(
                 f"{name} holds no image ({', '.join(IMAGE_EXTENSIONS)}); give image files, folders or a glob in quotes."
             )
         files += [(Path(file), Path(file).relative_to(root)) for file in found]
-    model, processor = load_model(options.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if options.resolution:
-        set_resolution(processor, model.config, options.resolution)
-    space = space_of(model, options.model)
-    options.out.mkdir(parents=True, exist_ok=True)
-    unreadable = []
-    with (options.out / "depth.jsonl").open("w") as listing:
-        for file, relative in tqdm(files, desc="predict", unit="image"):
-            try:
-                image = upright_rgb(Image.open(file))
-            except (OSError, ValueError) as error:
-                unreadable.append(f"{file}: {error}")
-                continue
-            depth = predict_depth(model, processor, [image])[0].numpy()
-            # The extension stays in the name: photo.jpg and photo.png are two images.
-            stem = options.out / relative.with_name(relative.name.replace(".", "_"))
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            saved = save_depth(stem, depth, space)
-            row = {"file_name": str(file), "depth_map_file_name": str(saved["png"].relative_to(options.out))}
-            row |= {"depth_scale": saved["scale"], "depth_offset": saved["offset"], "space": space}
-            listing.write(json.dumps(row) + "\n")
-    print(f"{len(files) - len(unreadable)} of {len(files)} images written to {options.out} ({space})")
-    for line in unreadable:
-        print(f"could not read {line}", file=sys.stderr)
-    return 1 if unreadable else 0
+    return files
+
+
+def _open(file: Path, folder: Path, tiled: bool):
+    """Decode an image upright; for tiles onto the disk, so that its memory is free again before they are predicted."""
+    from PIL import Image
+
+    from depth_anything_hf.data.codes import upright_rgb
+
+    with Image.open(file) as image:
+        if not tiled:
+            return upright_rgb(image)
+        from depth_anything_hf.tiling import PixelFile
+
+        return PixelFile(image, folder)
+
+
+def _write_depth(image, stem: Path, model, processor, space: str, options: argparse.Namespace) -> dict:
+    """Predict and write one image; return what its line of depth.jsonl says."""
+    from depth_anything_hf.inference import predict_depth
+    from depth_anything_hf.visualization import save_depth
+
+    if options.tile is None:
+        saved = save_depth(stem, predict_depth(model, processor, [image])[0].numpy(), space)
+    else:
+        from depth_anything_hf.tiling import iter_tiled_depth, save_tiled_depth
+
+        rows = iter_tiled_depth(model, processor, image, options.tile, options.overlap, space)
+        saved = save_tiled_depth(stem, rows, image.size[::-1], space)
+    row = {"depth_map_file_name": str(saved["png"].relative_to(options.out)), "depth_scale": saved["scale"]}
+    row |= {"depth_offset": saved["offset"], "space": space}
+    return row if options.tile is None else row | {"tiles": saved["tiles"], "unfit_tiles": saved["unfit"]}
+
+
+def _write_cloud(image, file: Path, stem: Path, options: argparse.Namespace) -> dict:
+    """Write the point cloud of a depth map on disk; return what the line of depth.jsonl says of it."""
+    import numpy as np
+
+    from depth_anything_hf.point_cloud import depth_for_viewing, point_cloud, save_glb, save_ply
+
+    depth = np.load(stem.with_name(stem.name + ".npy"))
+    if options.view_depth:
+        depth = depth_for_viewing(depth, *options.view_depth)
+    intrinsics, source = _camera(file, depth.shape, options)
+    picture = image.crop((0, 0, *image.size))
+    points, colors = point_cloud(depth, intrinsics, picture, edge_threshold=options.edge_threshold)
+    save = {"ply": save_ply, "glb": save_glb}[options.point_cloud]
+    saved = save(stem.with_name(f"{stem.name}.{options.point_cloud}"), points, colors)
+    row = {"point_cloud_file_name": str(saved.relative_to(options.out)), "intrinsics": intrinsics}
+    return row | {"intrinsics_source": source}
+
+
+def _camera(file: Path, size: tuple[int, int], options: argparse.Namespace) -> tuple[list[float], str] | None:
+    """Give the intrinsics of an upright image of `size` (height, width), and where they come from; None: nowhere."""
+    from PIL import Image
+
+    from depth_anything_hf.point_cloud import intrinsics_from_exif, intrinsics_from_fov
+
+    if options.intrinsics:
+        return options.intrinsics, "--intrinsics"
+    if options.fov is not None:
+        return intrinsics_from_fov(*size, options.fov)[0].tolist(), f"--fov {options.fov:g}"
+    with Image.open(file) as image:
+        found = intrinsics_from_exif(image)
+    return None if found is None else (found[0].tolist(), "EXIF FocalLengthIn35mmFilm")
+
+
+def _check_cameras(files: list[Path], options: argparse.Namespace) -> None:
+    """Raise a `ValueError` before any work if the camera of some image is not known."""
+    from PIL import ExifTags, Image
+
+    sizes = set()
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # a quarter turn
+                sizes.add(image.size[::-1] if turned else image.size)
+            camera = _camera(file, image.size[::-1], options)
+        except (OSError, Image.DecompressionBombError):
+            continue  # will be named with the unreadable ones
+        if camera is None:
+            raise ValueError(
+                f"{file} does not say with which focal length it was taken; a point cloud needs the camera: pass --fov "
+                "DEGREES (horizontal field of view; about 65 for a phone's main camera) or --intrinsics FX FY CX CY."
+            )
+    if options.intrinsics and len(sizes) > 1:
+        raise ValueError(
+            f"--intrinsics are pixels of one image size, and the images have {len(sizes)} sizes, such as "
+            f"{sorted(sizes)[:2]}; run each size by itself, or pass --fov."
+        )
+
+
+def _check_space(space: str, options: argparse.Namespace) -> None:
+    """Raise a `ValueError` where a point cloud would lie about what the model knows."""
+    if space == "disparity" and not options.view_depth:
+        raise ValueError(
+            f"{options.model} predicts disparity of unknown scale and shift, which no camera turns into metres. Take a "
+            "metric model, such as depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; or pass --view-depth 1 10 "
+            "for a cloud to look at, whose shape is distorted."
+        )
+    if space == "depth" and options.view_depth:
+        raise ValueError(f"{options.model} predicts metres; --view-depth is for relative models: leave it out.")

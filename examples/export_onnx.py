@@ -1,0 +1,59 @@
+"""Export a checkpoint in several precisions, into a folder laid out for transformers.js.
+
+    python examples/export_onnx.py --model depth-anything/Depth-Anything-V2-Small-hf --images my_photos --out web
+
+    web/config.json, web/preprocessor_config.json
+    web/onnx/model.onnx, web/onnx/model_fp16.onnx, web/onnx/model_int8.onnx
+
+Each file is written only after it agreed with PyTorch; the table says how large it is and what it loses.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from depth_anything_hf.export.onnx import ExportReport, export_onnx
+from depth_anything_hf.inference import load_model
+
+FILES = {"float32": "model.onnx", "float16": "model_fp16.onnx", "int8": "model_int8.onnx"}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, metavar="M", help="Hub id or folder, of a LoRA adapter too")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument("--images", metavar="DIR|GLOB|FILE", help="photographs to check on (default: rendered scenes)")
+    parser.add_argument("--dtypes", nargs="+", default=list(FILES), choices=FILES, help="default: all")
+    return parser
+
+
+def summary_table(reports: list[ExportReport]) -> str:
+    """Lay out what each file costs and loses."""
+    lines = ["| file | MB | largest error | AbsRel | δ1 |", "|---|---|---|---|---|"]
+    for report in reports:
+        found = report.summary()
+        lines.append(
+            f"| {report.path.name} | {report.size / 1e6:.1f} | {found['max_error']:.1e} | {found['abs_rel']:.4f} "
+            f"| {found['delta1']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Export, and print the table."""
+    options = make_parser().parse_args(arguments)
+    reports = [
+        export_onnx(options.model, options.out / "onnx" / FILES[dtype], dtype, options.images)
+        for dtype in options.dtypes
+    ]
+    model, processor = load_model(options.model)
+    model.config.save_pretrained(options.out)
+    processor.save_pretrained(options.out)
+    print(summary_table(reports))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

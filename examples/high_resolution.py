@@ -1,0 +1,94 @@
+"""Compare the ways to finer depth on one photograph: larger inputs, and tiles.
+
+    python examples/high_resolution.py photo.jpg --out detail.png --resolutions 518 1036 2072 --tiles 1036 518
+
+Writes a sheet with a part of the photograph and of each prediction, to choose the cheapest that shows what you need; then
+`depth-anything-hf predict --resolution` or `--tile` does it for many. docs/high_resolution.md says what to expect.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.inference import load_model, predict_depth, set_resolution, space_of
+from depth_anything_hf.tiling import predict_tiled
+from depth_anything_hf.visualization import prediction_row, sheet
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog="example:\n  python examples/high_resolution.py photo.jpg --out detail.png --crop 800 600 1400 1000",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("image", type=Path, help="the photograph")
+    parser.add_argument(
+        "--model",
+        default="depth-anything/Depth-Anything-V2-Small-hf",
+        help="Hub id or folder, relative or metric (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="sheet to write")
+    parser.add_argument(
+        "--resolutions",
+        type=int,
+        nargs="*",
+        default=[518, 1036],
+        help="shorter sides of the input (default: 518 1036)",
+    )
+    parser.add_argument("--tiles", type=int, nargs="*", default=[518], help="sides of tiles in pixels (default: 518)")
+    parser.add_argument(
+        "--crop",
+        type=int,
+        nargs=4,
+        metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"),
+        help="part to show, pixels (default: the middle third)",
+    )
+    return parser
+
+
+def predict_each(
+    model: torch.nn.Module, processor, image: Image.Image, resolutions: list[int], tiles: list[int], space: str
+) -> dict[str, np.ndarray]:
+    """Predict with every setting: `(height, width)` by its name. Tiles are seen at the checkpoint's own resolution."""
+    found = {}
+    for tile in tiles:
+        tiled = predict_tiled(model, processor, image, tile, space=space)
+        note = f", {tiled.unfit} unfit" if tiled.unfit else ""
+        found[f"{tiled.tiles} tiles of {tile}{note}"] = tiled.depth.numpy()
+    whole = {}
+    for resolution in resolutions:
+        set_resolution(processor, model.config, resolution)
+        whole[f"input {resolution}"] = predict_depth(model, processor, [image])[0].numpy()
+    return whole | found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse and run."""
+    options = make_parser().parse_args(arguments)
+    image = upright_rgb(Image.open(options.image))
+    model, processor = load_model(options.model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    space = space_of(model, options.model)
+    found = predict_each(model, processor, image, options.resolutions, options.tiles, space)
+    width, height = image.size
+    left, top, right, bottom = options.crop or (width // 3, height // 3, 2 * width // 3, 2 * height // 3)
+    parts = [depth[top:bottom, left:right] for depth in found.values()]
+    if space == "depth":  # pictures show disparity
+        parts = [1 / np.maximum(part, 1e-6) for part in parts]
+    row = prediction_row(image.crop((left, top, right, bottom)), None, None, "disparity", parts)
+    del row[1]  # there is no ground truth
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet([row], ["photograph", *found], cell=(360, 480)).save(options.out)
+    print(f"{options.out}: {', '.join(found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

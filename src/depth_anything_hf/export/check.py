@@ -1,0 +1,200 @@
+"""Compare what an ONNX file computes with what PyTorch computes, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from tqdm.auto import tqdm
+
+from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction
+from depth_anything_hf.export.graph import INPUT, OUTPUT
+from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.inference import space_of
+from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.resizing import resize_prediction
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+ASPECT_RATIOS = {"4:3": (4, 3), "3:4": (3, 4), "16:9": (16, 9), "1:1": (1, 1)}  # width to height
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Say how far an ONNX file is from PyTorch on one crop of one image.
+
+    Args:
+        image (`str`): Its name.
+        aspect_ratio (`str`): Of the crop, one of `ASPECT_RATIOS`.
+        height (`int`): Of the network's input, pixels.
+        width (`int`): Of the network's input, pixels.
+        difference (`float`): Largest absolute difference, in the model's own unit: metres for a metric model.
+        max_error (`float`): The same as a share of the spread of PyTorch's prediction.
+        mean_error (`float`): Mean absolute difference as a share of that spread.
+        abs_rel (`float`): Scored as if PyTorch's prediction were the ground truth.
+        delta1 (`float`): Likewise.
+    """
+
+    image: str
+    aspect_ratio: str
+    height: int
+    width: int
+    difference: float
+    max_error: float
+    mean_error: float
+    abs_rel: float
+    delta1: float
+
+
+def crop_to_ratio(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Cut the largest part of an aspect ratio out of the middle of an image.
+
+    Args:
+        image (`Image.Image`): Any.
+        width (`int`): Of the ratio.
+        height (`int`): Of the ratio.
+
+    Returns:
+        `Image.Image`: At least a pixel wide and high.
+
+    Example:
+        >>> crop_to_ratio(Image.new("RGB", (640, 480)), 16, 9).size
+        (640, 360)
+        >>> crop_to_ratio(Image.new("RGB", (640, 480)), 3, 4).size
+        (360, 480)
+    """
+    wide = max(min(image.width, image.height * width // height), 1)
+    high = max(min(image.height, image.width * height // width), 1)
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    return image.crop((left, top, left + wide, top + high))
+
+
+def relative_errors(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
+    r"""Compute the largest and the mean of \(|f - e| / (\max e - \min e)\) over an image.
+
+    The spread is what a relative model's prediction means: the number stays the same at another scale or shift of it.
+
+    Args:
+        found (`torch.Tensor`): `(height, width)`, disparity or metres.
+        expected (`torch.Tensor`): Same shape; not constant.
+
+    Returns:
+        `tuple[float, float]`: Largest and mean error; computed in float64.
+
+    Raises:
+        ValueError: The shapes differ, a value is not finite, or `expected` is constant.
+
+    Example:
+        >>> relative_errors(torch.tensor([[1.0, 2.5]]), torch.tensor([[1.0, 3.0]]))
+        (0.25, 0.125)
+    """
+    if found.shape != expected.shape:
+        raise ValueError(
+            f"the ONNX file gave {tuple(found.shape)} where PyTorch gave {tuple(expected.shape)}: a size was written into "
+            "the graph. Report this with your versions of torch and transformers."
+        )
+    for name, values in (("the ONNX file", found), ("PyTorch", expected)):
+        broken = int((~torch.isfinite(values)).sum())
+        if broken:
+            raise ValueError(
+                f"{name} gave {broken} of {values.numel()} values that are NaN or infinite. Check the weights; in float16 "
+                "export as float32."
+            )
+    spread = (expected.max() - expected.min()).item()
+    if spread == 0:
+        raise ValueError(
+            f"PyTorch predicts {expected.max().item():g} everywhere, so that nothing can be checked. Check the weights, or "
+            "give other images."
+        )
+    error = (found.double() - expected.double()).abs() / spread
+    return error.max().item(), error.mean().item()
+
+
+def run_session(session: InferenceSession, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Run an ONNX file: `(batch, 3, height, width)` float32 in, `(batch, height, width)` float32 out."""
+    (depth,) = session.run([OUTPUT], {INPUT: pixel_values.numpy()})
+    return torch.from_numpy(depth)
+
+
+def predict_onnx(
+    session: InferenceSession, processor: DepthAnythingImageProcessor, images: Sequence[Image.Image]
+) -> list[torch.Tensor]:
+    """Predict depth at full size with an ONNX file, as `predict_depth` does with a model.
+
+    Args:
+        session (`InferenceSession`): Of `open_session`.
+        processor (`DepthAnythingImageProcessor`): Of the exported checkpoint.
+        images (`Sequence[Image.Image]`): RGB.
+
+    Returns:
+        `list[torch.Tensor]`: For each image `(height, width)` float32.
+    """
+    inputs = (processor(image, return_tensors="pt")["pixel_values"] for image in images)
+    return [
+        resize_prediction(run_session(session, pixels), image.size[::-1])[0]
+        for pixels, image in zip(inputs, images, strict=True)
+    ]
+
+
+def compare_with_pytorch(
+    model: DepthAnythingForDepthEstimation,
+    processor: DepthAnythingImageProcessor,
+    session: InferenceSession,
+    images: Mapping[str, Image.Image],
+) -> list[Agreement]:
+    """Run crops of images through PyTorch and through an ONNX file.
+
+    Of each image there are four crops. The square goes with its mirror image as a batch of two; at the checkpoint's own
+    resolution it is the one size at which transformers does not resize the position embeddings.
+
+    Args:
+        model (`DepthAnythingForDepthEstimation`): Float32, on the CPU.
+        processor (`DepthAnythingImageProcessor`): Of the checkpoint.
+        session (`InferenceSession`): Of the exported file.
+        images (`Mapping[str, Image.Image]`): RGB, by name.
+
+    Returns:
+        `list[Agreement]`: An entry for each image and aspect ratio.
+
+    Raises:
+        ValueError: See `relative_errors`.
+    """
+    rows = []
+    cases = _inputs(images, processor)
+    for name, ratio, pixel_values in tqdm(
+        cases, desc="check against PyTorch", unit="crop", total=len(images) * len(ASPECT_RATIOS)
+    ):
+        with torch.inference_mode():
+            expected = model(pixel_values=pixel_values).predicted_depth  # (batch, height, width)
+        found = run_session(session, pixel_values)
+        rows.append(Agreement(name, ratio, *pixel_values.shape[-2:], **_compare(found, expected, model)))
+    return rows
+
+
+def _compare(found: torch.Tensor, expected: torch.Tensor, model: DepthAnythingForDepthEstimation) -> dict[str, float]:
+    """Reduce two batches `(batch, height, width)` to the measures of an `Agreement`."""
+    space, metric = space_of(model, "the model"), model.config.depth_estimation_type == "metric"
+    pairs = list(zip(found, expected, strict=True))
+    largest, mean = torch.tensor([relative_errors(*pair) for pair in pairs], dtype=torch.float64).unbind(dim=1)
+    scores = torch.stack([score_prediction(*pair, None, space, metric) for pair in pairs]).mean(dim=0)
+    return {
+        "difference": (found - expected).abs().max().item(),
+        "max_error": largest.max().item(),
+        "mean_error": mean.mean().item(),
+        "abs_rel": scores[SCORE_NAMES.index("abs_rel")].item(),
+        "delta1": scores[SCORE_NAMES.index("delta1")].item(),
+    }
+
+
+def _inputs(
+    images: Mapping[str, Image.Image], processor: DepthAnythingImageProcessor
+) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Prepare each image at each aspect ratio: name, ratio and `(batch, 3, height, width)`."""
+    for name, image in images.items():
+        for ratio, sides in ASPECT_RATIOS.items():
+            pixels = processor(crop_to_ratio(image, *sides), return_tensors="pt")["pixel_values"]
+            yield name, ratio, torch.cat([pixels, pixels.flip(-1)]) if ratio == "1:1" else pixels

@@ -1,0 +1,148 @@
+"""Write a model as an ONNX graph whose batch, height and width are free."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+# The operators that torch.onnx (2.6 and later) writes; a higher number would be a conversion of these.
+OPSET = 18
+INPUT, OUTPUT = "pixel_values", "predicted_depth"  # as transformers, optimum and transformers.js call them
+LARGEST_FILE = 1_900_000_000  # bytes of weights in the file itself: protobuf ends at 2 GiB, and the graph needs room
+
+
+def check_installed() -> None:
+    """Raise an `ImportError` that says what to install, unless all that an export needs is there."""
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f'an export needs {", ".join(missing)}: pip install "depth_anything_hf[onnx]".')
+
+
+class _Network(nn.Module):
+    """Compute the depth with no step that fixes the size of the images.
+
+    The stock head takes `int()` of the traced height and width: the example's size would be every output's size.
+    """
+
+    def __init__(self, model: DepthAnythingForDepthEstimation):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Predict `(batch, height, width)` float32 from `(batch, 3, height, width)` float32."""
+        model, head, patch = self.model, self.model.head, self.model.config.patch_size
+        height, width = pixel_values.shape[-2:]
+        features = model.backbone(pixel_values).feature_maps
+        fused = model.neck(features, height // patch, width // patch)[head.head_in_index]
+        depth = F.interpolate(head.conv1(fused), (height, width), mode="bilinear", align_corners=True)
+        depth = head.conv3(head.activation1(head.conv2(depth)))  # (batch, 1, height, width)
+        # In float32: the steps of float16 are 6 cm at 80 m.
+        return (head.activation2(depth.float()) * head.max_depth).squeeze(1)
+
+
+def write_graph(model: DepthAnythingForDepthEstimation, path: Path, half: bool = False) -> None:
+    """Write a model as ONNX: `pixel_values` float32 in, `predicted_depth` float32 out, both of any size.
+
+    Args:
+        model (`DepthAnythingForDepthEstimation`): On the CPU; not changed.
+        path (`Path`): File to write. Weights of more than `LARGEST_FILE` bytes go to `path` + ".data".
+        half (`bool`): Weights and computations in float16.
+    """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    network = _Network(copy.deepcopy(model)).eval()
+    network.model.set_attn_implementation("eager")  # the fused one is exported with guards against empty rows
+    network = network.half() if half else network.float()
+    patch = model.config.patch_size
+    # 5 x 7 patches are no square: never the grid for which transformers leaves the position embeddings as they are.
+    example = torch.zeros(2, 3, 5 * patch, 7 * patch)
+    height, width = (patch * torch.export.Dim(f"patch_{side}") for side in ("rows", "columns"))
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch"), 2: height, 3: width}},
+            verbose=False,
+        )
+        ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of this machine
+        size = sum(values.numel() * values.element_size() for values in network.state_dict().values())
+        program.save(str(path), external_data=size > LARGEST_FILE)
+
+
+def write_int8(source: Path, path: Path) -> None:
+    """Write a float32 graph with the encoder's matrix products in 8-bit integers.
+
+    The convolutions stay as they are: onnxruntime's CPU has no kernel for them with signed 8-bit weights. Scales are those of
+    each output channel for the weights, and of each input, as it comes, for the activations: no calibration.
+
+    Args:
+        source (`Path`): Of `write_graph`.
+        path (`Path`): File to write.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        quantize_dynamic(
+            source,
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            reduce_range=True,  # 7 bits of a weight: with 8, CPUs without VNNI saturate, and the others do not
+            weight_type=QuantType.QInt8,
+            use_external_data_format=Path(f"{source}.data").exists(),
+        )
+
+
+def annotate(path: Path, metadata: Mapping[str, str]) -> None:
+    """Write key-value pairs into an ONNX file, in place of those it has; weights beside it stay as they are.
+
+    Args:
+        path (`Path`): Of an ONNX file.
+        metadata (`Mapping[str, str]`): The new `metadata_props`.
+    """
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(graph, dict(metadata))
+    onnx.save(graph, path)
+
+
+def open_session(path: Path) -> InferenceSession:
+    """Open an ONNX file in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' warnings to themselves: they concern their own insides."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,274 @@
+"""Depth of images beyond memory: overlapping tiles, each aligned to one prediction of the whole, blended and streamed.
+
+The whole image, made small, is predicted first: it knows what is near and far. Every tile is then predicted at the
+model's own resolution: it knows the detail, but has its own scale and shift. Each is brought to the overview by a fit, and
+all are blended by smooth weights that add up to one everywhere. Finished rows leave at once, so that the memory of it all
+is that of one tile and of the rows which tiles still share.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from tempfile import TemporaryFile
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import ExifTags, Image
+from torch import nn
+from tqdm.auto import tqdm
+
+from depth_anything_hf.alignment import apply_fit, fit_scale, fit_scale_shift
+from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.inference import predict_depth, space_of
+
+_STRIP = 64  # rows that are handled at a time
+_CELL = 4  # pixels of the overview: a fit compares means over cells, as the overview lacks the tile's detail
+_LEAST_AGREEMENT = 0.5  # share of the overview's variance that a tile must explain to be used
+
+
+class TiledDepth(NamedTuple):
+    """Depth `(rows, width)` float32, the number of tiles that it came from, and how many of them had to be left out."""
+
+    depth: torch.Tensor
+    tiles: int
+    unfit: int
+
+
+class PixelFile:
+    """Hold the pixels of a photograph in an unnamed file, so that they take no memory. Use it in `with`.
+
+    Args:
+        image (`Image.Image`): As opened, of any mode; its EXIF rotation is applied.
+        folder (`str` or `os.PathLike`, *optional*): Where the file lies until it is closed: 3 bytes a pixel.
+
+    Example:
+        >>> with PixelFile(Image.new("RGB", (8, 6), "red")) as pixels:
+        ...     pixels.size, pixels.crop((2, 1, 4, 5)).size
+        ((8, 6), (2, 4))
+    """
+
+    def __init__(self, image: Image.Image, folder: str | os.PathLike | None = None):
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # turned as a whole
+            image = upright_rgb(image)
+        self.size = image.size
+        self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        for top in range(0, image.height, _STRIP):
+            strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+            self._file.write(np.asarray(upright_rgb(strip)).data)
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """Read the pixels of a box `(left, top, right, bottom)` inside the image, as an RGB image."""
+        left, top, right, bottom = box
+        rows = []
+        for row in range(top, bottom):
+            self._file.seek(3 * (row * self.size[0] + left))
+            rows.append(self._file.read(3 * (right - left)))
+        return Image.frombytes("RGB", (right - left, bottom - top), b"".join(rows))
+
+    def __enter__(self) -> PixelFile:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._file.close()
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Place the fewest tiles along a side so that neighbours share at least `overlap` pixels, evenly.
+
+    Args:
+        length (`int`): Of the side, pixels.
+        tile (`int`): Side of a tile, pixels.
+        overlap (`int`): From 1 to half a tile.
+
+    Returns:
+        `list[int]`: First pixel of each tile; `[0]` where one tile covers the side.
+
+    Raises:
+        ValueError: The overlap is out of range.
+
+    Example:
+        >>> tile_starts(10, 4, 1), tile_starts(3, 4, 1)
+        ([0, 3, 6], [0])
+    """
+    if not 1 <= overlap <= tile // 2:
+        raise ValueError(
+            f"tile is {tile} and overlap {overlap} pixels; the overlap must be from 1 to half a tile: a quarter is usual."
+        )
+    if length <= tile:
+        return [0]
+    count = math.ceil((length - overlap) / (tile - overlap))
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def tile_weights(length: int, starts: list[int], tile: int) -> torch.Tensor:
+    """Compute how much each tile counts along a side: raised cosines, divided by their sum, which makes it 1 everywhere.
+
+    The weights of an image are the products of those along its two sides, and add up to 1 as well.
+
+    Args:
+        length (`int`): Of the side, pixels.
+        starts (`list[int]`): Of `tile_starts`.
+        tile (`int`): Side of a tile, pixels.
+
+    Returns:
+        `torch.Tensor`: `(tiles, min(tile, length))` float32.
+
+    Example:
+        >>> tile_weights(3, [0, 1], 2).tolist()
+        [[1.0, 0.5], [0.5, 1.0]]
+    """
+    side = min(tile, length)
+    window = torch.sin(torch.pi * (torch.arange(side, dtype=torch.float64) + 0.5) / side) ** 2
+    total = torch.zeros(length, dtype=torch.float64)
+    for start in starts:
+        total[start : start + side] += window
+    return torch.stack([window / total[start : start + side] for start in starts]).float()
+
+
+def iter_tiled_depth(
+    model: nn.Module,
+    processor,
+    image: Image.Image | PixelFile,
+    tile: int = 1036,
+    overlap: int | None = None,
+    space: str | None = None,
+) -> Iterator[TiledDepth]:
+    """Predict an image tile by tile, and give its rows from top to bottom as they are finished.
+
+    Each tile gets the scale and shift of its least-squares fit to the overview, in the model's space; from a metric model
+    the scale alone, since a crop looks as if taken by a longer lens, which scales depth and does not shift it. A tile
+    that is constant, or whose fit has no positive scale or explains less than half of the overview's variance there, is
+    unfit: the overview stands in for it. A sky or a bare wall can be such.
+
+    Args:
+        model (`nn.Module`): Any depth model whose output has `predicted_depth`.
+        processor: Its own; decides at what size the model sees a tile.
+        image (`Image.Image` or `PixelFile`): RGB.
+        tile (`int`): Side of a tile, pixels of the image. As large as the model's input (518), it gives all the detail
+            that the model can; twice as large, a quarter of the work.
+        overlap (`int`, *optional*): Least overlap of neighbours, pixels; left out, a quarter of a tile.
+        space (`str`, *optional*): What the model predicts, where its config does not say it.
+
+    Yields:
+        `TiledDepth`: The next rows, a few at a time; the tiles are counted with the first rows that they finish.
+
+    Raises:
+        ValueError: The overlap is out of range, or nothing says what the model predicts.
+    """
+    space = space_of(model, type(model).__name__, space)
+    overlap = tile // 4 if overlap is None else overlap
+    width, height = image.size
+    tops, lefts = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
+    down, across = tile_weights(height, tops, tile), tile_weights(width, lefts, tile)
+    overview = predict_depth(model, processor, [_shrunk(image, tile)])[0]  # its shorter side is a tile's at most
+    side = (down.shape[1], across.shape[1])
+    cells = tuple(
+        max(round(part * small / whole / _CELL), 2)
+        for part, small, whole in zip(side, overview.shape, (height, width), strict=True)
+    )
+    held = torch.zeros(side[0], width)  # the rows from `top` on, of which some tiles are still missing
+    with tqdm(total=len(tops) * len(lefts), desc="tiles", unit="tile", leave=False) as bar:
+        for i, top in enumerate(tops):
+            unfit = 0
+            for left, columns in zip(lefts, across, strict=True):
+                box = (left, top, left + side[1], top + side[0])
+                region = _region(overview, box, (height, width))
+                aligned = _aligned(predict_depth(model, processor, [image.crop(box)])[0], region, cells, space)
+                unfit += aligned is None
+                held[:, left : box[2]] += down[i][:, None] * columns * (region if aligned is None else aligned)
+                bar.update()
+            finished = (tops[i + 1] if i + 1 < len(tops) else height) - top
+            for first in range(0, finished, _STRIP):
+                strip = held[first : min(first + _STRIP, finished)].clone()
+                yield TiledDepth(strip, *((0, 0) if first else (len(lefts), unfit)))
+            held[: side[0] - finished] = held[finished:].clone()
+            held[side[0] - finished :] = 0
+
+
+def predict_tiled(
+    model: nn.Module,
+    processor,
+    image: Image.Image | PixelFile,
+    tile: int = 1036,
+    overlap: int | None = None,
+    space: str | None = None,
+) -> TiledDepth:
+    """Predict an image tile by tile, as `iter_tiled_depth`, and return all of it.
+
+    Args:
+        model (`nn.Module`): See `iter_tiled_depth`, as for all that follow.
+        processor: Of the model.
+        image (`Image.Image` or `PixelFile`): RGB.
+        tile (`int`): Side of a tile, pixels of the image.
+        overlap (`int`, *optional*): Least overlap of neighbours, pixels.
+        space (`str`, *optional*): What the model predicts.
+
+    Returns:
+        `TiledDepth`: `depth` `(height, width)`: disparity of a relative model, metres of a metric one.
+
+    Raises:
+        ValueError: See `iter_tiled_depth`.
+
+    Example:
+        >>> from transformers import Dinov2Config
+        >>> from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
+        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
+        >>> tiled = predict_tiled(model, processor, Image.new("RGB", (150, 100)), tile=80)
+        >>> tiled.depth.shape, tiled.tiles
+        (torch.Size([100, 150]), 6)
+    """
+    depth = torch.empty(image.size[::-1])
+    top = tiles = unfit = 0
+    for rows in iter_tiled_depth(model, processor, image, tile, overlap, space):
+        depth[top : top + len(rows.depth)] = rows.depth
+        top, tiles, unfit = top + len(rows.depth), tiles + rows.tiles, unfit + rows.unfit
+    return TiledDepth(depth, tiles, unfit)
+
+
+def _shrunk(image: Image.Image | PixelFile, shortest: int) -> Image.Image:
+    """Average an image, strip by strip, down to a picture whose shorter side has at most `shortest` pixels."""
+    factor = min(1.0, shortest / min(image.size))
+    width, height = (max(round(side * factor), 1) for side in image.size)
+    picture = Image.new("RGB", (width, height))
+    step = height / image.size[1]
+    rows = max(int(_STRIP * step), 1)
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        top, bottom = first / step, min(last / step, image.size[1])
+        strip = image.crop((0, int(top), image.size[0], math.ceil(bottom)))
+        box = (0, top - int(top), strip.width, min(bottom - int(top), strip.height))
+        picture.paste(strip.resize((width, last - first), Image.Resampling.BOX, box), (0, first))
+    return picture
+
+
+def _region(overview: torch.Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> torch.Tensor:
+    """Enlarge the overview's part under a tile to the tile's pixels: `(bottom - top, right - left)`."""
+    left, top, right, bottom = box
+    v, u = (
+        (2 * (torch.arange(first, end, dtype=torch.float64) + 0.5) / length - 1).float()
+        for first, end, length in zip((top, left), (bottom, right), size, strict=True)
+    )
+    places = torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1)  # (rows, columns, 2), in [-1, 1]
+    return F.grid_sample(overview[None, None], places[None], padding_mode="border", align_corners=False)[0, 0]
+
+
+def _aligned(
+    prediction: torch.Tensor, region: torch.Tensor, cells: tuple[int, int], space: str
+) -> torch.Tensor | None:
+    """Bring a tile to the overview's scale and shift by means over cells; None if it does not agree with it."""
+    means = [F.interpolate(values[None, None], cells, mode="area")[0].double() for values in (prediction, region)]
+    everywhere = torch.ones_like(means[0], dtype=torch.bool)
+    if space == "disparity":
+        scale, shift = fit_scale_shift(*means, everywhere)
+    else:
+        scale, shift = fit_scale(*means, everywhere), 0.0
+    missed = (apply_fit(means[0], scale, shift) - means[1]).square().mean()
+    if not (scale > 0 and missed <= (1 - _LEAST_AGREEMENT) * means[1].var(correction=0)):  # False for NaN, too
+        return None
+    return apply_fit(prediction[None], scale, shift)[0].clamp(min=0).float()

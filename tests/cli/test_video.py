@@ -1,0 +1,108 @@
+import json
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+pytest.importorskip("av", reason='video needs PyAV: pip install "depth_anything_hf[video]"')
+
+from depth_anything_hf.cli.video import EXTENSIONS, main, make_parser
+from depth_anything_hf.data.synthetic import render_scenes
+from depth_anything_hf.temporal import SMOOTHING
+from depth_anything_hf.video import OUTPUTS, VideoReader, VideoWriter
+
+
+@pytest.fixture
+def checkpoint(make_model, tiny_processor, tmp_path):
+    make_model().save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def clip(tmp_path):
+    images = render_scenes([3, 7], 48, 64).images.permute(0, 2, 3, 1).numpy()
+    with VideoWriter(tmp_path / "clips" / "day 1" / "walk.mp4", Fraction(30000, 1001)) as writer:
+        for i in range(6):
+            writer.write(images[i // 3], i * Fraction(1001, 30000))
+    return tmp_path / "clips" / "day 1" / "walk.mp4"
+
+
+def test_video__writes_every_clip_of_a_folder(checkpoint, clip, tmp_path, capsys):
+    (clip.parent / "walk.mov").write_bytes(clip.read_bytes())
+    (clip.parent / "notes.txt").write_text("no video")
+    assert main([str(tmp_path / "clips"), "--model", checkpoint, "--out", str(tmp_path / "out")]) == 0
+    ends = ["_color.mp4", "_depth.jsonl", "_depth.mkv", "_side_by_side.mp4"]
+    expected = [f"walk_{kind}{end}" for kind in ("mov", "mp4") for end in ends]
+    assert sorted(file.name for file in (tmp_path / "out" / "day 1").iterdir()) == expected
+    printed = capsys.readouterr()
+    assert "walk.mp4: 6 frames (disparity), scene cuts at 0.10 s" in printed.out
+    assert "walk.mp4: 100%" in printed.err
+    assert "6/6" in printed.err
+
+
+def test_video__writes_what_is_asked_for(checkpoint, clip, tmp_path):
+    arguments = [str(clip), "--model", checkpoint, "--out", str(tmp_path / "out"), "--outputs", "depth"]
+    assert main([*arguments, "--smoothing", "1", "--resolution", "28", "--batch-size", "2"]) == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["walk_mp4_depth.jsonl", "walk_mp4_depth.mkv"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "walk_mp4_depth.jsonl").read_text().splitlines()]
+    assert {row["alignment_scale"] for row in rows} == {1.0}
+    assert [row["cut"] for row in rows] == [True, False, False, True, False, False]
+
+
+def test_video__takes_a_file_of_any_name(checkpoint, clip, tmp_path):
+    other = clip.rename(clip.with_name("walk"))
+    arguments = [str(other), "--model", checkpoint, "--out", str(tmp_path / "out"), "--outputs", "color"]
+    assert main(arguments) == 0
+    with VideoReader(tmp_path / "out" / "walk_color.mp4") as reader:
+        assert len(list(reader)) == 6
+
+
+def test_video__names_broken_clips_and_goes_on(checkpoint, clip, tmp_path, capsys):
+    (clip.parent / "a.mp4").write_bytes(b"no video")
+    noise = np.random.default_rng(0).integers(0, 255, (50, 48, 64, 3), dtype=np.uint8)
+    with VideoWriter(clip.parent / "b.mkv", 25) as writer:
+        for i, picture in enumerate(noise):
+            writer.write(picture, Fraction(i, 25))
+    whole = (clip.parent / "b.mkv").read_bytes()
+    (clip.parent / "b.mkv").write_bytes(whole[: len(whole) // 2])
+    out = tmp_path / "out"
+    assert main([str(clip.parent), "--model", checkpoint, "--out", str(out), "--outputs", "color"]) == 1
+    assert sorted(file.name for file in out.iterdir()) == ["b_mkv_color.mp4", "walk_mp4_color.mp4"]
+    errors = capsys.readouterr().err
+    assert "a.mp4 cannot be opened as a video" in errors
+    assert "b.mkv is broken: it ends at" in errors
+
+
+def test_video__says_when_there_is_no_clip(checkpoint, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no video \(.mp4, "):
+        main([str(tmp_path), "--model", checkpoint, "--out", str(tmp_path / "out")])
+    with pytest.raises(FileNotFoundError, match=r"gone.mp4 holds no video"):
+        main([str(tmp_path / "gone.mp4"), "--model", checkpoint, "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("option", ["--smoothing", "--batch-size"])
+def test_video__senseless_settings_are_refused(option, capsys):
+    with pytest.raises(SystemExit):
+        main(["walk.mp4", "--out", "out", option, "0"])
+    assert f"argument {option}: is 0; it must be at least 1 frame" in capsys.readouterr().err
+
+
+def test_video__says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "depth_anything_hf.video")
+    with pytest.raises(ImportError, match=r'pip install "depth_anything_hf\[video\]"'):
+        main(["walk.mp4", "--out", "out"])
+
+
+def test_help__agrees_with_the_library(capsys):
+    options = make_parser().parse_args(["a.mp4", "--out", "b"])
+    assert set(options.outputs) == set(OUTPUTS)
+    assert options.smoothing == SMOOTHING
+    assert ".mp4" in EXTENSIONS
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--help"])
+    helped = capsys.readouterr().out
+    for end in OUTPUTS.values():
+        assert f"walk_mp4{end}" in helped
