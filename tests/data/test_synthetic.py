@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from depth_anything_hf.data import synthetic
+from depth_anything_hf.data.scene_layout import CLASSES, draw_scene
 from depth_anything_hf.data.synthetic import (
     FAR,
     LABELED_DOMAIN,
@@ -26,9 +27,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def render(monkeypatch):
     """Render hand-made solids from an eye 1.5 m above the floor, looking along y, with a right-angled view."""
 
-    def render(*solids, size=(33, 33), domain=LABELED_DOMAIN, supersample=1, **camera):
+    def render(*solids, built=("floor",), size=(33, 33), domain=LABELED_DOMAIN, supersample=1, **camera):
         camera = {"fov": math.pi / 2, "roll": 0.0, "heading": 0.0, "pitch": 0.0, "eye": (0.0, 0.0, 1.5)} | camera
-        scene = SimpleNamespace(solids=list(solids), built=1, extent=20.0, span=np.full(3, 200.0), **camera)
+        scene = SimpleNamespace(solids=list(solids), built=list(built), extent=20.0, span=np.full(3, 200.0), **camera)
         monkeypatch.setattr(synthetic, "draw_scene", lambda seed, outdoors: scene)
         return render_scenes([0], *size, domain, supersample)
 
@@ -139,7 +140,7 @@ def test_seeds_differ():
 
 def test_domains_share_geometry_and_differ_in_look():
     clean, dusk = (render_scenes(range(12), 48, 64, domain) for domain in (LABELED_DOMAIN, UNLABELED_DOMAIN))
-    for name in ("depth", "sky", "intrinsics"):
+    for name in ("depth", "sky", "intrinsics", "classes"):
         assert torch.equal(getattr(clean, name), getattr(dusk, name))
     assert (clean.images.float() - dusk.images.float()).abs().mean((1, 2, 3)).min() > 12
 
@@ -180,7 +181,54 @@ def test_records_hold_the_rendered_scenes():
         assert np.array_equal(record["depth"], scenes.depth[index].numpy())
         assert record["depth"].dtype == np.float32
         assert np.array_equal(record["sky"], scenes.sky[index].numpy())
+        assert np.array_equal(record["classes"], scenes.classes[index].numpy())
+        assert record["classes"].dtype == np.uint8
         assert record["intrinsics"] == scenes.intrinsics[index].tolist()
+
+
+def test_classes_are_those_of_the_surfaces_that_the_pixels_show(render):
+    solids = (FLOOR, (BOX, 0, 22, 0, 99, 1, 4, 0), (BOX, -3, 6, 1.5, 1, 1, 1, 0), (BALL, 0, 6, 1.5, 1, 1, 1, 0))
+    scene = render(*solids, (ROD, 3, 6, 1.5, 0.5, 0.5, 1, 0), built=("floor", "building"), size=(65, 65))
+    columns = [32 - 18, 32, 32 + 16, 32 + 26]  # the box, the ball, the rod, and past it
+    found = [[CLASSES[i] for i in scene.classes[0, row, columns].tolist()] for row in (32, 5, 64)]
+    assert found == [["box", "ball", "rod", "building"], ["sky"] * 4, ["floor"] * 4]
+    assert torch.equal(scene.classes == CLASSES.index("sky"), scene.sky)
+
+
+def test_classes_agree_with_the_geometry_of_drawn_scenes():
+    """Where a pixel's point lies in the world says what it can be; no label is read for it."""
+    seen = np.zeros(len(CLASSES), int)
+    for seed in range(40):
+        batch, scene = render_scenes([seed], 36, 48), draw_scene(seed, LABELED_DOMAIN.outdoors)
+        vectors = {k: np.asarray(v, float) for k, v in synthetic._tabulate(seed, scene, LABELED_DOMAIN).items()}
+        fx, fy, cx, cy = batch.intrinsics[0].double().numpy()
+        v, u = np.mgrid[:36, :48] + 0.5
+        ray = [np.multiply.outer(a, vectors[name]) for a, name in (((u - cx) / fx, "right"), ((v - cy) / fy, "down"))]
+        points = np.asarray(scene.eye) + (sum(ray) + vectors["forward"]) * batch.depth[0].double().numpy()[..., None]
+        classes = batch.classes[0].numpy()
+        x, y, z = (points[..., i] for i in range(3))
+        a, b, top = scene.span
+        onto = {name: classes == i for i, name in enumerate(CLASSES)}
+        seen += np.bincount(classes.ravel(), minlength=len(CLASSES))
+        assert np.abs(z[onto["floor"]]).max(initial=0) < 2e-3
+        assert z[~onto["floor"] & ~onto["sky"]].min(initial=1) > -2e-3
+        assert np.abs(z[onto["ceiling"]] - top).max(initial=0) < 2e-3
+        assert np.minimum(abs(abs(x) - a), abs(abs(y) - b))[onto["wall"]].max(initial=0) < 2e-3
+        assert z[onto["pavement"]].max(initial=0) < 0.14 + 2e-3
+        assert z[onto["table"]].max(initial=0) < 0.7 + 2e-3
+        indoors = not onto["building"].any() and not onto["pavement"].any() and not onto["sky"].any()
+        assert indoors or not (onto["wall"] | onto["ceiling"] | onto["table"]).any()
+    assert (seen > 0).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_built_names_each_solid_that_is_no_thing(seed):
+    built = draw_scene(seed, outdoors=0.5).built
+    houses = ["pavement", "building", "building", "building"]
+    assert built in (
+        ["floor", *houses, *houses],
+        *([*["floor", *["wall"] * 4, "ceiling"], *more] for more in ([], ["table"])),
+    )
 
 
 @pytest.mark.parametrize(

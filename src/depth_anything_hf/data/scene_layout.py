@@ -10,6 +10,7 @@ import numpy as np
 
 BOX, BALL, ROD = range(3)
 SHAPES = np.repeat((BOX, BALL, ROD), (17, 5, 5))  # slots of a scene's solids: shape, centre, half sizes, yaw
+CLASSES = ("floor", "wall", "ceiling", "table", "pavement", "building", "box", "ball", "rod", "sky")  # of the pixels
 _FLOOR, EMPTY = (BOX, 0, 0, -50, 1e3, 1e3, 50, 0), (BOX, 0, 0, -1e4, 1, 1, 1, 0)  # empty slots lie underground
 # Shape and half sizes of furniture in metres; the same, smaller or larger, litters tables and streets.
 _THINGS = ((0, 0.4, 0.4, 0.4), (0, 0.4, 0.7, 0.3), (1, 0.35, 0.35, 0.3), (2, 0.25, 0.25, 0.45), (2, 0.05, 0.05, 0.7))
@@ -17,7 +18,7 @@ _THINGS = ((0, 0.4, 0.4, 0.4), (0, 0.4, 0.7, 0.3), (1, 0.35, 0.35, 0.3), (2, 0.2
 
 def _scatter(rng, scene: SimpleNamespace, count: int, scale: float, reach, low, high, base=0.0) -> SimpleNamespace:
     """Stand up to `count` piles of solids in the view, within low..high, apart from one another and the eye."""
-    taken, scene.built = [(*scene.eye[:2], reach[0] / 2)], len(scene.solids)  # floor, walls and buildings come first
+    taken = [(*scene.eye[:2], reach[0] / 2)]
     for _ in range(4 * count):
         shape, *half = _THINGS[rng.integers(len(_THINGS))]
         half, yaw, bottom = half * rng.uniform(0.7, 1.4, 3) * scale, rng.uniform(0, math.pi), base
@@ -39,12 +40,16 @@ def _scatter(rng, scene: SimpleNamespace, count: int, scale: float, reach, low, 
 
 
 def draw_scene(seed: int, outdoors: float) -> SimpleNamespace:
-    """Draw a geometry, in metres and radians: x right, y forward, z up, floor at z = 0, heading clockwise from y."""
+    """Draw a geometry, in metres and radians: x right, y forward, z up, floor at z = 0, heading clockwise from y.
+
+    `built` names the class of each of the first solids; those behind them are things, of the class of their shape.
+    """
     rng = np.random.default_rng([seed, 0])
     scene = SimpleNamespace(fov=math.radians(rng.uniform(45, 90)), roll=rng.normal(0, 0.035), solids=[_FLOOR])
     if rng.random() < outdoors:
         road, x, z, scene.heading, scene.pitch = rng.uniform((3, -2, 1.1, -0.4, -0.25), (5, 2, 3.5, 0.4, 0.12))
         edge = road + 2 * 12 ** rng.random()  # from a street to houses scattered around a plain
+        scene.built = ["floor", *2 * ["pavement", *3 * ["building"]]]
         for side in (-1, 1):
             scene.solids.append((BOX, side * (road + 50), 40.0, 0.07, 50.0, 60.0, 0.07, 0.0))  # the pavement
             y = rng.uniform(-6, 8)
@@ -55,6 +60,7 @@ def draw_scene(seed: int, outdoors: float) -> SimpleNamespace:
         scene.eye, scene.extent, scene.span = (x, 0.0, z), 20.0, np.full(3, 200.0)
         return _scatter(rng, scene, rng.integers(4, 9), 2.0, (2, 35), (-edge, 0), (edge, 75))
     a, b, _ = scene.span = rng.uniform((1.8, 2.2, 2.3), (4.5, 6.0, 3.4))
+    scene.built = ["floor", *4 * ["wall"], "ceiling"]
     for side in np.array([(-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, 1)]):  # walls and ceiling
         scene.solids.append((BOX, *side * (scene.span + 50), *np.where(side, 50, 1e3), 0.0))
     x, y, z, aim, scene.pitch = rng.uniform((-0.7, 0.15, 0.9, -0.6, -0.4), (0.7, 0.8, 1.9, 0.6, 0.07))
@@ -63,5 +69,6 @@ def draw_scene(seed: int, outdoors: float) -> SimpleNamespace:
         return _scatter(rng, scene, rng.integers(4, 9), 1.0, (0.8, 2 * b), (-a, -b), (a, b))
     a, b, x, y, z, scene.pitch = rng.uniform((0.6, 0.5, -0.4, -0.1, 1.0, -0.73), (1.2, 1.0, 0.4, 0.3, 1.4, -0.28))
     scene.eye, scene.heading, scene.extent = (x, -b - y, z), -x / b, 1.5
-    scene.solids.append((BOX, 0.0, 0.0, 0.35, a, b, 0.35, 0.0))  # a table
+    scene.solids.append((BOX, 0.0, 0.0, 0.35, a, b, 0.35, 0.0))
+    scene.built.append("table")
     return _scatter(rng, scene, rng.integers(4, 10), 0.22, (0.3, 2 * b), (-a, -b), (a, b), base=0.7)

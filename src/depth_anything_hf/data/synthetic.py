@@ -1,4 +1,4 @@
-"""Procedural scenes with exact planar depth and sky, rendered by analytic ray casting over batched tensors.
+"""Procedural scenes with exact planar depth, sky and classes, rendered by analytic ray casting over batched tensors.
 
 Pixels meet only elementwise, correctly rounded operations, so that a seed's bytes do not depend on its batch.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from depth_anything_hf.data.scene_layout import BALL, BOX, EMPTY, SHAPES, draw_scene
+from depth_anything_hf.data.scene_layout import BALL, BOX, CLASSES, EMPTY, SHAPES, draw_scene
 
 FAR = 80.0  # metres; whatever lies beyond is sky
 _TEXTURES = ("flat", "checker", "stripes", "noise", "tiles", "blobs", "marble")
@@ -57,10 +57,11 @@ class SceneBatch:
     depth: torch.Tensor  # (batch, height, width) float32, planar depth (z along the optical axis) in metres, 0 at sky
     sky: torch.Tensor  # (batch, height, width) bool, where the ray of a pixel's centre hits nothing nearer than FAR
     intrinsics: torch.Tensor  # (batch, 4) float32, fx, fy, cx, cy in pixels; the first pixel's centre is (0.5, 0.5)
+    classes: torch.Tensor  # (batch, height, width) uint8, index in `CLASSES` of what the ray of a pixel's centre hits
 
 
 def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np.ndarray]:
-    """Return vectors (3,), scalars () and the table (20, slots): centre, half sizes, yaw, shape and material."""
+    """Return vectors (3,), scalars (), the table (20, slots): centre, half sizes, yaw, shape and material, and its classes."""
     rng = np.random.default_rng([seed, 1])
     look, rows = rng.random((len(SHAPES), 11)), np.tile(EMPTY, (len(SHAPES), 1))
     for shape in range(3):
@@ -68,7 +69,9 @@ def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np
         rows[start : start + len(own)] = np.reshape(own, (-1, 8))
     texture = [_TEXTURES.index(domain.textures[int(u * len(domain.textures))]) for u in look[:, 0]]
     period = rows[:, 4:7].max(1).clip(max=0.15 * scene.extent) * (0.5 + look[:, 1])
-    role = np.where(np.arange(len(rows)) < scene.built, np.arange(len(rows)) > 0, 2)  # 0 floor, 1 built, 2 thing
+    classes = np.array([CLASSES.index(thing) for thing in ("box", "ball", "rod")])[SHAPES]
+    classes[: len(scene.built)] = [CLASSES.index(name) for name in scene.built]
+    role = np.where(np.arange(len(rows)) < len(scene.built), np.arange(len(rows)) > 0, 2)  # 0 floor, 1 built, 2 thing
     yaw, (dark, light) = rows[:, 7], np.tile(np.array(domain.palettes)[role], 2).transpose(1, 0, 2)
     material = (texture, period, look[:, 2:5], dark + (light - dark) * look[:, 5:])
     (sh, sp, sr), (ch, cp, cr) = (wave([scene.heading, scene.pitch, scene.roll]) for wave in (np.sin, np.cos))
@@ -79,6 +82,7 @@ def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np
     lamp = scene.span * (math.cos(rise) * math.cos(turn), math.cos(rise) * math.sin(turn), math.sin(rise))
     return {
         "table": np.column_stack((rows[:, 1:7], np.cos(yaw), np.sin(yaw), SHAPES, *material)).T,
+        "classes": classes,
         **{"right": cr * level + sr * below, "down": cr * below - sr * level, "forward": forward, "eye": scene.eye},
         **{"focal": 0.5 / math.tan(scene.fov / 2), "lamp": lamp, "reach": scene.span.max()},
         **dict(zip(("light", "ambient", "zenith", "horizon"), np.array(domain.lights), strict=True)),
@@ -191,7 +195,7 @@ def _develop(linear: torch.Tensor, scene: SimpleNamespace, seeds: Sequence[int],
 def render_scenes(
     seeds: Sequence[int], height: int, width: int, domain: Domain = LABELED_DOMAIN, supersample: int = 1, device="cpu"
 ) -> SceneBatch:
-    """Render one scene per seed, with its exact depth and sky.
+    """Render one scene per seed, with its exact depth, sky and classes.
 
     Args:
         seeds: Integers >= 0; a seed fixes its scene's bytes in any batch, and its geometry in every domain of equal `outdoors`.
@@ -225,7 +229,10 @@ def render_scenes(
     depth, focal = labels[1].unflatten(-1, size), scene.focal * width  # (batch, height, width), (batch, 1)
     intrinsics = torch.cat([focal, focal, torch.full_like(focal, width / 2), torch.full_like(focal, height / 2)], 1)
     images = _develop(colors / supersample**2, scene, seeds, domain.vignetting)
-    return SceneBatch(images, torch.where(depth > FAR, 0, depth), depth > FAR, intrinsics)
+    sky = depth > FAR
+    classes = scene.classes[..., 0].T.gather(1, labels[2]).unflatten(-1, size)  # of the rows that the rays meet
+    classes = torch.where(sky, CLASSES.index("sky"), classes).to(torch.uint8)
+    return SceneBatch(images, torch.where(sky, 0, depth), sky, intrinsics, classes)
 
 
 def iter_synthetic_records(
@@ -237,7 +244,8 @@ def iter_synthetic_records(
         count, seed, batch_size: Number of records, >= 0; seed of the first, >= 0; scenes rendered at a time, >= 1.
         height, width, domain: As in `render_scenes`.
 
-    Returns: Dicts of `image` (PIL RGB), `depth`, `sky` (as in `SceneBatch`), `intrinsics` (list) and `source` (str).
+    Returns: Dicts of `image` (PIL RGB), `depth`, `sky`, `classes` (as in `SceneBatch`), `intrinsics` (list) and
+        `source` (str).
     Raises: ValueError if `count` is negative, `batch_size` is not positive, or `render_scenes` refuses the rest.
 
     Example:
@@ -249,6 +257,7 @@ def iter_synthetic_records(
     for start in range(seed, seed + count, batch_size):
         seeds = range(start, min(start + batch_size, seed + count))
         scenes = render_scenes(seeds, height, width, domain)
-        for own, pixels, depth, sky, lens in zip(seeds, *vars(scenes).values(), strict=True):
+        for own, pixels, depth, sky, lens, classes in zip(seeds, *vars(scenes).values(), strict=True):
             item = {"image": Image.fromarray(pixels.permute(1, 2, 0).numpy()), "depth": depth.numpy()}
-            yield item | {"sky": sky.numpy(), "intrinsics": lens.tolist(), "source": f"synthetic:{domain.name}:{own}"}
+            item |= {"sky": sky.numpy(), "classes": classes.numpy(), "intrinsics": lens.tolist()}
+            yield item | {"source": f"synthetic:{domain.name}:{own}"}
