@@ -1,0 +1,95 @@
+"""What is made of a session on request: other colours, point clouds, an archive, a copy. Each returns a new session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from depth_anything_hf.app.colors import paint
+from depth_anything_hf.app.session import LISTING, Session
+from depth_anything_hf.point_cloud import depth_for_viewing, intrinsics_from_fov, point_cloud, save_ply
+
+
+def copy_session(session: Session, root: Path) -> Session:
+    """Give a visitor an own copy of a session, in a new folder below `root`."""
+    folder = Path(tempfile.mkdtemp(dir=root))
+    shutil.copytree(session.folder, folder, dirs_exist_ok=True, copy_function=os.link)  # takes no room
+
+    def moved(value):
+        return folder / value.relative_to(session.folder) if isinstance(value, Path) else value
+
+    photographs = []
+    for photograph in session.photographs:
+        predictions = tuple(
+            replace(one, saved={key: moved(value) for key, value in one.saved.items()})
+            for one in photograph.predictions
+        )
+        photographs.append(replace(photograph, preview=moved(photograph.preview), predictions=predictions))
+    extras = tuple(map(moved, session.extras))
+    return replace(session, folder=folder, photographs=tuple(photographs), extras=extras)
+
+
+def repaint(session: Session, colormap: str) -> Session:
+    """Paint all colour pictures anew; archives that hold the old ones are dropped.
+
+    Args:
+        session (`Session`): Its files are written over.
+        colormap (`str`): One of `COLORMAPS`.
+
+    Returns:
+        `Session`: Without archives.
+    """
+    for photograph in session.photographs:
+        for prediction in photograph.predictions:
+            picture = paint(prediction.values(), prediction.space, colormap)
+            prediction.saved["color"].unlink(missing_ok=True)  # a copied session has the same file
+            Image.fromarray(picture).save(prediction.saved["color"])
+    return replace(session, extras=tuple(file for file in session.extras if file.suffix != ".zip"))
+
+
+def add_point_clouds(session: Session, fov: float) -> Session:
+    """Write the photograph that is looked at as a PLY file for each checkpoint, one point a pixel of its preview.
+
+    Args:
+        session (`Session`): What is shown.
+        fov (`float`): Horizontal field of view of the camera, degrees.
+
+    Returns:
+        `Session`: With the files among `extras`. Relative disparity has no true depth: its cloud is to look at.
+
+    Raises:
+        ValueError: The field of view is out of range.
+    """
+    image = Image.open(session.photograph.preview)
+    camera = intrinsics_from_fov(image.height, image.width, fov)
+    files = []
+    for prediction in session.photograph.predictions:
+        values = prediction.sampled(image.height, image.width)
+        metres = values if prediction.space == "depth" else depth_for_viewing(values)
+        file = prediction.saved["png"].with_suffix(".ply")
+        files.append(save_ply(file, *point_cloud(metres, camera, image)))
+    return replace(session, extras=tuple(dict.fromkeys((*session.extras, *files))))
+
+
+def add_archive(session: Session) -> Session:
+    """Pack the predictions of all photographs, and the listing, into one ZIP file.
+
+    Args:
+        session (`Session`): What was predicted.
+
+    Returns:
+        `Session`: With the archive among `extras`.
+    """
+    file = session.folder / "depth.zip"
+    with zipfile.ZipFile(file, "w") as archive:  # stored: PNG is compressed, and float32 hardly gets smaller
+        archive.write(session.folder / LISTING, LISTING)
+        for prediction in (made for photograph in session.photographs for made in photograph.predictions):
+            for kind in ("png", "npy", "color"):
+                archive.write(prediction.saved[kind], prediction.saved[kind].name)
+    return replace(session, extras=tuple(dict.fromkeys((*session.extras, file))))

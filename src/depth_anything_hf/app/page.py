@@ -1,0 +1,256 @@
+"""The web page: its layout, and what happens at each button."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import html
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+from PIL import Image
+
+from depth_anything_hf.app.checkpoints import Checkpoints
+from depth_anything_hf.app.exports import add_archive, add_point_clouds, copy_session, repaint
+from depth_anything_hf.app.files import Limits
+from depth_anything_hf.app.layout import lay_out
+from depth_anything_hf.app.look import CSS
+from depth_anything_hf.app.points import describe_points, draw_points, hover_maps, mark_pixel, mark_shown
+from depth_anything_hf.app.predicting import predict_files
+from depth_anything_hf.app.session import Session
+from depth_anything_hf.data.synthetic import render_scenes
+
+_DAY = 86400  # seconds
+_EXAMPLE_SEED = 8  # a street, and a box close by
+
+
+def build_page(
+    models: Sequence[str],
+    limits: Limits | None = None,
+    any_checkpoint: bool = False,
+    checkpoints: Checkpoints | None = None,
+) -> gr.Blocks:
+    """Build the page. The checkpoints are loaded and shown on a rendered scene first, so that a wrong name fails here.
+
+    Files go to a private temporary folder, which is deleted when Python ends; the process's `GRADIO_TEMP_DIR` is set
+    to it, and its `GRADIO_ANALYTICS_ENABLED` to False.
+
+    Args:
+        models (`Sequence[str]`): Hub ids or folders to choose from; the first is shown, compared with the second.
+        limits (`Limits`, *optional*): What visitors may upload.
+        any_checkpoint (`bool`): Whether visitors may name others: Hub ids, which are downloaded, and folders of this
+            machine. Not for strangers.
+        checkpoints (`Checkpoints`, *optional*): Where they are kept.
+
+    Returns:
+        `gr.Blocks`: For `launch_page`.
+
+    Raises:
+        ImportError: gradio is not installed.
+        ValueError: No model, or one that cannot be loaded.
+    """
+    if not models:
+        raise ValueError("models is empty; give at least one Hub id or folder.")
+    limits, checkpoints = limits or Limits(), checkpoints or Checkpoints()
+    root = Path(tempfile.mkdtemp(prefix="depth-anything-hf-app-"))  # for this user alone
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    os.environ |= {"GRADIO_TEMP_DIR": str(root), "GRADIO_ANALYTICS_ENABLED": "False"}
+    example = _draw_example(root)
+    welcome, _ = predict_files([example], list(dict.fromkeys(models[:2])), checkpoints, root, limits)
+
+    with gr.Blocks(title="Depth Anything", analytics_enabled=False, delete_cache=(3600, _DAY)) as page:
+        parts = lay_out(models, limits, any_checkpoint)
+        parts.session = gr.State(None, delete_callback=_forget)
+        _connect(parts, checkpoints, root, limits)
+        shown = _view(parts)
+
+        page.load(lambda: shown(copy_session(welcome, root)), None, _viewed(parts), api_visibility="private")
+    return page
+
+
+def launch_page(page: gr.Blocks, limits: Limits, host: str | None = "127.0.0.1", port: int | None = None) -> str:
+    """Serve the page, without waiting for its end; `page.block_thread()` waits.
+
+    Args:
+        page (`gr.Blocks`): As `build_page` returns it.
+        limits (`Limits`): The same as there.
+        host (`str`, *optional*): Address to listen on; None = gradio's environment decides, as on a Space.
+        port (`int`, *optional*): Default: the first free one from 7860.
+
+    Returns:
+        `str`: The page's address.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    _, url, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        max_file_size=limits.upload_megabytes * gr.FileSize.MB,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        theme=gr.themes.Soft(
+            primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ),
+        css=CSS,
+    )
+    return url
+
+
+def _draw_example(root: Path) -> Path:
+    """Render a scene for the visitor's first look."""
+    file = root / "example" / "scene.png"
+    file.parent.mkdir()
+    pixels = render_scenes([_EXAMPLE_SEED], 384, 512, supersample=2).images[0]
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file)
+    return file
+
+
+def _viewed(parts: SimpleNamespace) -> list:
+    """List what `_view` fills."""
+    names = "session compare seen probe hover reading gallery downloads archive status row column"
+    return [getattr(parts, name) for name in names.split()]
+
+
+def _view(parts: SimpleNamespace) -> Callable[[Session], dict]:
+    """Make the function that shows a session."""
+
+    def shown(session: Session) -> dict:
+        photograph = session.photograph
+        labels = [one.label for one in photograph.predictions]
+        pictures = [session.picture(seen) for seen in range(len(labels) + 1)]
+        names = ["photograph", *labels]
+        several = len(session.photographs) > 1
+        thumbnails = [(str(one.preview), one.name) for one in session.photographs] if several else None
+        height, width = photograph.size
+        return {
+            parts.session: session,
+            parts.compare: gr.ImageSlider(pictures[-2:], label=f"Compare: {names[-2]} | {names[-1]}"),
+            parts.seen: gr.Radio(names, value=names[session.seen]),
+            parts.probe: gr.Image(draw_points(session), label=f"Read: {photograph.name}, {width} x {height}"),
+            parts.hover: hover_maps(photograph),
+            parts.reading: describe_points(session),
+            parts.gallery: gr.Gallery(thumbnails, visible=several),
+            parts.downloads: session.downloads(),
+            parts.archive: gr.Button(visible=several),
+            parts.status: "",
+            parts.row: height // 2,
+            parts.column: width // 2,
+        }
+
+    return shown
+
+
+def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limits: Limits) -> None:
+    """Say what happens at each button. Problems that the visitor can mend are told, and the page stays as it is."""
+    shown, status = _view(parts), parts.status
+    marked = [parts.session, parts.probe, parts.reading, status]
+    private = {"api_visibility": "private"}
+    answered = functools.partial(answer_problems, status)
+
+    @answered
+    def predict(before, paths, first, second, resolution, colormap, progress=gr.Progress()):  # noqa: B008 (gradio's way)
+        names = list(dict.fromkeys(name for name in (first, second) if name))
+        bar = functools.partial(progress.tqdm, desc="Predicting", unit="images")
+        own = resolution or None
+        paths = paths or before.paths
+        session, problems = predict_files(paths, names, checkpoints, root, limits, own, colormap, bar)
+        _forget(before)
+        if problems:
+            gr.Warning(f"{len(problems)} of {len(paths)} left out: {html.escape(problems[0])}")
+        lines = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
+        done = f"<p>{len(session.photographs)} of {len(paths)} predicted.</p>"
+        return shown(session) | {status: done + (f'<ul class="problem">{lines}</ul>' if problems else "")}
+
+    def mark(session: Session) -> dict:
+        values = session, draw_points(session), describe_points(session), ""
+        return dict(zip(marked, values, strict=True))
+
+    @answered
+    def click(session: Session, event: gr.SelectData):
+        return mark(mark_shown(session, *event.index))
+
+    @answered
+    def look(session: Session, seen: int):
+        return mark(replace(session, seen=seen))
+
+    @answered
+    def mark_by_number(session: Session, row: int, column: int):
+        return mark(mark_pixel(session, row, column))
+
+    @answered
+    def choose(session: Session, event: gr.SelectData):
+        return shown(replace(session, shown=event.index, points=()))
+
+    @answered
+    def recolor(session: Session, colormap: str):
+        return shown(repaint(session, colormap))
+
+    def add(make: Callable[..., Session]) -> Callable:
+        @answered
+        def added(session: Session, *inputs):
+            session = make(session, *inputs)
+            return {parts.session: session, parts.downloads: session.downloads(), status: ""}
+
+        return added
+
+    state, everything = parts.session, _viewed(parts)
+    settings = [getattr(parts, name) for name in ("session", "files", "first", "second", "resolution", "colormap")]
+    predicting = {
+        "fn": predict,
+        "inputs": settings,
+        "outputs": everything,
+        "show_progress_on": parts.compare,
+        **private,
+    }
+    parts.predict.click(**predicting)
+    parts.files.upload(**predicting).then(lambda: None, None, parts.files, **private)  # ready for the next ones
+    parts.seen.input(look, [state, parts.seen], marked, show_progress="hidden", **private)
+    parts.probe.select(click, state, marked, show_progress="hidden", **private)
+    parts.mark.click(mark_by_number, [state, parts.row, parts.column], marked, show_progress="hidden", **private)
+    parts.gallery.select(choose, state, everything, show_progress_on=parts.compare, **private)
+    parts.colormap.input(recolor, [state, parts.colormap], everything, show_progress_on=parts.compare, **private)
+    extras = [state, parts.downloads, status]
+    parts.cloud.click(add(add_point_clouds), [state, parts.fov], extras, **private)
+    parts.archive.click(add(add_archive), state, extras, **private)
+
+
+def answer_problems(status: gr.HTML, function: Callable) -> Callable:
+    """Tell the visitor about problems that they can mend, and leave the rest of the page as it is.
+
+    Args:
+        status (`gr.HTML`): Where to say it.
+        function (`Callable`): Of the session and more; returns what changes, `{part: value}`.
+
+    Returns:
+        `Callable`: The same function, which answers `ImportError`, `OSError` and `ValueError` with their message.
+    """
+
+    @functools.wraps(function)  # gradio reads the signature
+    def answer(session: Session | None, *inputs):
+        try:
+            if session is None:  # of a page that outlived its server, or an hour of absence
+                raise ValueError("This page is too old to go on; load it again.")
+            return function(session, *inputs)
+        except (ImportError, OSError, ValueError) as error:
+            gr.Warning(html.escape(str(error)))
+            return {status: f'<p class="problem">{html.escape(str(error))}</p>'}
+
+    return answer
+
+
+def _forget(session: Session | None) -> None:
+    """Delete a visitor's files."""
+    if session is not None:
+        shutil.rmtree(session.folder, ignore_errors=True)

@@ -1,0 +1,175 @@
+"""Points on a photograph: what the depth is there, and which of two is nearer."""
+
+from __future__ import annotations
+
+import base64
+import html
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from depth_anything_hf.app.session import Photograph, Prediction, Session, shown_size
+from depth_anything_hf.data.codes import encode_depth_map
+from depth_anything_hf.evaluation.da2k import score_pairs
+
+LONGEST_HOVER = 320  # pixels: the grid that the cursor reads in the browser
+_COLORS = ("#ff2d78", "#00a3ff")  # of the two points; on any photograph, for any eye
+_HINT = "Click the picture on the right to read its depth there; click a second point to ask which is nearer."
+
+
+def mark_shown(session: Session, x: float, y: float) -> Session:
+    """Mark the pixel that was clicked on the picture; a third click starts anew.
+
+    Args:
+        session (`Session`): What is shown.
+        x (`float`): From the left, pixels of the picture as it is shown.
+        y (`float`): From the top, pixels of the picture as it is shown.
+
+    Returns:
+        `Session`: With the point.
+    """
+    height, width = session.photograph.size
+    shown_height, shown_width = shown_size(height, width)
+    row, column = int((y + 0.5) * height / shown_height), int((x + 0.5) * width / shown_width)
+    return mark_pixel(session, min(max(row, 0), height - 1), min(max(column, 0), width - 1))
+
+
+def mark_pixel(session: Session, row: int, column: int) -> Session:
+    """Mark a pixel of the photograph; a third one starts anew.
+
+    Args:
+        session (`Session`): What is shown.
+        row (`int`): From the top, pixels of the photograph.
+        column (`int`): From the left.
+
+    Returns:
+        `Session`: With the point.
+
+    Raises:
+        ValueError: The pixel lies outside.
+    """
+    height, width = session.photograph.size
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(
+            f"row {row}, column {column} lies outside the image of {height} rows and {width} columns; rows go from 0 to "
+            f"{height - 1}, columns from 0 to {width - 1}."
+        )
+    before = session.points if len(session.points) == 1 else ()
+    return replace(session, points=(*before, (int(row), int(column))))
+
+
+def draw_points(session: Session) -> Image.Image:
+    """Draw the marked points on the picture that is read.
+
+    Args:
+        session (`Session`): What is shown.
+
+    Returns:
+        `Image.Image`: RGB.
+    """
+    image = session.picture(session.seen).convert("RGB")
+    height, width = session.photograph.size
+    radius = max(image.size) / 45
+    font = ImageFont.load_default(1.8 * radius)
+    draw = ImageDraw.Draw(image)
+    for number, ((row, column), color) in enumerate(zip(session.points, _COLORS, strict=False), start=1):
+        x, y = (column + 0.5) * image.width / width, (row + 0.5) * image.height / height
+        draw.circle((x, y), radius, outline="white", width=max(2, round(radius / 3)))
+        draw.circle((x, y), radius * 0.8, outline=color, width=max(2, round(radius / 3)))
+        draw.circle((x, y), max(1, radius / 8), fill=color)
+        right = x + 3 * radius < image.width
+        place = (x + (1.3 if right else -1.3) * radius, y)
+        draw.text(place, str(number), "white", font, "lm" if right else "rm", stroke_width=2, stroke_fill="black")
+    return image
+
+
+def nearer(first: float, second: float, space: str) -> int | None:
+    """Say which of two values is nearer, by the rule of DA-2K: no threshold, and equal values are a tie.
+
+    Args:
+        first (`float`): Of point 1: disparity or metres.
+        second (`float`): Of point 2.
+        space (`str`): "disparity" or "depth".
+
+    Returns:
+        `int`, *optional*: 1 or 2; None for a tie.
+
+    Raises:
+        ValueError: A value is not finite.
+
+    Source: Depth Anything V2, section 6.
+
+    Example:
+        >>> nearer(2.0, 1.0, "disparity"), nearer(2.0, 1.0, "depth"), nearer(1.0, 1.0, "depth")
+        (1, 2, None)
+    """
+    pair = [[0, 0], [0, 1]]
+    answers = score_pairs(torch.tensor([[first, second]]), [pair, pair], [0, 1], metric=space == "depth")
+    return {(True, False): 1, (False, True): 2}.get(tuple(answers.tolist()))
+
+
+def describe_points(session: Session) -> str:
+    """Say in HTML what each checkpoint reads at the points, and which of two is nearer.
+
+    Args:
+        session (`Session`): What is shown.
+
+    Returns:
+        `str`: A hint where there is no point.
+    """
+    if not session.points:
+        return f"<p>{_HINT}</p>"
+    heads = "".join(
+        f'<th scope="col"><span class="dot" style="background:{color}"></span>point {number}'
+        f"<small>row {row}, column {column}</small></th>"
+        for number, ((row, column), color) in enumerate(zip(session.points, _COLORS, strict=False), start=1)
+    )
+    if len(session.points) == 2:
+        heads += '<th scope="col">nearer</th>'
+    rows = "".join(_row(prediction, session.points) for prediction in session.photograph.predictions)
+    after = "" if len(session.points) == 2 else "<p>Click a second point to ask which is nearer.</p>"
+    return f'<table><thead><tr><th scope="col">checkpoint</th>{heads}</tr></thead><tbody>{rows}</tbody></table>{after}'
+
+
+def _row(prediction: Prediction, points: tuple[tuple[int, int], ...]) -> str:
+    values = [float(prediction.values()[point]) for point in points]
+    cells = "".join(f"<td>{_written(value, prediction.space)}</td>" for value in values)
+    if len(values) == 2:
+        answer = nearer(*values, prediction.space) if np.isfinite(values).all() else 0
+        words = {1: "point 1 is nearer", 2: "point 2 is nearer", None: "a tie", 0: "no answer"}
+        cells += f"<td><strong>{words[answer]}</strong></td>"
+    return f'<tr><th scope="row">{html.escape(prediction.label)}</th>{cells}</tr>'
+
+
+def _written(value: float, space: str) -> str:
+    return f"{value:.4g} m" if space == "depth" else f"{value:.4g} <small>disparity, no unit</small>"
+
+
+def hover_maps(photograph: Photograph) -> dict:
+    """Give the browser what it needs to read the depth under the cursor by itself.
+
+    Args:
+        photograph (`Photograph`): The one that is shown.
+
+    Returns:
+        `dict`: `size`: height and width of the photograph; `grid`: of the maps; `maps`: one a checkpoint, with its
+        `label`, `unit`, and 16-bit codes of the nearest pixels (little-endian, base64) with their `scale` and `offset`.
+    """
+    height, width = photograph.size
+    factor = min(1.0, LONGEST_HOVER / max(height, width))
+    grid = max(1, round(height * factor)), max(1, round(width * factor))
+    maps = []
+    for prediction in photograph.predictions:
+        codes, scale, offset = encode_depth_map(prediction.sampled(*grid))
+        maps.append(
+            {
+                "label": prediction.label,
+                "unit": "m" if prediction.space == "depth" else "",
+                "codes": base64.b64encode(codes.astype("<u2").tobytes()).decode("ascii"),
+                "scale": scale,
+                "offset": offset,
+            }
+        )
+    return {"size": [height, width], "grid": list(grid), "maps": maps}

@@ -1,0 +1,112 @@
+"""Uploaded files in, a session with their predictions out."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from depth_anything_hf.app.checkpoints import Checkpoints
+from depth_anything_hf.app.exports import repaint
+from depth_anything_hf.app.files import Limits, open_photograph
+from depth_anything_hf.app.session import LISTING, Photograph, Prediction, Session, shrunk
+from depth_anything_hf.visualization import save_depth
+
+
+def predict_files(
+    paths: Sequence[str | Path],
+    names: Sequence[str],
+    checkpoints: Checkpoints,
+    root: Path,
+    limits: Limits,
+    resolution: int | None = None,
+    colormap: str = "inferno",
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[Session, list[str]]:
+    """Predict uploaded files one by one; those that cannot be read are left out, with the reason.
+
+    Args:
+        paths (`Sequence[str | Path]`): Uploaded files.
+        names (`Sequence[str]`): One or two checkpoints.
+        checkpoints (`Checkpoints`): Where to get them.
+        root (`Path`): The session gets a folder of its own here.
+        limits (`Limits`): What is accepted.
+        resolution (`int`, *optional*): Shorter side of the network's input; default: each checkpoint's own.
+        colormap (`str`): One of `COLORMAPS`.
+        progress (`Callable`): Wraps the loop over the files.
+
+    Returns:
+        `tuple[Session, list[str]]`: The session, and one reason for each file left out.
+
+    Raises:
+        ValueError: No file, none that can be read, no checkpoint, or one that cannot be loaded.
+    """
+    if not paths:
+        raise ValueError("there is no image: drop one, or choose a folder.")
+    if not names:
+        raise ValueError("there is no checkpoint: choose one.")
+    folder = Path(tempfile.mkdtemp(dir=root))
+    try:
+        photographs, problems = [], []
+        megapixels = 0.0
+        for index, path in enumerate(progress(paths)):
+            if index >= limits.images or megapixels >= limits.total_megapixels:
+                problems.append(
+                    f"{len(paths) - index} more: this page takes {limits.images} images at once, and "
+                    f"{limits.total_megapixels:g} megapixels together; depth-anything-hf predict takes any number."
+                )
+                break
+            try:
+                image = open_photograph(path, limits.megapixels)
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+                continue
+            megapixels += image.width * image.height / 1e6
+            predictions = {name: checkpoints.predict(name, image, resolution) for name in names}
+            photographs.append(_save(image, Path(path).name, predictions, folder, index))
+        if not photographs:
+            raise ValueError(" ".join(problems))
+        session = Session(folder, tuple(photographs), tuple(map(str, paths)))
+        _write_listing(session)
+        return session if colormap == "inferno" else repaint(session, colormap), problems
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _save(image: Image.Image, name: str, predictions: dict, folder: Path, index: int) -> Photograph:
+    """Write the predictions `{checkpoint: (depth, space)}` of an image, and the image as browsers get to see it."""
+    stem = name.replace(".", "_")
+    if list(folder.glob(f"{glob.escape(stem)}_*")):  # of another folder of the upload
+        stem = f"{stem}_{index}"
+    made = []
+    for (depth, space), label in zip(predictions.values(), _labels(list(predictions)), strict=True):
+        slug = re.sub(r"[^\w-]+", "_", label)
+        made.append(Prediction(label, space, save_depth(folder / f"{stem}_{slug}", depth, space)))
+    preview = folder / "previews" / f"{index}.png"
+    preview.parent.mkdir(exist_ok=True)
+    shrunk(image).save(preview)
+    return Photograph(name, image.size[::-1], preview, tuple(made))
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Name checkpoints for people: the last part of the name, after a letter where there are two."""
+    short = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
+    return short if len(short) == 1 else [f"{letter} {name}" for letter, name in zip("AB", short, strict=True)]
+
+
+def _write_listing(session: Session) -> None:
+    """Write scale, offset and space of every 16-bit PNG, one line each, as `depth-anything-hf predict` does."""
+    with (session.folder / LISTING).open("w", encoding="utf-8") as listing:
+        for photograph in session.photographs:
+            for prediction in photograph.predictions:
+                saved = prediction.saved
+                row = {"file_name": photograph.name, "depth_map_file_name": saved["png"].name}
+                row |= {"depth_scale": saved["scale"], "depth_offset": saved["offset"], "space": prediction.space}
+                listing.write(json.dumps(row) + "\n")

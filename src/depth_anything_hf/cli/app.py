@@ -1,0 +1,69 @@
+"""`depth-anything-hf app [--model M [--model M2]]`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+EXAMPLE = """example:
+  depth-anything-hf app --model depth-anything/Depth-Anything-V2-Small-hf --model my_student
+
+Open the address that it prints. Drop images, compare the two checkpoints with a slider, point at a picture and read the
+depth, mark two points and see which is nearer, download 16-bit PNG, npy and PLY. Ctrl+C ends it and deletes all uploads.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser."""
+    parser = argparse.ArgumentParser(
+        prog="depth-anything-hf app",
+        description="Serve a web page that shows, compares and reads depth.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="M",
+        help="Hub id or folder; give it twice to compare two, more often to choose from more "
+        "(default: depth-anything/Depth-Anything-V2-Small-hf)",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine alone). With another one, whoever reaches it may "
+        "upload, and only the checkpoints of --model can be chosen",
+    )
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument(
+        "--max-upload-mb", type=int, default=50, metavar="MB", help="largest file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=50,
+        metavar="MP",
+        help="largest image, at most 178 (default: %(default)s)",
+    )
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and serve until Ctrl+C or SIGTERM."""
+    options = make_parser().parse_args(arguments)
+
+    from depth_anything_hf.app.files import Limits
+    from depth_anything_hf.app.page import build_page, launch_page
+
+    limits = Limits(options.max_upload_mb, options.max_megapixels)
+    models = options.model or ["depth-anything/Depth-Anything-V2-Small-hf"]
+    local = options.host in ("127.0.0.1", "::1", "localhost")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does, so that the uploads are deleted
+    page = build_page(models, limits, any_checkpoint=local)
+    url = launch_page(page, limits, options.host, options.port)
+    print(f"{url} shows {', '.join(models)}; Ctrl+C ends it.", flush=True)
+    if not local:
+        print(f"whoever reaches {options.host} may upload: put a login in front of it.", file=sys.stderr)
+    page.block_thread()
+    return 0
