@@ -12,7 +12,7 @@ extras = {
     "controlnet": ["diffusers>=0.37"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "point-cloud": ["trimesh>=4.5"],
-    "video": ["av>=14"],
+    "video": ["av>=17"],
 }
 every_extra = [requirement for requirements in extras.values() for requirement in requirements]
 version = re.search(r'__version__ = "(.+)"', (root / "src/depth_anything_hf/__init__.py").read_text()).group(1)

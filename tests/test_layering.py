@@ -12,7 +12,17 @@ PACKAGE = Path(depth_anything_hf.__file__).parent
 FLOORS = (
     ("geometry", "alignment", "temporal", "resizing"),
     ("losses", "augmentation", "data", "charts", "visualization", "point_cloud"),
-    ("configuration", "modeling", "image_processing", "inference", "tiling", "encoder", "convert", "adapters", "sharing"),
+    (
+        "configuration",
+        "modeling",
+        "image_processing",
+        "inference",
+        "tiling",
+        "encoder",
+        "convert",
+        "adapters",
+        "sharing",
+    ),
     ("evaluation", "labeling", "training"),
     ("export", "comparison", "parity", "hub", "video"),
     ("quickstart", "app", "cli"),

@@ -18,11 +18,15 @@ _HOME_OF = {
     "StrongPerturbation": "augmentation.colors",
     "config_for": "configuration",
     "config_for_encoder": "configuration",
+    "export_encoder": "encoder",
+    "export_onnx": "export.onnx",
     "label_images": "labeling.engine",
     "load_folder": "data.folder",
     "load_images": "data.folder",
     "load_pairs": "data.pairs",
+    "predict_tiled": "tiling.prediction",
     "stream_folder": "data.streaming",
+    "to_control_image": "visualization",
 }
 __all__ = ["__version__", *_HOME_OF]
 
@@ -32,13 +36,17 @@ if TYPE_CHECKING:
     from depth_anything_hf.data.folder import load_folder, load_images
     from depth_anything_hf.data.pairs import load_pairs
     from depth_anything_hf.data.streaming import stream_folder
+    from depth_anything_hf.encoder import export_encoder
+    from depth_anything_hf.export.onnx import export_onnx
     from depth_anything_hf.image_processing import DepthAnythingImageProcessor
     from depth_anything_hf.labeling.arguments import LabelingArguments
     from depth_anything_hf.labeling.engine import label_images
     from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+    from depth_anything_hf.tiling.prediction import predict_tiled
     from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
     from depth_anything_hf.training.collator import DepthCollator
     from depth_anything_hf.training.trainer import DepthAnythingTrainer
+    from depth_anything_hf.visualization import to_control_image
 
 
 def __getattr__(name: str):
