@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from depth_anything_hf.control_image import to_control_image
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.inference import load_model, predict_depth, space_of
 from depth_anything_hf.resizing import resized_size
-from depth_anything_hf.visualization import sheet, to_control_image
+from depth_anything_hf.visualization import sheet
 
 EXAMPLE = """example, with SDXL:
   python examples/controlnet_depth.py --image photo.jpg --prompt "a room of gingerbread" --out painted \\

@@ -5,6 +5,7 @@ import torch
 
 from depth_anything_hf.geometry import (
     check_space,
+    disparity_of_prediction,
     invert,
     kth_smallest,
     label_from_map,
@@ -246,3 +247,15 @@ def test_label_from_map__rejects_unknown_kinds():
         label_from_map(values, None, "disparity", "metric")
     with pytest.raises(ValueError, match="space is 'inverse'; it must be one of"):
         label_from_map(values, None, "inverse", "relative")
+
+
+def test_disparity_of_prediction__metres_are_inverted_and_disparity_may_be_negative():
+    values = torch.tensor([[4.0, -2.0, 0.0, torch.inf, torch.nan]])
+    disparity, valid = disparity_of_prediction(values, "disparity")
+    assert torch.equal(disparity[valid], torch.tensor([4.0, -2.0, 0.0]))
+    disparity, valid = disparity_of_prediction(values, "depth", torch.tensor([[True] * 5]))
+    assert disparity[valid].tolist() == [0.25]
+    masked = disparity_of_prediction(values, "disparity", torch.tensor([[False, True, True, True, True]]))[1]
+    assert masked.tolist() == [[False, True, True, False, False]]
+    with pytest.raises(ValueError, match="space is 'metres'"):
+        disparity_of_prediction(values, "metres")

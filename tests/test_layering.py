@@ -11,7 +11,7 @@ PACKAGE = Path(depth_anything_hf.__file__).parent
 # A room imports rooms of lower floors, and rooms of its own floor that stand before it.
 FLOORS = (
     ("geometry", "alignment", "temporal", "resizing"),
-    ("losses", "augmentation", "data", "charts", "visualization", "point_cloud"),
+    ("losses", "augmentation", "data", "charts", "visualization", "control_image", "point_cloud"),
     (
         "configuration",
         "modeling",

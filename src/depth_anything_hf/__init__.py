@@ -26,13 +26,14 @@ _HOME_OF = {
     "load_pairs": "data.pairs",
     "predict_tiled": "tiling.prediction",
     "stream_folder": "data.streaming",
-    "to_control_image": "visualization",
+    "to_control_image": "control_image",
 }
 __all__ = ["__version__", *_HOME_OF]
 
 if TYPE_CHECKING:
     from depth_anything_hf.augmentation.colors import StrongPerturbation
     from depth_anything_hf.configuration import config_for, config_for_encoder
+    from depth_anything_hf.control_image import to_control_image
     from depth_anything_hf.data.folder import load_folder, load_images
     from depth_anything_hf.data.pairs import load_pairs
     from depth_anything_hf.data.streaming import stream_folder
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
     from depth_anything_hf.training.collator import DepthCollator
     from depth_anything_hf.training.trainer import DepthAnythingTrainer
-    from depth_anything_hf.visualization import to_control_image
 
 
 def __getattr__(name: str):

@@ -265,3 +265,32 @@ def label_from_map(
     if sky is None:
         return disparity, valid
     return torch.where(sky, 0.0, disparity), valid | sky
+
+
+def disparity_of_prediction(
+    values: torch.Tensor, space: str, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn a prediction into disparity, to look at: what is near is large.
+
+    Unlike a label, a prediction in disparity may lie below zero.
+
+    Args:
+        values (`torch.Tensor`): Any shape: disparity, or metres, of which those not above zero are no values.
+        space (`str`): `"disparity"` or `"depth"`.
+        mask (`torch.Tensor`, *optional*): Bool, same shape: where `values` may be read.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: Disparity, and bool, where there is a value; same shape.
+
+    Raises:
+        ValueError: `space` is unknown.
+
+    Example:
+        >>> values = torch.tensor([4.0, -1.0, torch.nan])
+        >>> [disparity_of_prediction(values, space)[1].tolist() for space in ("disparity", "depth")]
+        [[True, True, False], [True, False, False]]
+    """
+    if check_space(space) == "depth":
+        return label_from_map(values, mask, space, "relative")
+    finite = torch.isfinite(values)
+    return values, finite if mask is None else finite & mask

@@ -1,5 +1,4 @@
-"""Pictures of depth: a colour map, contact sheets that compare models, predictions on disk, images that control a
-diffusion model.
+"""Pictures of depth: a colour map, contact sheets that compare models, predictions on disk.
 
 All of them show disparity: far is dark, near is bright.
 """
@@ -18,8 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from depth_anything_hf.alignment import apply_fit, fit_scale_shift
 from depth_anything_hf.charts import INK, shorten_text
 from depth_anything_hf.data.codes import depth_map_to_image, encode_depth_map, upright_rgb
-from depth_anything_hf.geometry import check_space, label_from_map, normalize_min_max
-from depth_anything_hf.resizing import resize_map, resize_prediction
+from depth_anything_hf.geometry import disparity_of_prediction, label_from_map
 
 # Every 17th of the 256 colours of "inferno" by Nathaniel J. Smith and Stefan van der Walt (CC0, as in matplotlib).
 _POINTS = "0000040c0826240c4f420a685d126e781c6d932667ae305cc73e4cdd513aed6925f8850ffca50afac62df2e661fcffa4"
@@ -32,7 +30,11 @@ Picture = Image.Image | np.ndarray
 
 
 def colorize(
-    values: np.ndarray, mask: np.ndarray | None = None, low: float | None = None, high: float | None = None
+    values: np.ndarray,
+    mask: np.ndarray | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    colors: np.ndarray | None = None,
 ) -> np.ndarray:
     """Paint a disparity map: small (far) is dark purple, large (near) bright yellow, no value grey.
 
@@ -40,6 +42,7 @@ def colorize(
         values: (height, width) disparity, any scale; nan and inf are no values.
         mask: (height, width) bool, True where there is a value; default: everywhere.
         low, high: Disparity of the darkest and the brightest colour; default: 2nd and 98th percentile of the values.
+        colors: (256, 3) from far to near, 0 to 255; default: those of "inferno".
 
     Returns:
         (height, width, 3) uint8. A constant map has the one colour of the middle.
@@ -64,11 +67,40 @@ def colorize(
     if not valid.any():
         return picture
     inside = values[valid]
-    robust_low, robust_high = _robust_range(inside)
+    robust_low, robust_high = robust_range(inside)
     low, high = robust_low if low is None else float(low), robust_high if high is None else float(high)
     place = (np.clip(inside, low, high) - low) / (high - low) if high > low else np.full(inside.shape, 0.5)
-    picture[valid] = np.rint(_COLORS[np.rint(place * 255).astype(np.uint8)])
+    picture[valid] = np.rint((_COLORS if colors is None else colors)[np.rint(place * 255).astype(np.uint8)])
     return picture
+
+
+def paint(
+    depth: np.ndarray,
+    space: str = "disparity",
+    low: float | None = None,
+    high: float | None = None,
+    colors: np.ndarray | None = None,
+) -> np.ndarray:
+    """Paint a prediction, disparity or metres, by its disparity.
+
+    Args:
+        depth: (height, width) disparity or metres; nan and inf are no values.
+        space: "disparity" (relative models) or "depth" (metric models).
+        low, high, colors: Of the disparity, as in `colorize`.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        ValueError: `depth` is not a map, or `space` is unknown.
+
+    Example:
+        >>> paint(np.array([[1.0, 2.0]]), "depth").tolist()
+        [[[252, 255, 164], [0, 0, 4]]]
+    """
+    values = torch.from_numpy(np.array(depth, dtype=np.float64))
+    disparity, valid = (each.numpy() for each in disparity_of_prediction(values, space))
+    return colorize(disparity, valid, low, high, colors)
 
 
 def prediction_row(
@@ -108,7 +140,7 @@ def prediction_row(
     truth, valid = (None, None) if target is None else _disparity(target, target_mask, target_space)
     if truth is None or not valid.any():
         return [image, None, *(colorize(prediction) for prediction in predictions)]
-    low, high = _robust_range(truth[valid])
+    low, high = robust_range(truth[valid])
     row: list[Picture | None] = [image, colorize(*enlarge_sparse(truth, valid), low, high)]
     for prediction in predictions:
         if prediction.shape != truth.shape:
@@ -204,7 +236,7 @@ def save_depth(path_stem: str | os.PathLike, depth: np.ndarray, space: str = "di
     """
     depth = np.asarray(depth)
     codes, scale, offset = encode_depth_map(depth)
-    picture = colorize(depth) if space == "disparity" else colorize(*_disparity(depth, None, space))
+    picture = paint(depth, space)
     stem = Path(path_stem).expanduser()
     stem.parent.mkdir(parents=True, exist_ok=True)
     # not with_suffix, which would take the "2" of "room.2" for an ending
@@ -215,66 +247,8 @@ def save_depth(path_stem: str | os.PathLike, depth: np.ndarray, space: str = "di
     return {"png": png, "npy": npy, "color": color, "scale": scale, "offset": offset}
 
 
-def to_control_image(
-    depth: np.ndarray | torch.Tensor,
-    space: str = "disparity",
-    mask: np.ndarray | torch.Tensor | None = None,
-    size: tuple[int, int] | None = None,
-) -> Image.Image:
-    """Turn a depth map into the picture that depth-conditioned ControlNets take: grey, near is white, far is black.
-
-    Disparity is stretched over the picture's own range and cut to whole grey levels: `floor(255 (d - min) / (max - min))`,
-    three times. No percentiles, no gamma. What lies within 1/255 of the range becomes one grey level, which hides the
-    relief of a background far behind its foreground.
-
-    Args:
-        depth: (height, width), as `predict_depth` returns it: disparity, any scale and shift, or metres. nan and inf are
-            no values, nor are metres that are not above zero.
-        space: "disparity" (relative models) or "depth" (metric models), which is inverted first.
-        mask: (height, width) bool, True where there is a value; default: everywhere.
-        size: (height, width) of the picture, for Stable Diffusion multiples of 8; default: that of the map. Disparity is
-            resized before it is stretched, so that the range stays full: bilinearly, or, where it has holes, by the
-            nearest neighbour.
-
-    Returns:
-        The picture, RGB. Black where there is no value, and all over where all values are equal.
-
-    Raises:
-        ValueError: `depth` is not a map, `mask` has another shape, or `space` is unknown.
-
-    Source: The MiDaS annotator of lllyasviel/ControlNet; docs/controlnet.md compares the published checkpoints.
-
-    Example:
-        >>> np.asarray(to_control_image(np.array([[1.0, 2.0, 5.0, np.nan]])))[0].tolist()
-        [[0, 0, 0], [63, 63, 63], [255, 255, 255], [0, 0, 0]]
-    """
-    check_space(space)
-    values = _tensor(depth)
-    values = values.to(torch.promote_types(values.dtype, torch.float32))
-    allowed = torch.ones_like(values, dtype=torch.bool) if mask is None else _tensor(mask).bool()
-    if values.ndim != 2 or allowed.shape != values.shape:
-        raise ValueError(
-            f"depth has shape {tuple(values.shape)} and mask {tuple(allowed.shape)}; both must be one (height, width): "
-            "pass one map at a time."
-        )
-    if space == "depth":
-        disparity, valid = label_from_map(values, allowed, space, "relative")
-    else:  # a prediction may lie below zero, which a label may not
-        disparity, valid = values, allowed & torch.isfinite(values)
-    if size is not None:
-        resize = resize_prediction if valid.all() else resize_map
-        disparity, valid = resize(disparity[None], size)[0], resize_map(valid[None], size)[0]
-    grey = (normalize_min_max(disparity[None], valid[None])[0] * 255).to(torch.uint8)
-    return Image.fromarray(grey.numpy()).convert("RGB")
-
-
-def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
-    if isinstance(values, torch.Tensor):
-        return values.detach().cpu()
-    return torch.from_numpy(np.array(values))  # a copy: PyTorch takes no mirrored views
-
-
-def _robust_range(values: np.ndarray) -> tuple[float, float]:
+def robust_range(values: np.ndarray) -> tuple[float, float]:
+    """Find the range that colours are spread over: the 2nd and 98th percentile of some values, at least one."""
     low, high = np.percentile(values, (2, 98))
     # where nearly all values are one (sky), the percentiles fall together and would hide the rest
     return (float(low), float(high)) if high > low else (float(values.min()), float(values.max()))

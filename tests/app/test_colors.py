@@ -2,21 +2,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_hf.app.colors import COLORMAPS, paint, palette
-from depth_anything_hf.visualization import save_depth
+from depth_anything_hf.app.colors import COLORMAPS, palette
+from depth_anything_hf.visualization import paint, save_depth
 
 
 @pytest.mark.parametrize("space", ["disparity", "depth"])
 def test_paint__inferno_is_the_picture_that_predict_writes(space, tmp_path):
     depth = np.random.default_rng(0).uniform(0.5, 9, (30, 40))
     written = np.asarray(Image.open(save_depth(tmp_path / "a", depth, space)["color"]))
-    np.testing.assert_array_equal(paint(depth, space), written)
+    np.testing.assert_array_equal(paint(depth, space, colors=palette("inferno")), written)
 
 
 @pytest.mark.parametrize("colormap", COLORMAPS)
 def test_paint__the_nearest_has_the_last_colour(colormap):
     metres = np.array([[1.0, 2.0, 4.0]])
-    painted = paint(metres, "depth", colormap)[0]
+    painted = paint(metres, "depth", colors=palette(colormap))[0]
     disparity = np.array([[1.0, 0.5, 0.25]])
     low, high = np.percentile(disparity, (2, 98))
     places = np.rint(255 * (disparity[0].clip(low, high) - low) / (high - low)).astype(int)
@@ -26,7 +26,7 @@ def test_paint__the_nearest_has_the_last_colour(colormap):
 
 @pytest.mark.parametrize("colormap", COLORMAPS)
 def test_paint__no_value_is_grey(colormap):
-    painted = paint(np.array([[1.0, np.nan, 3.0]]), "disparity", colormap)
+    painted = paint(np.array([[1.0, np.nan, 3.0]]), "disparity", colors=palette(colormap))
     assert painted[0, 1].tolist() == [128, 128, 128]
 
 

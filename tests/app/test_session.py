@@ -8,13 +8,14 @@ import trimesh
 from PIL import Image
 
 from depth_anything_hf.app.checkpoints import Checkpoints
-from depth_anything_hf.app.colors import paint
+from depth_anything_hf.app.colors import palette
 from depth_anything_hf.app.exports import add_archive, add_point_clouds, copy_session, repaint
 from depth_anything_hf.app.files import Limits
 from depth_anything_hf.app.predicting import predict_files
 from depth_anything_hf.app.session import LONGEST_PREVIEW, preview_size, shown_size
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.point_cloud import depth_for_viewing
+from depth_anything_hf.visualization import paint
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_repaint__changes_the_colour_pictures_alone(predict, photos):
     session, _ = predict(photos[:1], colormap="viridis")
     made = session.photograph.predictions[0]
     np.testing.assert_array_equal(
-        np.asarray(Image.open(made.saved["color"])), paint(made.values(), made.space, "viridis")
+        np.asarray(Image.open(made.saved["color"])), paint(made.values(), made.space, colors=palette("viridis"))
     )
     before = made.saved["png"].read_bytes(), made.saved["npy"].read_bytes()
     session = add_archive(add_point_clouds(session, 65.0))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from depth_anything_hf.control_image import to_control_image
 from depth_anything_hf.inference import predict_depth
-from depth_anything_hf.visualization import to_control_image
 
 diffusers = pytest.importorskip("diffusers", reason='pip install "depth_anything_hf[controlnet]"')
 

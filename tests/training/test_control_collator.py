@@ -3,9 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
+from depth_anything_hf.control_image import to_control_image
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.training.control_collator import ControlCollator
-from depth_anything_hf.visualization import to_control_image
 
 
 def ramp(height, width):

@@ -1,12 +1,10 @@
-"""Pictures of depth in the colour map that the visitor chooses."""
+"""The colour maps that a visitor may choose."""
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 from kornia.color import ColorMap
 
-from depth_anything_hf.geometry import label_from_map
 from depth_anything_hf.visualization import colorize
 
 COLORMAPS = ("inferno", "viridis", "turbo", "cividis", "grey")
@@ -37,41 +35,3 @@ def palette(colormap: str) -> np.ndarray:
     if colormap == "grey":
         return np.stack([_STEPS] * 3, axis=1).astype(np.uint8)
     return np.rint(255 * ColorMap(colormap, 256).colors.numpy().T).astype(np.uint8)
-
-
-def paint(depth: np.ndarray, space: str, colormap: str = "inferno") -> np.ndarray:
-    """Paint a prediction by its disparity, as `visualization.save_depth` does, in any colour map.
-
-    Args:
-        depth: (height, width) disparity or metres.
-        space: "disparity" or "depth".
-        colormap: One of `COLORMAPS`.
-
-    Returns:
-        (height, width, 3) uint8; grey where there is no value.
-
-    Raises:
-        ValueError: Unknown name, or `depth` is not a map.
-
-    Example:
-        >>> paint(np.array([[1.0, 2.0]]), "depth", "grey").tolist()
-        [[[255, 255, 255], [0, 0, 0]]]
-    """
-    colors = palette(colormap)
-    if space == "disparity":
-        picture = colorize(depth)
-    else:
-        metres = torch.from_numpy(np.array(depth, dtype=np.float64))
-        disparity, valid = label_from_map(metres, None, space, "relative")
-        picture = colorize(disparity.numpy(), valid.numpy())
-    if colormap == "inferno":
-        return picture
-    known, order = np.unique(_packed(_INFERNO), return_index=True)
-    place = np.searchsorted(known, _packed(picture)).clip(max=255)
-    has_color = known[place] == _packed(picture)
-    return np.where(has_color[..., None], colors[order[place]], picture)
-
-
-def _packed(colors: np.ndarray) -> np.ndarray:
-    """Make one number of the three channels, (..., 3) to (...)."""
-    return colors.astype(np.int64) @ (65536, 256, 1)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from depth_anything_hf.app.colors import paint
+from depth_anything_hf.app.colors import palette
 from depth_anything_hf.app.session import LISTING, Session
 from depth_anything_hf.point_cloud import depth_for_viewing, intrinsics_from_fov, point_cloud, save_ply
+from depth_anything_hf.visualization import paint
 
 
 def copy_session(session: Session, root: Path) -> Session:
@@ -47,7 +48,7 @@ def repaint(session: Session, colormap: str) -> Session:
     """
     for photograph in session.photographs:
         for prediction in photograph.predictions:
-            picture = paint(prediction.values(), prediction.space, colormap)
+            picture = paint(prediction.values(), prediction.space, colors=palette(colormap))
             prediction.saved["color"].unlink(missing_ok=True)  # a copied session has the same file
             Image.fromarray(picture).save(prediction.saved["color"])
     return replace(session, extras=tuple(file for file in session.extras if file.suffix != ".zip"))

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from depth_anything_hf.data.codes import encode_depth_map
-from depth_anything_hf.geometry import check_space, label_from_map
+from depth_anything_hf.geometry import check_space, disparity_of_prediction
 from depth_anything_hf.tiling.prediction import TiledDepth
-from depth_anything_hf.visualization import colorize
+from depth_anything_hf.visualization import paint, robust_range
 
 _STRIP = 64  # rows that are handled at a time
 
@@ -80,23 +80,13 @@ def save_tiled_depth(
 
 
 def _painted(strips: Callable[[], Iterator[np.ndarray]], size: tuple[int, int], space: str) -> Iterator[np.ndarray]:
-    """Colour a map strip by strip, `(rows, width, 3)` uint8, on the range of about a megapixel of it."""
-    step = max(math.isqrt(size[0] * size[1] // 10**6), 1)
-    sample, known = _disparity(np.concatenate([strip[::step, ::step] for strip in strips()]), space)
-    inside = sample[known]
-    low, high = np.percentile(inside, (2, 98)) if inside.size else (0.0, 1.0)
-    if inside.size and low == high:
-        low, high = inside.min(), inside.max()
+    """Colour a map strip by strip, `(rows, width, 3)` uint8, on the range of at most a megapixel of it."""
+    step = math.ceil(math.sqrt(size[0] * size[1] / 10**6))
+    sample = torch.from_numpy(np.concatenate([strip[::step, ::step] for strip in strips()]))
+    disparity, known = disparity_of_prediction(sample, space)
+    low, high = robust_range(disparity[known].numpy()) if known.any() else (0.0, 1.0)
     for strip in strips():
-        yield colorize(*_disparity(strip, space), low, high)
-
-
-def _disparity(values: np.ndarray, space: str) -> tuple[np.ndarray, np.ndarray]:
-    """Give disparity and where there is one."""
-    if space == "disparity":
-        return values, np.isfinite(values)
-    disparity, valid = label_from_map(torch.from_numpy(values.astype(np.float64)), None, space, "relative")
-    return disparity.numpy(), valid.numpy()
+        yield paint(strip, space, low, high)
 
 
 def _write_png(path: Path, size: tuple[int, int], bits: int, strips: Iterable[np.ndarray]) -> None:

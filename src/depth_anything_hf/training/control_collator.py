@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageOps
 
 from depth_anything_hf.augmentation.cropping import crop_and_flip, random_crop_box
+from depth_anything_hf.control_image import to_control_image
 from depth_anything_hf.data.codes import open_image, upright_rgb
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.geometry import label_from_map
-from depth_anything_hf.visualization import to_control_image
 
 
 class ControlCollator:

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from depth_anything_hf.geometry import label_from_map
+from depth_anything_hf.geometry import disparity_of_prediction
 from depth_anything_hf.inference import predict_depth
 from depth_anything_hf.temporal import SMOOTHING, RunningRange, TemporalAligner
 from depth_anything_hf.video.reading import Frame
-from depth_anything_hf.visualization import colorize
+from depth_anything_hf.visualization import paint
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class DepthFrame:
     @cached_property
     def picture(self) -> np.ndarray:
         """The depth in colours, on the range that runs through the video: (height, width, 3) uint8."""
-        disparity, valid = _disparity(torch.from_numpy(self.depth), self.space)
-        return colorize(disparity.numpy(), valid.numpy(), *self.color_range)
+        return paint(self.depth, self.space, *self.color_range)
 
 
 def iter_video_depth(
@@ -81,7 +80,7 @@ def iter_video_depth(
     align, follow = TemporalAligner(space, smoothing), RunningRange(smoothing)
     for frame, prediction in _predict(iter(frames), model, processor, batch_size):
         aligned = align(prediction, torch.from_numpy(frame.image).movedim(2, 0))
-        color_range = follow(*_disparity(aligned.values, space), restart=aligned.cut)
+        color_range = follow(*disparity_of_prediction(aligned.values, space), restart=aligned.cut)
         yield DepthFrame(frame.image, frame.time, aligned.values.numpy(), space, *aligned[1:], color_range)
 
 
@@ -91,10 +90,3 @@ def _predict(frames: Iterator[Frame], model: nn.Module, processor, batch_size: i
         predictions = deque(predict_depth(model, processor, [Image.fromarray(frame.image) for frame in batch]))
         while batch:
             yield batch.popleft(), predictions.popleft()
-
-
-def _disparity(depth: torch.Tensor, space: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what is shown, disparity (height, width), and where there is a value."""
-    if space == "disparity":  # a prediction may lie below zero, which a label may not
-        return depth, torch.isfinite(depth)
-    return label_from_map(depth, None, space, "relative")
