@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+
+from jobs import run_all
 
 ROOT = Path(__file__).parents[1]
 DEPTH = "depth"  # the run whose encoder is transferred
@@ -136,27 +137,6 @@ def result_path(work: Path, seed: int, name: str) -> Path:
     return work / "results" / f"seed{seed}-{[DEPTH, *VARIANTS].index(name)}.json"
 
 
-def run_all(options: argparse.Namespace) -> list[dict]:
-    """Run every model of every seed in a process of its own, of one thread."""
-    keys = [(seed, name) for name in [DEPTH, *VARIANTS] for seed in range(options.seeds)]
-    waiting = [key for key in keys if not result_path(options.work, *key).exists()]
-    running: dict[tuple[int, str], subprocess.Popen] = {}
-    while waiting or running:
-        for key in [key for key, process in running.items() if process.poll() is not None]:
-            if running.pop(key).returncode:
-                raise RuntimeError(f"{key} failed; its output is above.")
-            print("done", *key, flush=True)
-        for key in list(waiting):
-            ready = key[1] == DEPTH or result_path(options.work, key[0], DEPTH).exists()
-            if len(running) < options.jobs and ready:
-                waiting.remove(key)
-                one = ["--work", str(options.work), "--shrink", str(options.shrink), "--one", str(key[0]), key[1]]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                running[key] = subprocess.Popen([sys.executable, __file__, *one], env=environment)
-        time.sleep(0.5)
-    return [json.loads(result_path(options.work, *key).read_text()) for key in keys]
-
-
 def table(results: list[dict], seeds: int) -> str:
     """Write the mIoU of each seed and the mean, in percent."""
 
@@ -185,7 +165,13 @@ def main() -> None:
     settings = {name: value if name in kept else value // options.shrink for name, value in SETTINGS.items()}
     if options.one:
         return run_one(int(options.one[0]), options.one[1], options.work, settings)
-    results = run_all(options)
+    results = run_all(
+        [DEPTH, *VARIANTS],
+        options.seeds,
+        options.jobs,
+        partial(result_path, options.work),
+        ["--work", str(options.work), "--shrink", str(options.shrink)],
+    )
 
     from reporting import report, stamp
 

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+
+from jobs import run_all
 
 VARIANTS = {
     "labelled only": None,
@@ -97,34 +97,6 @@ def result_path(work: Path, seed: int, variant: str) -> Path:
     return work / "results" / f"seed{seed}-{[TEACHER, *VARIANTS].index(variant)}.json"
 
 
-def run_all(seeds: int, jobs: int, work: Path) -> list[dict]:
-    """Run every model of every seed in processes of one thread each, teachers before their students."""
-    waiting = [(seed, variant) for variant in [TEACHER, *VARIANTS] for seed in range(seeds)]
-    running: dict[tuple[int, str], subprocess.Popen] = {}
-    while waiting or running:
-        for key in [key for key, process in running.items() if process.poll() is not None]:
-            if running.pop(key).returncode:
-                raise RuntimeError(f"{key} failed; its output is above.")
-            print("done", *key, flush=True)
-        for key in list(waiting):
-            if result_path(work, *key).exists():
-                waiting.remove(key)
-            elif len(running) < jobs and (key[1] == TEACHER or result_path(work, key[0], TEACHER).exists()):
-                waiting.remove(key)
-                one = ["--work", str(work), "--one", str(key[0]), key[1]]
-                running[key] = subprocess.Popen(
-                    [sys.executable, __file__, *one],
-                    env={**os.environ, "OMP_NUM_THREADS": "1"},
-                    stderr=subprocess.DEVNULL,
-                )
-        time.sleep(0.5)
-    return [
-        json.loads(result_path(work, seed, variant).read_text())
-        for variant in [TEACHER, *VARIANTS]
-        for seed in range(seeds)
-    ]
-
-
 def table(results: list[dict], seeds: int) -> str:
     """Write mean and standard deviation over the seeds, and the change against the teacher of the same seed."""
     import numpy as np
@@ -160,7 +132,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         return run_one(int(options.one[0]), options.one[1], options.work)
-    results = run_all(options.seeds, options.jobs, options.work)
+    results = run_all(
+        [TEACHER, *VARIANTS],
+        options.seeds,
+        options.jobs,
+        partial(result_path, options.work),
+        ["--work", str(options.work)],
+    )
 
     from reporting import stamp
 
