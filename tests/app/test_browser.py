@@ -256,9 +256,11 @@ def test_page__too_large_a_file_is_refused_by_the_page_and_by_the_server(page, p
 
 def test_page__colour_map_resolution_and_point_cloud(page, tmp_path):
     before = download(page, "scene_png_A_relative_color.png", tmp_path).read_bytes()
+    compared = page.locator("#compare img").first
+    inferno = compared.get_attribute("src")
     page.get_by_label("Colour map").click()
-    with page.expect_response(re.compile("image.png")):
-        page.get_by_role("option", name="grey").click()
+    page.get_by_role("option", name="grey").click()
+    playwright.expect(compared).not_to_have_attribute("src", inferno)
     color = np.asarray(Image.open(download(page, "scene_png_A_relative_color.png", tmp_path)))
     assert np.array_equal(color[..., 0], color[..., 1])
     assert (tmp_path / "scene_png_A_relative_color.png").read_bytes() != before
@@ -267,8 +269,11 @@ def test_page__colour_map_resolution_and_point_cloud(page, tmp_path):
     page.locator("#predict").click()
     playwright.expect(page.locator("#status")).to_contain_text("must be a multiple of the patch size 14, such as 56")
     page.get_by_label("Resolution").fill("112")
+    link = page.locator("#downloads a").first
+    coarse = link.get_attribute("href")
     page.locator("#predict").click()
     playwright.expect(page.locator("#status")).to_have_text("1 of 1 predicted.")
+    playwright.expect(link).not_to_have_attribute("href", coarse)
     finer = np.load(download(page, "scene_png_A_relative.npy", tmp_path))
     assert not np.array_equal(values, finer)
     color = np.asarray(Image.open(download(page, "scene_png_A_relative_color.png", tmp_path)))

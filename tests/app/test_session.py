@@ -142,6 +142,21 @@ def test_repaint__changes_the_colour_pictures_alone(predict, photos):
     assert [file.suffix for file in again.extras] == [".ply"]  # the archive holds the old colours
 
 
+def test_repaint__a_picture_is_whole_at_every_moment(predict, photos, monkeypatch):
+    session, _ = predict(photos[:1])
+    color = session.photograph.predictions[0].saved["color"]
+    before, save = color.read_bytes(), Image.Image.save
+
+    def look_and_save(image, path, **settings):
+        save(image, path, **settings)
+        assert color.read_bytes() == before  # as someone would who downloads it now
+
+    monkeypatch.setattr(Image.Image, "save", look_and_save)
+    repaint(session, "grey")
+    assert color.read_bytes() != before
+    assert {file.name for file in color.parent.iterdir() if "color" in file.name} == {color.name}
+
+
 def test_add_point_clouds__metres_of_a_metric_model_and_a_shape_of_a_relative_one(predict, photos):
     session, _ = predict(photos[:1], count=2)
     session = add_point_clouds(add_point_clouds(session, 30.0), 90.0)

@@ -49,8 +49,10 @@ def repaint(session: Session, colormap: str) -> Session:
     for photograph in session.photographs:
         for prediction in photograph.predictions:
             picture = paint(prediction.values(), prediction.space, colors=palette(colormap))
-            prediction.saved["color"].unlink(missing_ok=True)  # a copied session has the same file
-            Image.fromarray(picture).save(prediction.saved["color"])
+            file = prediction.saved["color"]
+            partial = file.with_name(f".{file.name}")
+            Image.fromarray(picture).save(partial, format="PNG")
+            os.replace(partial, file)  # someone may be downloading it, and a copied session has the same file
     return replace(session, extras=tuple(file for file in session.extras if file.suffix != ".zip"))
 
 
