@@ -11,13 +11,11 @@ held-out scenes. Finished runs are kept in the work folder, so that the same com
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
-from jobs import run_all
+from jobs import keep_result, run_all
 
 ROOT = Path(__file__).parents[1]
 DEPTH = "depth"  # the run whose encoder is transferred
@@ -127,14 +125,7 @@ def run_one(seed: int, name: str, work: Path, settings: dict) -> None:
         scores = {"loss": trained.state.log_history[-1]["train_loss"]}
     else:
         scores = train_segmentation(seed, name, folder / "encoder", plan, settings, folder / name.replace(" ", "-"))
-    result = {"seed": seed, "variant": name, "scores": scores, "seconds": round(time.perf_counter() - started)}
-    path = result_path(work, seed, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result))
-
-
-def result_path(work: Path, seed: int, name: str) -> Path:
-    return work / "results" / f"seed{seed}-{[DEPTH, *VARIANTS].index(name)}.json"
+    keep_result(work, [DEPTH, *VARIANTS], seed, name, scores, started)
 
 
 def table(results: list[dict], seeds: int) -> str:
@@ -165,13 +156,7 @@ def main() -> None:
     settings = {name: value if name in kept else value // options.shrink for name, value in SETTINGS.items()}
     if options.one:
         return run_one(int(options.one[0]), options.one[1], options.work, settings)
-    results = run_all(
-        [DEPTH, *VARIANTS],
-        options.seeds,
-        options.jobs,
-        partial(result_path, options.work),
-        ["--work", str(options.work), "--shrink", str(options.shrink)],
-    )
+    results = run_all([DEPTH, *VARIANTS], options.seeds, options.jobs, options.work, ["--shrink", str(options.shrink)])
 
     from reporting import report, stamp
 

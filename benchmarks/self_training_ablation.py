@@ -24,10 +24,9 @@ import argparse
 import json
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
-from jobs import run_all
+from jobs import keep_result, run_all
 
 VARIANTS = {
     "labelled only": None,
@@ -87,14 +86,7 @@ def run_one(seed: int, variant: str, work: Path) -> None:
     for name, domain in (("labelled domain", LABELED_DOMAIN), ("unlabelled domain", UNLABELED_DOMAIN)):
         held_out = procedural_records(plan.held_out, plan, domain, held_out=True)
         scores[name] = score_dataset(predictor(model, plan), held_out).summary()
-    result = {"seed": seed, "variant": variant, "scores": scores, "seconds": round(time.perf_counter() - started)}
-    path = result_path(work, seed, variant)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result))
-
-
-def result_path(work: Path, seed: int, variant: str) -> Path:
-    return work / "results" / f"seed{seed}-{[TEACHER, *VARIANTS].index(variant)}.json"
+    keep_result(work, [TEACHER, *VARIANTS], seed, variant, scores, started)
 
 
 def table(results: list[dict], seeds: int) -> str:
@@ -132,13 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         return run_one(int(options.one[0]), options.one[1], options.work)
-    results = run_all(
-        [TEACHER, *VARIANTS],
-        options.seeds,
-        options.jobs,
-        partial(result_path, options.work),
-        ["--work", str(options.work)],
-    )
+    results = run_all([TEACHER, *VARIANTS], options.seeds, options.jobs, options.work)
 
     from reporting import stamp
 

@@ -213,13 +213,16 @@ def sheet(
     return page
 
 
-def save_depth(path_stem: str | os.PathLike, depth: np.ndarray, space: str = "disparity") -> dict[str, Path | float]:
+def save_depth(
+    path_stem: str | os.PathLike, depth: np.ndarray, space: str = "disparity", colors: np.ndarray | None = None
+) -> dict[str, Path | float]:
     """Write a prediction as a 16-bit PNG, as float32 numbers, and as a picture.
 
     Args:
         path_stem: Path without ending; folders are made, files replaced.
         depth: (height, width) disparity or metres; nan and inf become code 0 (no label) of the PNG.
         space: "disparity" (relative models) or "depth" (metric models): what is near, in the picture.
+        colors: Of the picture, as in `colorize`.
 
     Returns:
         `png`, `npy`, `color`: the paths `<stem>.png`, `<stem>.npy`, `<stem>_color.png`; `scale`, `offset`: a value is
@@ -236,7 +239,7 @@ def save_depth(path_stem: str | os.PathLike, depth: np.ndarray, space: str = "di
     """
     depth = np.asarray(depth)
     codes, scale, offset = encode_depth_map(depth)
-    picture = paint(depth, space)
+    picture = paint(depth, space, colors=colors)
     stem = Path(path_stem).expanduser()
     stem.parent.mkdir(parents=True, exist_ok=True)
     # not with_suffix, which would take the "2" of "room.2" for an ending

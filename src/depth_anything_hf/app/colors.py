@@ -9,7 +9,6 @@ from depth_anything_hf.visualization import colorize
 
 COLORMAPS = ("inferno", "viridis", "turbo", "cividis", "grey")
 _STEPS = np.arange(256)
-_INFERNO = colorize(_STEPS[None] / 255, low=0, high=1)[0]  # (256, 3) uint8, all different
 
 
 def palette(colormap: str) -> np.ndarray:
@@ -31,7 +30,7 @@ def palette(colormap: str) -> np.ndarray:
     if colormap not in COLORMAPS:
         raise ValueError(f"colormap is {colormap!r}; it must be one of {COLORMAPS}.")
     if colormap == "inferno":
-        return _INFERNO
+        return colorize(_STEPS[None] / 255, low=0, high=1)[0]
     if colormap == "grey":
         return np.stack([_STEPS] * 3, axis=1).astype(np.uint8)
     return np.rint(255 * ColorMap(colormap, 256).colors.numpy().T).astype(np.uint8)

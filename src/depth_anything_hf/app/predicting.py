@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from depth_anything_hf.app.checkpoints import Checkpoints
-from depth_anything_hf.app.exports import repaint
+from depth_anything_hf.app.colors import palette
 from depth_anything_hf.app.files import Limits, open_photograph
 from depth_anything_hf.app.session import LISTING, Photograph, Prediction, Session, shrunk
 from depth_anything_hf.visualization import save_depth
@@ -45,12 +46,13 @@ def predict_files(
         `tuple[Session, list[str]]`: The session, and one reason for each file left out.
 
     Raises:
-        ValueError: No file, none that can be read, no checkpoint, or one that cannot be loaded.
+        ValueError: No file, none that can be read, no checkpoint, one that cannot be loaded, or an unknown colour map.
     """
     if not paths:
         raise ValueError("there is no image: drop one, or choose a folder.")
     if not names:
         raise ValueError("there is no checkpoint: choose one.")
+    colors = palette(colormap)
     folder = Path(tempfile.mkdtemp(dir=root))
     try:
         photographs, problems = [], []
@@ -69,18 +71,20 @@ def predict_files(
                 continue
             megapixels += image.width * image.height / 1e6
             predictions = {name: checkpoints.predict(name, image, resolution) for name in names}
-            photographs.append(_save(image, Path(path).name, predictions, folder, index))
+            photographs.append(_save(image, Path(path).name, predictions, folder, index, colors))
         if not photographs:
             raise ValueError(" ".join(problems))
         session = Session(folder, tuple(photographs), tuple(map(str, paths)))
         _write_listing(session)
-        return session if colormap == "inferno" else repaint(session, colormap), problems
+        return session, problems
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _save(image: Image.Image, name: str, predictions: dict, folder: Path, index: int) -> Photograph:
+def _save(
+    image: Image.Image, name: str, predictions: dict, folder: Path, index: int, colors: np.ndarray
+) -> Photograph:
     """Write the predictions `{checkpoint: (depth, space)}` of an image, and the image as browsers get to see it."""
     stem = name.replace(".", "_")
     if list(folder.glob(f"{glob.escape(stem)}_*")):  # of another folder of the upload
@@ -88,7 +92,7 @@ def _save(image: Image.Image, name: str, predictions: dict, folder: Path, index:
     made = []
     for (depth, space), label in zip(predictions.values(), _labels(list(predictions)), strict=True):
         slug = re.sub(r"[^\w-]+", "_", label)
-        made.append(Prediction(label, space, save_depth(folder / f"{stem}_{slug}", depth, space)))
+        made.append(Prediction(label, space, save_depth(folder / f"{stem}_{slug}", depth, space, colors)))
     preview = folder / "previews" / f"{index}.png"
     preview.parent.mkdir(exist_ok=True)
     shrunk(image).save(preview)
