@@ -106,3 +106,8 @@ def test_help__agrees_with_the_library(capsys):
     helped = capsys.readouterr().out
     for end in OUTPUTS.values():
         assert f"walk_mp4{end}" in helped
+
+
+def test_video__resolution_that_is_no_multiple(checkpoint, clip, tmp_path):
+    with pytest.raises(ValueError, match="resolution is 0; it must be a multiple of the patch size 14, such as 14"):
+        main([str(clip), "--model", checkpoint, "--out", str(tmp_path / "out"), "--resolution", "0"])

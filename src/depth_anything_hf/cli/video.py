@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
         clips += [(file, file.relative_to(root)) for file in found]
     model, processor = load_model(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if options.resolution:
+    if options.resolution is not None:
         set_resolution(processor, model.config, options.resolution)
     space = space_of(model, options.model)
     problems = []
