@@ -284,7 +284,8 @@ def picture(result: dict, options) -> None:
 
 
 def name_of(options) -> str:
-    return f"training_{KIND}_{options.size}_{options.resolution}{'_compiled' if options.compile else ''}"
+    told = f"_{options.dtype}" if options.dtype else ""
+    return f"training_{KIND}_{options.size}_{options.resolution}{told}{'_compiled' if options.compile else ''}"
 
 
 def main() -> None:

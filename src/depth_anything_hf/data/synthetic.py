@@ -57,7 +57,7 @@ class SceneBatch:
     depth: torch.Tensor  # (batch, height, width) float32, planar depth (z along the optical axis) in metres, 0 at sky
     sky: torch.Tensor  # (batch, height, width) bool, where the ray of a pixel's centre hits nothing nearer than FAR
     intrinsics: torch.Tensor  # (batch, 4) float32, fx, fy, cx, cy in pixels; the first pixel's centre is (0.5, 0.5)
-    classes: torch.Tensor  # (batch, height, width) uint8, index in `CLASSES` of what the ray of a pixel's centre hits
+    classes: torch.Tensor | None  # (batch, height, width) uint8, index in `CLASSES` of what is hit; None = not known
 
 
 def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np.ndarray]:

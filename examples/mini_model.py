@@ -1,0 +1,117 @@
+"""The network of `train_mini.py`, its start and its optimizer."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import Dinov2Config
+
+from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+
+
+def positions(rows: int, columns: int, width: int) -> torch.Tensor:
+    """Return sines and cosines of each patch's row and column, `(rows * columns, width)`, as in MAE."""
+    frequency = 1 / 10_000 ** (np.arange(width // 4) / (width // 4))
+    parts = []
+    for place in np.mgrid[0:rows, 0:columns].reshape(2, -1):
+        angle = place[:, None] * frequency
+        parts += [np.sin(angle), np.cos(angle)]
+    return torch.from_numpy(np.concatenate(parts, 1)).float()
+
+
+def new_model(hidden_size: int, layers: int, patch_size: int, seed: int) -> DepthAnythingForDepthEstimation:
+    """Build a stock Depth Anything with random weights that knows from its start where a patch lies.
+
+    Args:
+        hidden_size: Width of the encoder, a multiple of 64.
+        layers: Blocks of the encoder.
+        patch_size: Pixels.
+        seed: Of the weights.
+    """
+    encoder = Dinov2Config(
+        image_size=16 * patch_size,
+        patch_size=patch_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // 64,
+        initializer_range=0.04,
+        use_mask_token=False,
+    )
+    config = config_for_encoder(encoder)
+    config.neck_hidden_sizes, config.fusion_hidden_size = [24, 48, 96, 192], 48
+    torch.manual_seed(seed)
+    model = DepthAnythingForDepthEstimation(config)
+    with torch.no_grad():
+        model.backbone.embeddings.position_embeddings[0, 1:] = 0.5 * positions(16, 16, hidden_size)
+    return model.to(memory_format=torch.channels_last)
+
+
+def new_processor(size: tuple[int, int], patch_size: int) -> DepthAnythingImageProcessor:
+    """Make a processor that squeezes every image into one size: the model was trained on squeezed views."""
+    return DepthAnythingImageProcessor(
+        size={"height": size[0], "width": size[1]}, ensure_multiple_of=patch_size, keep_aspect_ratio=False
+    )
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Train the matrices of the encoder's blocks with Muon and all else with AdamW, as one optimizer.
+
+    Args:
+        model: What is trained.
+        learning_rate: Of both; Muon's updates are scaled to the size of AdamW's.
+        decoder_lr_multiplier: The decoder's rate is this times as large.
+        weight_decay: Of all matrices and kernels.
+    """
+
+    def __init__(self, model, learning_rate: float, decoder_lr_multiplier: float, weight_decay: float):
+        groups: dict[str, list] = {"muon": [], "encoder": [], "encoder_plain": [], "decoder": [], "decoder_plain": []}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            plain = "_plain" * (parameter.ndim < 2 or "embeddings" in name and parameter.ndim == 3)
+            if ".encoder.layer." in name and parameter.ndim == 2:
+                groups["muon"].append(parameter)
+            else:
+                groups[("encoder" if "backbone" in name else "decoder") + plain].append(parameter)
+        decoder_rate = learning_rate * decoder_lr_multiplier
+        rows = [
+            {
+                "params": parameters,
+                "lr": decoder_rate if "decoder" in name else learning_rate,
+                "weight_decay": 0.0 if "plain" in name else weight_decay,
+            }
+            for name, parameters in groups.items()
+            if name != "muon"
+        ]
+        self.parts = [
+            torch.optim.Muon(
+                groups["muon"], lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(rows, betas=(0.9, 0.95)),
+        ]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let the parts see the groups that a schedule changes."""
+        at = 0
+        for part in self.parts:
+            part.param_groups = self.param_groups[at : at + len(part.param_groups)]
+            at += len(part.param_groups)
+
+    def step(self, closure=None):
+        """Take a step with each part."""
+        loss = None if closure is None else closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict:
+        """Give the state of each part."""
+        return {"parts": [part.state_dict() for part in self.parts], "state": {}, "param_groups": []}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Take the state of each part."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
