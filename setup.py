@@ -28,7 +28,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"depth_anything_hf": ["py.typed", "templates/*.md"]},
+    package_data={"depth_anything_hf": ["py.typed", "templates/*.md", "mini/*"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.18",

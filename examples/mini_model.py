@@ -38,7 +38,8 @@ def new_model(hidden_size: int, layers: int, patch_size: int, seed: int) -> Dept
         use_mask_token=False,
     )
     config = config_for_encoder(encoder)
-    config.neck_hidden_sizes, config.fusion_hidden_size = [24, 48, 96, 192], 48
+    # A slim decoder: at this resolution a wide one costs as much as the encoder and gains nothing.
+    config.neck_hidden_sizes, config.fusion_hidden_size, config.head_hidden_size = [24, 48, 96, 192], 32, 16
     torch.manual_seed(seed)
     model = DepthAnythingForDepthEstimation(config)
     with torch.no_grad():
@@ -68,7 +69,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            plain = "_plain" * (parameter.ndim < 2 or "embeddings" in name and parameter.ndim == 3)
+            plain = "_plain" * (parameter.ndim < 2 or ("embeddings" in name and parameter.ndim == 3))
             if ".encoder.layer." in name and parameter.ndim == 2:
                 groups["muon"].append(parameter)
             else:

@@ -13,6 +13,7 @@ FLOORS = (
     ("geometry", "alignment", "temporal", "resizing"),
     ("losses", "augmentation", "data", "charts", "visualization", "control_image", "point_cloud"),
     (
+        "bundled",
         "configuration",
         "modeling",
         "image_processing",

@@ -9,6 +9,8 @@ import pytest
 import depth_anything_hf
 
 ROOT = Path(__file__).parents[1]
+MINI_FILES = ("model.safetensors", "config.json", "preprocessor_config.json", "README.md")
+DATA_FILES = ("py.typed", "templates/model_card.md", *(f"mini/{name}" for name in MINI_FILES))
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess:
@@ -63,7 +65,7 @@ def test_version__is_that_of_the_distribution():
     assert depth_anything_hf.__version__ == importlib.metadata.version("depth_anything_hf")
 
 
-@pytest.mark.parametrize("name", ["py.typed", "templates/model_card.md"])
+@pytest.mark.parametrize("name", DATA_FILES)
 def test_data_file__is_in_the_package(name):
     found = files("depth_anything_hf") / name
     assert found.is_file()  # false for a link that leads nowhere
@@ -81,6 +83,6 @@ def test_data_files__are_built_into_the_distribution(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     built = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert {f"depth_anything_hf/{name}" for name in ("py.typed", "templates/model_card.md")} <= built
+    assert {f"depth_anything_hf/{name}" for name in DATA_FILES} <= built
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert sources <= built

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstima
 from transformers.utils import cached_file, is_torchvision_available
 from transformers.utils.hub import extract_commit_hash
 
+from depth_anything_hf.bundled import checkpoint_folder
 from depth_anything_hf.geometry import check_space
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
@@ -33,7 +34,8 @@ def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProces
     """Load a depth model and its processor: Depth Anything as our classes, any other as transformers' own.
 
     Args:
-        name (`str`): Hub id or folder; of a LoRA adapter, too, which is merged into its base model.
+        name (`str`): Hub id or folder, or "mini", which comes with the package; of a LoRA adapter, too, which is merged
+            into its base model.
         kwargs: Passed to `from_pretrained` of the model.
 
     Returns:
@@ -43,6 +45,7 @@ def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProces
         ValueError: The checkpoint is no depth model, or an adapter that names no base model, or one that does not fit
             it, or was trained on other weights.
     """
+    name = checkpoint_folder(name)
     base = adapter_base(name)
     if base is not None:
         return _load_merged(name, base, **kwargs)
@@ -155,7 +158,7 @@ def _adapter_config(name: str) -> tuple[str, dict] | None:
 
 def _find_file(name: str, file: str) -> str | None:
     """Find a file of a folder or Hub repository; None if it has no such file."""
-    return cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    return cached_file(checkpoint_folder(name), file, _raise_exceptions_for_missing_entries=False)
 
 
 def _load_merged(name: str, base: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProcessor]:
@@ -233,7 +236,7 @@ def model_revision(name: str, model: nn.Module) -> str:
     Returns:
         `str`: The commit, or "sha256:" and 16 hexadecimal digits of the weights.
     """
-    if not Path(name).exists():
+    if not Path(checkpoint_folder(name)).exists():
         commit = getattr(model.config, "_commit_hash", None) or _commit_on_hub(name)
         if commit and adapter_base(name) is None:  # an adapter's commit is not its base's
             return commit

@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         metavar="M",
         help="Hub id or folder; give it twice to compare two, more often to choose from more "
-        "(default: depth-anything/Depth-Anything-V2-Small-hf)",
+        "(default: mini, which is small and comes with the package)",
     )
     parser.add_argument(
         "--host",
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     from depth_anything_hf.app.page import build_page, launch_page
 
     limits = Limits(options.max_upload_mb, options.max_megapixels)
-    models = options.model or ["depth-anything/Depth-Anything-V2-Small-hf"]
+    models = options.model or ["mini"]
     local = options.host in ("127.0.0.1", "::1", "localhost")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does, so that the uploads are deleted
     page = build_page(models, limits, any_checkpoint=local)

@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("clips", nargs="+", metavar="CLIP", help="files, folders or globs")
     parser.add_argument(
-        "--model", default="depth-anything/Depth-Anything-V2-Small-hf", help="Hub id or folder (default: %(default)s)"
+        "--model", default="mini", help="Hub id or folder; mini comes with the package (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(

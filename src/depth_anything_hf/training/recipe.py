@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset
 from transformers import HfArgumentParser, set_seed
 
 from depth_anything_hf.adapters import depth_lora_config, describe_adapter
+from depth_anything_hf.bundled import checkpoint_folder
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.readers import READERS, open_reader
 from depth_anything_hf.data.streaming import stream_folder
@@ -215,7 +216,7 @@ def _start_model(recipe: RecipeArguments):
                 f"model {recipe.model} is an adapter; merge it first (depth_anything_hf.adapters.merge_adapter) and give "
                 "the merged folder."
             )
-        model = DepthAnythingForDepthEstimation.from_pretrained(recipe.model)
+        model = DepthAnythingForDepthEstimation.from_pretrained(checkpoint_folder(recipe.model))
         if recipe.max_depth is not None and model.config.max_depth != recipe.max_depth:
             raise ValueError(
                 f"max_depth is {recipe.max_depth:g}, and {recipe.model} is {model.config.depth_estimation_type} with "

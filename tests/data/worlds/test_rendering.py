@@ -53,7 +53,9 @@ def test_depth_does_not_depend_on_size_or_look():
 @pytest.mark.parametrize("switch", ["textures", "shadows", "sensor"])
 def test_each_switch_changes_the_image(switch):
     off = dataclasses.replace(WorldStyle(kinds={"room": 1.0}), **{switch: False})
-    images = [render_worlds([2], HEIGHT, WIDTH_OF_IMAGE, style).images for style in (WorldStyle(kinds={"room": 1.0}), off)]
+    images = [
+        render_worlds([2], HEIGHT, WIDTH_OF_IMAGE, style).images for style in (WorldStyle(kinds={"room": 1.0}), off)
+    ]
     assert (images[0].float() - images[1].float()).abs().mean() > 0.3
 
 

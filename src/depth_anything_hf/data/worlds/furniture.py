@@ -26,19 +26,30 @@ def table(place: Place, half_x: float, half_y: float, height: float) -> None:
     place.add(shape, (0, 0, height - thick), (half_x, half_y, thick), top)
     kind = rng.random()
     if kind < 0.6:
-        _legs(place, half_x * 0.95 * (0.7 if shape == ROD else 1), half_y * 0.95 * (0.7 if shape == ROD else 1), height - 2 * thick, legs)
+        _legs(
+            place,
+            half_x * 0.95 * (0.7 if shape == ROD else 1),
+            half_y * 0.95 * (0.7 if shape == ROD else 1),
+            height - 2 * thick,
+            legs,
+        )
     elif kind < 0.8:
         place.add(ROD, (0, 0, height / 2), (0.05, 0.05, height / 2 - thick), legs)
         place.add(ROD, (0, 0, 0.02), (half_x * 0.5, half_x * 0.5, 0.02), legs)
     else:
         for side in (-1, 1):
-            place.add(BOX, (side * half_x * 0.9, 0, height / 2 - thick), (0.02, half_y * 0.9, height / 2 - thick), legs)
+            place.add(
+                BOX, (side * half_x * 0.9, 0, height / 2 - thick), (0.02, half_y * 0.9, height / 2 - thick), legs
+            )
 
 
 def chair(place: Place) -> None:
     """Build a chair, with a back of a panel or of slats, and arms now and then."""
     rng, world = place.world.rng, place.world
-    seat, frame = world.material(rng.choice(["fabric", "wood", "plastic"])), world.material(rng.choice(["wood", "metal", "plastic"]))
+    seat, frame = (
+        world.material(rng.choice(["fabric", "wood", "plastic"])),
+        world.material(rng.choice(["wood", "metal", "plastic"])),
+    )
     half, height, back = rng.uniform(0.19, 0.27), rng.uniform(0.4, 0.5), rng.uniform(0.35, 0.6)
     place.add(BOX, (0, 0, height), (half, half, rng.uniform(0.015, 0.06)), seat)
     if rng.random() < 0.75:
@@ -46,7 +57,9 @@ def chair(place: Place) -> None:
     else:  # an office chair
         place.add(ROD, (0, 0, height / 2), (0.03, 0.03, height / 2), frame)
         for turn in np.arange(5) * math.tau / 5:
-            place.add(BOX, (0.15 * math.cos(turn), 0.15 * math.sin(turn), 0.06), (0.16, 0.02, 0.02), frame, rotation(turn))
+            place.add(
+                BOX, (0.15 * math.cos(turn), 0.15 * math.sin(turn), 0.06), (0.16, 0.02, 0.02), frame, rotation(turn)
+            )
     lean = rotation(0, rng.uniform(-0.05, 0.25))
     middle = (0, half + 0.12 * lean[1, 2] * back, height + back * rng.uniform(0.55, 0.65))
     if rng.random() < 0.6:
@@ -75,7 +88,13 @@ def sofa(place: Place) -> None:
     for _ in range(rng.integers(0, 4)):
         x = rng.uniform(-0.8, 0.8) * wide
         turn = rotation(rng.uniform(-0.4, 0.4), rng.uniform(0.1, 0.6), rng.uniform(-0.6, 0.6))
-        place.add(BOX if rng.random() < 0.5 else BALL, (x, deep - 0.3, seat + 0.18), (0.2, 0.07, 0.2), world.material("fabric"), turn)
+        place.add(
+            BOX if rng.random() < 0.5 else BALL,
+            (x, deep - 0.3, seat + 0.18),
+            (0.2, 0.07, 0.2),
+            world.material("fabric"),
+            turn,
+        )
 
 
 def bed(place: Place) -> None:
@@ -92,7 +111,10 @@ def bed(place: Place) -> None:
 def shelf(place: Place) -> None:
     """Build a shelf with boards full of books and things."""
     rng, world = place.world.rng, place.world
-    wood, wide, deep, height = world.material(rng.choice(["wood", "paint", "metal"])), *rng.uniform((0.3, 0.12, 0.7), (0.8, 0.22, 2.1))
+    wood, wide, deep, height = (
+        world.material(rng.choice(["wood", "paint", "metal"])),
+        *rng.uniform((0.3, 0.12, 0.7), (0.8, 0.22, 2.1)),
+    )
     for side in (-1, 1):
         place.add(BOX, (side * wide, 0, height / 2), (0.015, deep, height / 2), wood)
     place.add(BOX, (0, deep, height / 2), (wide, 0.01, height / 2), wood)
@@ -109,7 +131,9 @@ def _row_of_things(place: Place, length: float, deep: float, tall: float) -> Non
         if rng.random() < 0.7:  # books
             thick, high = rng.uniform(0.012, 0.05), tall * rng.uniform(0.55, 0.95)
             lean = rotation(0, 0, rng.uniform(-0.2, 0.2) if rng.random() < 0.2 else 0)
-            place.add(BOX, (x + thick, -0.02, high / 2), (thick, deep * 0.8, high / 2), place.world.material("paper"), lean)
+            place.add(
+                BOX, (x + thick, -0.02, high / 2), (thick, deep * 0.8, high / 2), place.world.material("paper"), lean
+            )
             x += 2 * thick + 0.003
         else:
             size = rng.uniform(0.04, 0.1)
@@ -122,7 +146,10 @@ def cabinet(place: Place) -> None:
     """Build a cabinet with doors or drawers that have handles."""
     rng, world = place.world.rng, place.world
     wide, deep, height = rng.uniform((0.2, 0.2, 0.4), (0.9, 0.35, 2.1))
-    body, front = world.material(rng.choice(["wood", "paint", "metal", "plastic"])), world.material(rng.choice(["wood", "paint"]))
+    body, front = (
+        world.material(rng.choice(["wood", "paint", "metal", "plastic"])),
+        world.material(rng.choice(["wood", "paint"])),
+    )
     place.add(BOX, (0, 0, height / 2), (wide, deep, height / 2), body)
     columns, rows = int(rng.integers(1, 4)), int(rng.integers(1, 5))
     knob, gap = world.material("metal"), rng.uniform(0.005, 0.03)
@@ -132,7 +159,10 @@ def cabinet(place: Place) -> None:
         place.add(BOX, (x, -deep - 0.008, z), (half_x, 0.01, half_z), front if rng.random() < 0.9 else body)
         place.add(BOX if gap < 0.015 else BALL, (x, -deep - 0.03, z), (0.04, 0.012, 0.012), knob)
     for _ in range(rng.integers(0, 4)):
-        thing(place.at(rng.uniform(-0.8, 0.8) * wide, rng.uniform(-0.5, 0.5) * deep, height, rng.uniform(0, 6)), rng.uniform(0.1, 0.4))
+        thing(
+            place.at(rng.uniform(-0.8, 0.8) * wide, rng.uniform(-0.5, 0.5) * deep, height, rng.uniform(0, 6)),
+            rng.uniform(0.1, 0.4),
+        )
 
 
 def lamp(place: Place, height: float) -> None:
@@ -164,12 +194,16 @@ def plant(place: Place, height: float) -> None:
     place.add(ROD, (0, 0, pot), (pot, pot, pot), world.material(rng.choice(["paint", "plastic", "earth"])))
     leaf = world.material("leaf")
     if rng.random() < 0.25:
-        place.add(BALL, (0, 0, 2 * pot + height * 0.35), (height * 0.3, height * 0.3, height * 0.4), world.material("leaves"))
+        place.add(
+            BALL, (0, 0, 2 * pot + height * 0.35), (height * 0.3, height * 0.3, height * 0.4), world.material("leaves")
+        )
         return
     slim = rng.uniform(0.04, 0.3)
     for _ in range(rng.integers(5, 18)):
         length, rise = height * rng.uniform(0.25, 0.5), rng.uniform(0.1, 1.4)
-        axes = rotation(rng.uniform(0, math.tau)) if rise > 9 else rotation(0, -rise) @ rotation(rng.uniform(0, math.tau))
+        axes = (
+            rotation(rng.uniform(0, math.tau)) if rise > 9 else rotation(0, -rise) @ rotation(rng.uniform(0, math.tau))
+        )
         middle = np.array([0, 0, 2 * pot]) + axes[1] * length * np.array([1, 1, 1])
         place.add(BALL, middle, (length * slim, length, max(length * 0.03, 0.002)), leaf, axes)
 
@@ -179,7 +213,12 @@ def thing(place: Place, size: float) -> None:
     rng, world = place.world.rng, place.world
     s, kind = size / 2, rng.integers(12)
     if kind == 0:  # box or packet
-        place.add(BOX, (0, 0, s), (s * rng.uniform(0.3, 1), s * rng.uniform(0.2, 0.8), s), world.material(rng.choice(["paper", "paper", "plastic", "wood"])))
+        place.add(
+            BOX,
+            (0, 0, s),
+            (s * rng.uniform(0.3, 1), s * rng.uniform(0.2, 0.8), s),
+            world.material(rng.choice(["paper", "paper", "plastic", "wood"])),
+        )
     elif kind == 1:  # bottle
         body = world.material(rng.choice(["plastic", "any", "lacquer"]), clear=rng.choice([0, 0, 0.7]))
         r = s * rng.uniform(0.25, 0.45)
@@ -204,7 +243,13 @@ def thing(place: Place, size: float) -> None:
         z = 0.0
         for _ in range(rng.integers(1, 5)):
             thick = s * rng.uniform(0.06, 0.2)
-            place.add(BOX, (0, 0, z + thick), (s * rng.uniform(0.6, 1), s * rng.uniform(0.45, 0.75), thick), world.material("paper"), rotation(rng.normal(0, 0.2)))
+            place.add(
+                BOX,
+                (0, 0, z + thick),
+                (s * rng.uniform(0.6, 1), s * rng.uniform(0.45, 0.75), thick),
+                world.material("paper"),
+                rotation(rng.normal(0, 0.2)),
+            )
             z += 2 * thick
     elif kind == 7:  # pen, stick, tool: long and thin, lying
         thin = s * rng.uniform(0.03, 0.12)
@@ -213,7 +258,12 @@ def thing(place: Place, size: float) -> None:
         if rng.random() < 0.5:
             place.add(BOX, (0, s * 0.8, thin * 1.5), (thin * 3, s * 0.3, thin * 1.5), world.material("any"))
     elif kind == 8:  # cone
-        place.add(CONE, (0, 0, s), (s * rng.uniform(0.3, 0.7),) * 2 + (s,), world.material(rng.choice(["any", "paper", "plastic"])))
+        place.add(
+            CONE,
+            (0, 0, s),
+            (s * rng.uniform(0.3, 0.7),) * 2 + (s,),
+            world.material(rng.choice(["any", "paper", "plastic"])),
+        )
     elif kind == 9:  # glass
         r = s * rng.uniform(0.3, 0.6)
         place.add(ROD, (0, 0, s), (r, r, s), world.material("plastic", clear=rng.uniform(0.5, 0.85)))
@@ -221,7 +271,13 @@ def thing(place: Place, size: float) -> None:
         cloth = world.material("any")
         for _ in range(rng.integers(3, 7)):
             where = rng.normal(0, 0.35, 3) * s + np.array([0, 0, s * 0.7])
-            place.add(rng.choice([BALL, BALL, BOX]), where, s * rng.uniform(0.2, 0.5, 3), cloth, rotation(*rng.uniform(-1, 1, 3)))
+            place.add(
+                rng.choice([BALL, BALL, BOX]),
+                where,
+                s * rng.uniform(0.2, 0.5, 3),
+                cloth,
+                rotation(*rng.uniform(-1, 1, 3)),
+            )
     else:  # machine
         case = world.material("plastic")
         place.add(BOX, (0, 0, s * 0.5), (s, s * 0.7, s * 0.5), case)
@@ -282,7 +338,9 @@ def car(place: Place) -> None:
     glass[4:7] = rng.uniform(0.01, 0.12)  # tint
     black[4:7] = 0.02
     kind = rng.random()
-    wide, long, belt, roof = (0.85, 2.1, 0.85, 1.45) if kind < 0.75 else (0.98, 2.6, 1.1, 2.2) if kind < 0.9 else (1.2, 4, 1.2, 3.2)
+    wide, long, belt, roof = (
+        (0.85, 2.1, 0.85, 1.45) if kind < 0.75 else (0.98, 2.6, 1.1, 2.2) if kind < 0.9 else (1.2, 4, 1.2, 3.2)
+    )
     wide, long, belt, roof = np.array([wide, long, belt, roof]) * rng.uniform(0.9, 1.1, 4)
     place.add(BOX, (0, 0, (belt + 0.25) / 2), (wide, long, (belt - 0.25) / 2), paint)
     place.add(BALL, (0, 0, belt * 0.62), (wide * 1.02, long * 1.05, belt * 0.36), paint)
@@ -291,9 +349,21 @@ def car(place: Place) -> None:
     place.add(BOX, (0, shift, roof), (wide * 0.84, cabin * 0.85, 0.04), paint)
     for side in (-1, 1):
         slope = rotation(0, side * 0.6)
-        place.add(BOX, (0, shift + side * cabin, (belt + roof) / 2 - 0.02), (wide * 0.8, 0.15, (roof - belt) / 1.7), glass, slope)
+        place.add(
+            BOX,
+            (0, shift + side * cabin, (belt + roof) / 2 - 0.02),
+            (wide * 0.8, 0.15, (roof - belt) / 1.7),
+            glass,
+            slope,
+        )
         for end in (-1, 1):
-            place.add(ROD, (side * wide * 0.93, end * long * 0.62, 0.32), (0.32, 0.32, 0.12), black, rotation(0, 0, math.pi / 2))
+            place.add(
+                ROD,
+                (side * wide * 0.93, end * long * 0.62, 0.32),
+                (0.32, 0.32, 0.12),
+                black,
+                rotation(0, 0, math.pi / 2),
+            )
             lamp_of = world.material("lacquer", glow=rng.choice([0.0, 0.6]))
             place.add(BOX, (side * wide * 0.75, end * long, belt * 0.75), (0.16, 0.03, 0.08), lamp_of)
     for end in (-1, 1):
@@ -312,7 +382,12 @@ def house(place: Place, half_x: float, half_y: float, height: float) -> None:
             turn = rotation(0, -side * angle)
             middle = (0, side * half_y / 2, height + half_y / 2 * math.tan(angle))
             place.add(BOX, middle, (half_x * 1.04, slope / 2 + 0.15, 0.1), roof, turn)
-        place.add(BOX, (0, 0, height + half_y * math.tan(angle) * 0.25), (half_x * 0.98, half_y * 0.5, half_y * math.tan(angle) * 0.25), wall)
+        place.add(
+            BOX,
+            (0, 0, height + half_y * math.tan(angle) * 0.25),
+            (half_x * 0.98, half_y * 0.5, half_y * math.tan(angle) * 0.25),
+            wall,
+        )
     if rng.random() < 0.5:
         pane, frame = world.material("lacquer"), world.material("paint")
         columns, rows = max(int(half_x / 1.5), 1), max(min(int(height / 3), 5), 1)
@@ -322,7 +397,12 @@ def house(place: Place, half_x: float, half_y: float, height: float) -> None:
             place.add(BOX, (x, -half_y - 0.06, z), (0.5, 0.04, 0.7), pane)
     place.add(BOX, (rng.uniform(-0.6, 0.6) * half_x, -half_y, 1.05), (0.55, 0.1, 1.05), world.material("wood"))
     if rng.random() < 0.3:
-        place.add(BOX, (0, -half_y - 0.8, rng.uniform(2.3, 3)), (half_x * rng.uniform(0.3, 0.9), 0.8, 0.08), world.material("any"))
+        place.add(
+            BOX,
+            (0, -half_y - 0.8, rng.uniform(2.3, 3)),
+            (half_x * rng.uniform(0.3, 0.9), 0.8, 0.08),
+            world.material("any"),
+        )
 
 
 def post(place: Place, height: float) -> None:

@@ -53,7 +53,9 @@ def _walls(world: World, half_x: float, half_y: float, height: float) -> None:
     ground.add(BOX, (0, 0, -far), (half_x * 3, half_y * 3, far), world.material("floor"))
     ground.add(BOX, (0, 0, height + far), (half_x * 3, half_y * 3, far), world.material("paint"))
     skirting = world.material("paint") if rng.random() < 0.6 else None
-    for i, (x, y, length) in enumerate(((0, half_y, half_x), (half_x, 0, half_y), (-half_x, 0, half_y), (0, -half_y, half_x))):
+    for i, (x, y, length) in enumerate(
+        ((0, half_y, half_x), (half_x, 0, half_y), (-half_x, 0, half_y), (0, -half_y, half_x))
+    ):
         yaw = (0, -math.pi / 2, math.pi / 2, math.pi)[i]
         side = world.at(x, y, 0, yaw)
         material = other if i == 1 else wall
@@ -82,7 +84,12 @@ def _on_the_wall(side, length: float, height: float) -> None:
         day = world.material("paint", glow=rng.uniform(0, 2.5))
         for k in range(int(rng.integers(1, 4)) + 1):
             panes = 2 * half / 3
-            side.add(BOX, (x - half + panes * (k + 0.5), -0.02, (low + high) / 2), (panes * 0.46, 0.02, (high - low) / 2), day)
+            side.add(
+                BOX,
+                (x - half + panes * (k + 0.5), -0.02, (low + high) / 2),
+                (panes * 0.46, 0.02, (high - low) / 2),
+                day,
+            )
         if rng.random() < 0.6:
             cloth = world.material("fabric")
             for end in (-1, 1):
@@ -122,7 +129,9 @@ def _stand(world: World, name: str, x: float, y: float, yaw: float) -> None:
         for x_of in np.arange(-half_x + 0.3, half_x, 0.65):
             for side in (-1, 1):
                 if rng.random() < 0.75:
-                    furniture.chair(place.at(x_of, side * (half_y + 0.15), 0, (0 if side > 0 else math.pi) + rng.normal(0, 0.2)))
+                    furniture.chair(
+                        place.at(x_of, side * (half_y + 0.15), 0, (0 if side > 0 else math.pi) + rng.normal(0, 0.2))
+                    )
     elif name in ("plant", "lamp"):
         getattr(furniture, name)(place, rng.uniform(0.5, 1.8))
     elif name == "boxes":
@@ -154,12 +163,18 @@ def room(world: World) -> Shot:
     elif narrow < 0.2:
         half_x, half_y, height = rng.uniform((4, 5, 2.8), (9, 14, 6))
     _walls(world, half_x, half_y, height)
-    eye = np.array([rng.uniform(-0.6, 0.6) * half_x, -half_y + rng.uniform(0.2, 0.9), rng.uniform(0.7, min(2.0, height - 0.3))])
+    eye = np.array(
+        [rng.uniform(-0.6, 0.6) * half_x, -half_y + rng.uniform(0.2, 0.9), rng.uniform(0.7, min(2.0, height - 0.3))]
+    )
     taken = [(eye[0], eye[1], 0.45)]
     for _ in range(rng.integers(2, 10)):
         side = rng.integers(3)
         t = rng.uniform(-0.85, 0.85)
-        x, y, yaw = ((t * half_x, half_y - 0.45, 0), (half_x - 0.45, t * half_y, -math.pi / 2), (-half_x + 0.45, t * half_y, math.pi / 2))[side]
+        x, y, yaw = (
+            (t * half_x, half_y - 0.45, 0),
+            (half_x - 0.45, t * half_y, -math.pi / 2),
+            (-half_x + 0.45, t * half_y, math.pi / 2),
+        )[side]
         name = str(rng.choice(_ALONG_WALLS))
         if _free(taken, x, y, 0.55):
             _stand(world, name, x, y, yaw)
@@ -170,51 +185,77 @@ def room(world: World) -> Shot:
             _stand(world, name, x, y, rng.uniform(0, math.tau))
     if rng.random() < 0.3:
         half = rng.uniform(0.5, 1.8, 2)
-        world.at(*rng.uniform(-0.4, 0.4, 2) * (half_x, half_y), 0, rng.normal(0, 0.2)).add(BOX, (0, 0, 0.006), (*half, 0.006), world.material("fabric"))
+        world.at(*rng.uniform(-0.4, 0.4, 2) * (half_x, half_y), 0, rng.normal(0, 0.2)).add(
+            BOX, (0, 0, 0.006), (*half, 0.006), world.material("fabric")
+        )
     if rng.random() < 0.15:
         x, y = rng.uniform(-0.6, 0.6) * half_x, rng.uniform(-0.3, 0.8) * half_y
         if _free(taken, x, y, 0.4):
             furniture.person(world.at(x, y, 0, rng.uniform(0, math.tau)))
     aim = rng.uniform(-0.7, 0.7) * half_x - eye[0]
-    lamps = [np.array([*rng.uniform(-0.6, 0.6, 2) * (half_x, half_y), height - 0.15]) for _ in range(rng.integers(1, 3))]
+    lamps = [
+        np.array([*rng.uniform(-0.6, 0.6, 2) * (half_x, half_y), height - 0.15]) for _ in range(rng.integers(1, 3))
+    ]
     if rng.random() < 0.35:  # daylight from a side
         lamps[0] = np.array([rng.choice([-1, 1]) * half_x * 0.95, rng.uniform(-0.5, 0.5) * half_y, rng.uniform(1, 2)])
     for lamp in lamps:
         world.at(*lamp).add(BOX, (0, 0, 0.12), (0.2, 0.2, 0.02), world.material("paint", glow=2.0))
-    return Shot(eye, math.atan2(aim, half_y * 1.3), rng.normal(-0.15, 0.17), rng.normal(0, 0.04), _lens(rng, 42, 88), False, lamps)
+    return Shot(
+        eye,
+        math.atan2(aim, half_y * 1.3),
+        rng.normal(-0.15, 0.17),
+        rng.normal(0, 0.04),
+        _lens(rng, 42, 88),
+        False,
+        lamps,
+    )
 
 
 def tabletop(world: World) -> Shot:
     """Lay things on a table or on the floor, seen from a hand's breadth to two metres away, often steeply from above."""
     rng = world.rng
-    half_x, half_y = rng.uniform(0.35, 1.3, 2)
+    half_x, half_y = rng.uniform(0.3, 1.0, 2)
     on_floor = rng.random() < 0.25
     z = 0.0 if on_floor else rng.uniform(0.4, 1.0)
     _walls(world, *rng.uniform((1.5, 1.2), (4, 4)), rng.uniform(2.3, 3.2))
     if not on_floor:
         furniture.table(world.at(0, 0), half_x, half_y, z)
-    size = rng.uniform(0.06, 0.3)
+    size = rng.uniform(0.08, 0.3)
     if rng.random() < 0.25:  # a tray or a box without a lid
-        a, b, rim, wall = *rng.uniform(0.5, 0.95, 2) * (half_x, half_y), rng.uniform(0.02, 0.25), world.material("plastic")
+        a, b, rim, wall = (
+            *rng.uniform(0.5, 0.95, 2) * (half_x, half_y),
+            rng.uniform(0.02, 0.25),
+            world.material("plastic"),
+        )
         tray = world.at(0, 0, z)
         tray.add(BOX, (0, 0, 0.008), (a, b, 0.008), wall)
         for x, y, hx, hy in ((a, 0, 0.01, b), (-a, 0, 0.01, b), (0, b, a, 0.01), (0, -b, a, 0.01)):
             tray.add(BOX, (x, y, rim / 2), (hx, hy, rim / 2), wall, rotation(0))
-    _litter(world.at(0, 0), half_x, half_y, z + 0.01, int(rng.integers(2, 26)), (size * 0.5, size * 2))
+    _litter(world.at(0, 0), half_x, half_y, z + 0.01, int(rng.integers(4, 34)), (size * 0.5, size * 2))
     if rng.random() < 0.3 and not on_floor:
         furniture.screen(world.at(rng.uniform(-0.4, 0.4) * half_x, half_y * 0.6, z, rng.uniform(-0.4, 0.4)))
     if rng.random() < 0.2:
-        furniture.plant(world.at(rng.uniform(-0.8, 0.8) * half_x, rng.uniform(0, 0.8) * half_y, z), rng.uniform(0.2, 0.6))
+        furniture.plant(
+            world.at(rng.uniform(-0.8, 0.8) * half_x, rng.uniform(0, 0.8) * half_y, z), rng.uniform(0.2, 0.6)
+        )
     for _ in range(rng.integers(0, 4)):
         furniture.chair(world.at(rng.uniform(-1, 1) * half_x, half_y + rng.uniform(0.1, 1), 0, rng.uniform(-1, 1)))
     down = math.radians(rng.uniform(12, 85))
-    distance = math.exp(rng.uniform(math.log(0.35), math.log(2.2)))
+    distance = math.exp(rng.uniform(math.log(0.4), math.log(1.8)))
     target = np.array([*rng.uniform(-0.4, 0.4, 2) * (half_x, half_y), z])
     turn = rng.uniform(-0.6, 0.6)
     back = np.array([-math.sin(turn) * math.cos(down), -math.cos(turn) * math.cos(down), math.sin(down)])
     lamps = [np.array([*rng.uniform(-1.2, 1.2, 2), z + rng.uniform(0.8, 1.9)]) for _ in range(rng.integers(1, 3))]
     pitch = -down + rng.normal(0, 0.08)
-    return Shot(target + distance * back, turn + rng.normal(0, 0.08), pitch, rng.normal(0, 0.1), _lens(rng, 35, 75), False, lamps)
+    return Shot(
+        target + distance * back,
+        turn + rng.normal(0, 0.08),
+        pitch,
+        rng.normal(0, 0.1),
+        _lens(rng, 35, 75),
+        False,
+        lamps,
+    )
 
 
 def backdrop(world: World) -> Shot:
@@ -224,10 +265,12 @@ def backdrop(world: World) -> Shot:
     depth = rng.uniform(0.5, 2.5)
     ground.add(BOX, (0, 0, -0.1), (9, 9, 0.1), world.material(rng.choice(["floor", "fabric", "any"])))
     lean = rotation(rng.normal(0, 0.25), rng.normal(0, 0.1))
-    ground.add(BOX, (0, depth + 0.5, 0), (9, 0.1, 9), world.material(rng.choice(["wallpaper", "fabric", "any", "wood"])), lean)
+    ground.add(
+        BOX, (0, depth + 0.5, 0), (9, 0.1, 9), world.material(rng.choice(["wallpaper", "fabric", "any", "wood"])), lean
+    )
     scale = rng.uniform(0.2, 0.6)
-    for _ in range(rng.integers(3, 22)):
-        x, y = rng.uniform(-0.8, 0.8) * (depth + 0.6), rng.uniform(-0.4, 1.0) * depth
+    for _ in range(rng.integers(6, 30)):
+        x, y = rng.uniform(-0.7, 0.7) * (depth + 0.6), rng.uniform(-0.4, 1.0) * depth
         kind = rng.random()
         if kind < 0.5:
             furniture.thing(world.at(x, y, 0, rng.uniform(0, math.tau)), scale * rng.uniform(0.5, 2))
@@ -236,16 +279,32 @@ def backdrop(world: World) -> Shot:
         elif kind < 0.8:  # a board or a cloth, leaning
             half = scale * rng.uniform(0.3, 1.5, 2)
             turn = rotation(rng.normal(0, 0.5), rng.normal(0, 0.3), rng.normal(0, 0.5))
-            ground.add(BOX, (x, y, half[1] * 0.8), (half[0], 0.015, half[1]), world.material(rng.choice(["any", "wood", "fabric"])), turn)
+            ground.add(
+                BOX,
+                (x, y, half[1] * 0.8),
+                (half[0], 0.015, half[1]),
+                world.material(rng.choice(["any", "wood", "fabric"])),
+                turn,
+            )
         else:  # a fold or a heap
             half = scale * rng.uniform(0.4, 1.3, 3)
-            ground.add(BALL, (x, y, half[2] * 0.5), half, world.material(rng.choice(["fabric", "any"])), rotation(*rng.uniform(-1, 1, 3)))
+            ground.add(
+                BALL,
+                (x, y, half[2] * 0.5),
+                half,
+                world.material(rng.choice(["fabric", "any"])),
+                rotation(*rng.uniform(-1, 1, 3)),
+            )
     for k in range(int(rng.integers(0, 9))):  # laths
         turn = rotation(0, 0, rng.choice([-0.8, 0.8]))
         ground.add(BOX, (-1.5 + 0.4 * k, depth + 0.3, 0.8), (0.02, 0.01, 2), world.material("wood"), turn)
     eye = np.array([rng.uniform(-0.3, 0.3), -rng.uniform(0.5, 1.6) - 0.4 * depth, rng.uniform(0.15, 0.9)])
-    lamps = [np.array([*rng.uniform(-2, 2, 1), rng.uniform(-3, -1), rng.uniform(1, 3)]) for _ in range(rng.integers(1, 3))]
-    return Shot(eye, rng.normal(0, 0.15), rng.normal(-0.08, 0.12), rng.normal(0, 0.05), _lens(rng, 30, 65), False, lamps)
+    lamps = [
+        np.array([*rng.uniform(-2, 2, 1), rng.uniform(-3, -1), rng.uniform(1, 3)]) for _ in range(rng.integers(1, 3))
+    ]
+    return Shot(
+        eye, rng.normal(0, 0.15), rng.normal(-0.08, 0.12), rng.normal(0, 0.05), _lens(rng, 30, 65), False, lamps
+    )
 
 
 def street(world: World) -> Shot:
@@ -282,13 +341,39 @@ def street(world: World) -> Shot:
     for y in np.arange(rng.uniform(2, 12), 100, step):
         furniture.post(world.at(side * (road + 0.5), y, 0, 0 if side < 0 else math.pi), tall)
     for k in range(int(rng.integers(1, 5)) if wired else 0):
-        ground.add(BOX, (side * (road + 0.5) + 0.3 * k, 60, tall - 0.2 - 0.25 * k), (0.015, 90, 0.015), world.material("lacquer"))
+        ground.add(
+            BOX,
+            (side * (road + 0.5) + 0.3 * k, 60, tall - 0.2 - 0.25 * k),
+            (0.015, 90, 0.015),
+            world.material("lacquer"),
+        )
     driver = rng.random() < 0.65
-    eye = np.array([rng.uniform(-0.6, 0.6) * road if driver else rng.choice([-1, 1]) * (road + 0.5 * paving), 0.0, rng.uniform(1.1, 2.4) if driver else rng.uniform(1.3, 4)])
+    eye = np.array(
+        [
+            rng.uniform(-0.6, 0.6) * road if driver else rng.choice([-1, 1]) * (road + 0.5 * paving),
+            0.0,
+            rng.uniform(1.1, 2.4) if driver else rng.uniform(1.3, 4),
+        ]
+    )
     heading = rng.normal(0, 0.1) if rng.random() < 0.6 else rng.uniform(-1.3, 1.3)
     if rng.random() < 0.12:  # the own bonnet
-        ground.add(BALL, (eye[0] + rng.uniform(-0.3, 0.3), 0.9, eye[2] - 0.75), (0.9, 0.7, 0.3), world.material("lacquer"), rotation(-heading))
-    return Shot(eye, heading, rng.normal(-0.03, 0.06), rng.normal(0, 0.025), _lens(rng, 32, 100), True, _sun(rng), rng.choice([0, 0, 0.001, 0.004, 0.015]))
+        ground.add(
+            BALL,
+            (eye[0] + rng.uniform(-0.3, 0.3), 0.9, eye[2] - 0.75),
+            (0.9, 0.7, 0.3),
+            world.material("lacquer"),
+            rotation(-heading),
+        )
+    return Shot(
+        eye,
+        heading,
+        rng.normal(-0.03, 0.06),
+        rng.normal(0, 0.025),
+        _lens(rng, 32, 100),
+        True,
+        _sun(rng),
+        rng.choice([0, 0, 0.001, 0.004, 0.015]),
+    )
 
 
 def _roadside(world: World, side: int, edge: float, town: float, green: float) -> None:
@@ -315,9 +400,9 @@ def _roadside(world: World, side: int, edge: float, town: float, green: float) -
     if green > 0.5:  # a line of wood behind it all
         for y in np.arange(20, 150, 12):
             r = rng.uniform(5, 9)
-            world.at(side * (edge + rng.uniform(12, 25)), y).add(BALL, (0, 0, r * 0.6), (r, r, r), world.material("leaves"))
-
-
+            world.at(side * (edge + rng.uniform(12, 25)), y).add(
+                BALL, (0, 0, r * 0.6), (r, r, r), world.material("leaves")
+            )
 
 
 def _traffic(world: World, road: float, taken: list) -> None:
@@ -338,14 +423,28 @@ def country(world: World) -> Shot:
     """Build open country: a plain or hills, woods, rocks, a path, a house, sometimes water."""
     rng = world.rng
     ground = world.at(0, 0)
-    ground.add(BOX, (0, 0, -0.5), (3000, 3000, 0.5), world.material(rng.choice(["grass", "earth", "pavement", "grass"])))
+    ground.add(
+        BOX, (0, 0, -0.5), (3000, 3000, 0.5), world.material(rng.choice(["grass", "earth", "pavement", "grass"]))
+    )
     for _ in range(rng.integers(0, 12)):  # hills and mountains
         distance, size = 25 * 60 ** rng.random(), rng.uniform(0.3, 1.2)
         x = rng.uniform(-1.3, 1.3) * distance
         half = distance * size * rng.uniform((0.5, 0.4, 0.05), (1.5, 1, 0.4))
-        ground.add(BALL if rng.random() < 0.75 else CONE, (x, distance, -0.3 * half[2]), half, world.material(rng.choice(["grass", "earth", "leaves"])), rotation(rng.uniform(0, math.pi)))
+        ground.add(
+            BALL if rng.random() < 0.75 else CONE,
+            (x, distance, -0.3 * half[2]),
+            half,
+            world.material(rng.choice(["grass", "earth", "leaves"])),
+            rotation(rng.uniform(0, math.pi)),
+        )
     if rng.random() < 0.5:  # path
-        ground.add(BOX, (rng.uniform(-4, 4), 0, 0), (rng.uniform(0.4, 2.5), 500, 0.01), world.material(rng.choice(["earth", "asphalt"])), rotation(rng.normal(0, 0.3)))
+        ground.add(
+            BOX,
+            (rng.uniform(-4, 4), 0, 0),
+            (rng.uniform(0.4, 2.5), 500, 0.01),
+            world.material(rng.choice(["earth", "asphalt"])),
+            rotation(rng.normal(0, 0.3)),
+        )
     taken: list = [(0, 0, 1.2)]
     for _ in range(int(rng.poisson(rng.choice([3, 12, 30])))):
         distance = 2.5 * 40 ** rng.random()
@@ -359,19 +458,37 @@ def country(world: World) -> Shot:
             furniture.bush(world.at(x, distance), rng.uniform(0.3, 1.5))
         elif kind < 0.85:  # rock
             half = rng.uniform(0.2, 1.2) * rng.uniform(0.5, 1, 3)
-            world.at(x, distance).add(rng.choice([BALL, BOX]), (0, 0, half[2] * 0.4), half, world.material("earth"), rotation(*rng.uniform(-1, 1, 3)))
+            world.at(x, distance).add(
+                rng.choice([BALL, BOX]),
+                (0, 0, half[2] * 0.4),
+                half,
+                world.material("earth"),
+                rotation(*rng.uniform(-1, 1, 3)),
+            )
         elif kind < 0.92:
             furniture.person(world.at(x, distance, 0, rng.uniform(0, math.tau)))
         else:
             furniture.car(world.at(x, distance + 3, 0, rng.uniform(0, math.tau)))
     if rng.random() < 0.3:
         distance = rng.uniform(10, 60)
-        furniture.house(world.at(rng.uniform(-0.5, 0.5) * distance, distance, 0, rng.uniform(-0.8, 0.8)), *rng.uniform((3, 3, 2.5), (9, 6, 8)))
+        furniture.house(
+            world.at(rng.uniform(-0.5, 0.5) * distance, distance, 0, rng.uniform(-0.8, 0.8)),
+            *rng.uniform((3, 3, 2.5), (9, 6, 8)),
+        )
     if rng.random() < 0.35:
         furniture.fence(world.at(rng.uniform(-6, 6), rng.uniform(4, 20), 0, rng.uniform(-1, 1)), rng.uniform(6, 40))
     eye = np.array([0, 0, math.exp(rng.uniform(math.log(0.4), math.log(6)))])
     pitch = rng.normal(-0.08, 0.12)
-    return Shot(eye, rng.normal(0, 0.2), pitch, rng.normal(0, 0.04), _lens(rng, 32, 88), True, _sun(rng), rng.choice([0, 0.0005, 0.003, 0.01]))
+    return Shot(
+        eye,
+        rng.normal(0, 0.2),
+        pitch,
+        rng.normal(0, 0.04),
+        _lens(rng, 32, 88),
+        True,
+        _sun(rng),
+        rng.choice([0, 0.0005, 0.003, 0.01]),
+    )
 
 
 def clutter(world: World) -> Shot:
@@ -381,15 +498,26 @@ def clutter(world: World) -> Shot:
     if rng.random() < 0.7:
         ground.add(BOX, (0, 0, -1.2), (200, 200, 0.2), world.material("any"), rotation(0, *rng.normal(0, 0.12, 2)))
     if rng.random() < 0.6:
-        ground.add(BOX, (0, rng.uniform(4, 15), 0), (200, 0.3, 200), world.material("any"), rotation(*rng.normal(0, 0.35, 2)))
+        ground.add(
+            BOX, (0, rng.uniform(4, 15), 0), (200, 0.3, 200), world.material("any"), rotation(*rng.normal(0, 0.35, 2))
+        )
     for _ in range(rng.integers(5, 60)):
         distance = 0.7 * 14 ** rng.random()
         x, z = rng.uniform(-0.7, 0.7, 2) * distance
         half = distance * math.exp(rng.uniform(math.log(0.02), math.log(0.22))) * rng.uniform((0.2, 0.2, 0.2), 1)
         if rng.random() < 0.3:
             half[rng.integers(3)] *= 4
-        ground.add(rng.integers(4), (x, distance, z), half, world.material("any"), rotation(*rng.uniform(0, math.tau, 3)))
+        ground.add(
+            rng.integers(4), (x, distance, z), half, world.material("any"), rotation(*rng.uniform(0, math.tau, 3))
+        )
     return Shot(np.zeros(3), 0.0, rng.normal(0, 0.05), rng.normal(0, 0.1), _lens(rng, 35, 80), True, _sun(rng))
 
 
-LAYOUTS = {"room": room, "tabletop": tabletop, "backdrop": backdrop, "street": street, "country": country, "clutter": clutter}
+LAYOUTS = {
+    "room": room,
+    "tabletop": tabletop,
+    "backdrop": backdrop,
+    "street": street,
+    "country": country,
+    "clutter": clutter,
+}

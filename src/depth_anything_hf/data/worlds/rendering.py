@@ -66,7 +66,9 @@ def _build(seed: int, style: WorldStyle, own_aspect: float) -> tuple[np.ndarray,
         table = world.table()
         if not style.textures:
             table[:, COLUMNS["texture"]], table[:, COLUMNS["contrast"]] = FAMILIES["plain"][0], 0
-        inside = np.einsum("nij,nj->ni", table[:, COLUMNS["axes"]].reshape(-1, 3, 3), shot.eye - table[:, COLUMNS["center"]])
+        inside = np.einsum(
+            "nij,nj->ni", table[:, COLUMNS["axes"]].reshape(-1, 3, 3), shot.eye - table[:, COLUMNS["center"]]
+        )
         if (np.abs(inside) > table[:, COLUMNS["half"]] + NEAREST).any(1).all():
             break
     aspect = _aspect(rng, style, own_aspect)
@@ -121,7 +123,7 @@ def _blur(image: torch.Tensor, sigma_x: float, sigma_y: float) -> torch.Tensor:
     """Blur `(3, height, width)` along both axes."""
     for axis, sigma in ((2, sigma_x), (1, sigma_y)):
         if sigma > 0.05:
-            reach = int(math.ceil(2.5 * sigma))
+            reach = math.ceil(2.5 * sigma)
             steps = torch.arange(-reach, reach + 1, device=image.device)
             weights = torch.exp(-0.5 * (steps / sigma) ** 2)
             weights = (weights / weights.sum()).view(1, 1, -1)
@@ -199,7 +201,9 @@ def render_worlds(
     built = [_build(seed, style, width / height) for seed in seeds]
 
     def stack(name: str, axis: int = 0) -> torch.Tensor:
-        return torch.tensor(np.stack([numbers[name] for _, numbers in built], axis), dtype=torch.float32, device=device)
+        return torch.tensor(
+            np.stack([numbers[name] for _, numbers in built], axis), dtype=torch.float32, device=device
+        )
 
     solids = Solids(
         torch.from_numpy(np.concatenate([table for table, _ in built])).to(device),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from depth_anything_hf.data.worlds.solids import BALL, BOX, COLUMNS, CONE
 from depth_anything_hf.data.worlds.textures import LEVELS, SIDE, TEXELS, atlas
-from depth_anything_hf.data.worlds.tracing import Camera, Hits, Solids, to_local, trace
+from depth_anything_hf.data.worlds.tracing import Camera, Hits, Solids, of_world, pick, to_local, trace
 
-SHADOW_SIDE = 160  # pixels of a lamp's view
+SHADOW_SIDE = 128  # pixels of a lamp's view
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,14 @@ def _sample(texture, point: torch.Tensor, footprint: torch.Tensor) -> torch.Tens
     (ty, tx), (iy, ix) = (place - corner).unbind(1), corner.long().unbind(1)
     wrap = side - 1  # sides are powers of two
     rows, columns = [iy & wrap, (iy + 1) & wrap], [ix & wrap, (ix + 1) & wrap]
-    (a, b), (c, d) = ([texels[start + row * side + column] for column in columns] for row in rows)
+    (a, b), (c, d) = ([pick(texels, start + row * side + column) for column in columns] for row in rows)
     return torch.lerp(torch.lerp(a, b, tx[:, None]), torch.lerp(c, d, tx[:, None]), ty[:, None])
 
 
 def _surface(solids: Solids, camera: Camera, solid, world, u, v, depth, pixel_size):
     """Return point, normal and albedo, `(n, 3)` each, where rays meet solids."""
-    rows = solids.table[solid]
-    origin, direction = (values[solid] for values in to_local(solids, camera))
+    rows = pick(solids.table, solid)
+    origin, direction = (pick(values, solid) for values in to_local(solids, camera))
     unit = origin + (direction @ torch.stack([u, v, torch.ones_like(u)], 1)[..., None])[..., 0] * depth[:, None]
     half, shape = rows[:, COLUMNS["half"]], rows[:, COLUMNS["shape"]]
     flat = unit.abs()
@@ -58,7 +57,9 @@ def _surface(solids: Solids, camera: Camera, solid, world, u, v, depth, pixel_si
     capped = torch.where(shape == CONE, unit[:, 2] < -0.999, flat[:, 2] > flat[:, :2].norm(dim=1).clamp(min=0.99))
     cap = unit.sign() * torch.tensor([0.0, 0.0, 1.0], device=unit.device)
     shape = shape[:, None]
-    local = torch.where(shape == BOX, face, torch.where(shape == BALL, unit, torch.where(capped[:, None], cap, radial)))
+    local = torch.where(
+        shape == BOX, face, torch.where(shape == BALL, unit, torch.where(capped[:, None], cap, radial))
+    )
     local = torch.nn.functional.normalize(local / half, dim=1)
     axes = rows[:, COLUMNS["axes"]].view(-1, 3, 3)
     normal = (local[:, None] @ axes)[:, 0]
@@ -70,7 +71,7 @@ def _surface(solids: Solids, camera: Camera, solid, world, u, v, depth, pixel_si
     others = others.sort(1, descending=True).values  # z first: courses of bricks lie level
     period = rows[:, COLUMNS["period"]]
     place = (unit * half).gather(1, others) / period[:, None] + rows[:, COLUMNS["phase"]]
-    view = torch.nn.functional.normalize(camera.eye[world] - point, dim=1)
+    view = torch.nn.functional.normalize(of_world(camera.eye, world) - point, dim=1)
     slant = (view * normal).sum(1).abs().clamp(min=0.1)
     texture = _sample(rows[:, COLUMNS["texture"]], place, depth * pixel_size / (period * slant))
     contrast = rows[:, COLUMNS["contrast"], None]
@@ -94,15 +95,17 @@ def _lamp_cameras(light: Light, lamp: int, middle: torch.Tensor, radius: torch.T
 
 def _lit(shadows: Hits, camera: Camera, world: torch.Tensor, point: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Return which points `(n, 3)` a lamp reaches, softened over its view's pixels: `(n,)` in [0, 1]."""
-    seen = ((point - camera.eye[world])[:, None] @ camera.axes[world].transpose(1, 2))[:, 0]
-    place = (seen[:, :2] / seen[:, 2:].clamp(min=1e-3) * camera.focal[world] + 0.5) * SHADOW_SIDE - 0.5
+    seen = (
+        (point - of_world(camera.eye, world))[:, None] @ of_world(camera.axes.transpose(1, 2).contiguous(), world)
+    )[:, 0]
+    place = (seen[:, :2] / seen[:, 2:].clamp(min=1e-3) * of_world(camera.focal, world) + 0.5) * SHADOW_SIDE - 0.5
     inside = ((place > 0) & (place < SHADOW_SIDE - 1)).all(1) & (seen[:, 2] > 0)
     place = place.clamp(0, SHADOW_SIDE - 1.001)
     corner = place.floor()
     (tx, ty), (ix, iy) = (place - corner).unbind(1), corner.long().unbind(1)
     start = world * SHADOW_SIDE**2 + iy * SHADOW_SIDE + ix
     limit = seen[:, 2] - bias
-    a, b, c, d = ((shadows.depth[start + step] > limit).float() for step in (0, 1, SHADOW_SIDE, SHADOW_SIDE + 1))
+    a, b, c, d = ((pick(shadows.depth, start + step) > limit).float() for step in (0, 1, SHADOW_SIDE, SHADOW_SIDE + 1))
     share = torch.lerp(torch.lerp(a, b, tx), torch.lerp(c, d, tx), ty)
     return torch.where(inside, share, 1.0)
 
@@ -110,11 +113,13 @@ def _lit(shadows: Hits, camera: Camera, world: torch.Tensor, point: torch.Tensor
 def _sky(light: Light, world: torch.Tensor, ray: torch.Tensor) -> torch.Tensor:
     """Return the sky's colour along directions `(n, 3)`."""
     rise = torch.nn.functional.normalize(ray, dim=1)[:, 2]
-    color = torch.lerp(light.horizon[world], light.zenith[world], rise.clamp(0, 1).sqrt()[:, None])
-    cover, row = light.clouds[world].unbind(1)
+    color = torch.lerp(of_world(light.horizon, world), of_world(light.zenith, world), rise.clamp(0, 1).sqrt()[:, None])
+    cover, row = of_world(light.clouds, world).unbind(1)
     place = ray[:, :2] / (ray[:, 2:].clamp(min=0.05) * 6)
-    cloud = (_sample(row, place, torch.full_like(rise, 1 / SIDE)).mean(1) * 2 - 2 + 2 * cover).clamp(0, 1) * (rise > 0.02)
-    return torch.lerp(color, light.horizon[world] * 1.1, cloud[:, None] * (rise * 5).clamp(0, 1)[:, None])
+    cloud = (_sample(row, place, torch.full_like(rise, 1 / SIDE)).mean(1) * 2 - 2 + 2 * cover).clamp(0, 1) * (
+        rise > 0.02
+    )
+    return torch.lerp(color, of_world(light.horizon, world) * 1.1, cloud[:, None] * (rise * 5).clamp(0, 1)[:, None])
 
 
 def shade(
@@ -132,13 +137,15 @@ def shade(
     world = torch.arange(len(camera.eye), device=u.device).repeat_interleave(height * width)
     middle, radius = _seen_ball(camera, hits, height, width)
     lamps = [_lamp_cameras(light, i, middle, radius) for i in range(len(light.lamps))]
-    views = [(lamp, trace(solids, lamp, SHADOW_SIDE, SHADOW_SIDE, through=False) if shadows else None) for lamp in lamps]
+    views = [
+        (lamp, trace(solids, lamp, SHADOW_SIDE, SHADOW_SIDE, through=False) if shadows else None) for lamp in lamps
+    ]
     scene = (solids, camera, light, views, radius)
     color = _shade_layer(scene, world, u, v, hits.depth, hits.solid, height)
     if hits.behind is not None:
-        clear = torch.where(hits.solid >= 0, solids["clear"][hits.solid.clamp(min=0)], 0.0)
+        clear = torch.where(hits.solid >= 0, pick(solids["clear"], hits.solid.clamp(min=0)), 0.0)
         some = (clear > 0).nonzero()[:, 0]
-        layer = (values[some] for values in (world, u, v, hits.behind, hits.solid_behind))
+        layer = (pick(values, some) for values in (world, u, v, hits.behind, hits.solid_behind))
         back = _shade_layer(scene, *layer, height)
         color[some] = torch.lerp(color[some], back, clear[some, None])
     return color
@@ -155,31 +162,43 @@ def _seen_ball(camera: Camera, hits: Hits, height: int, width: int) -> tuple[tor
 
 def _shade_layer(scene: tuple, world, u, v, depth, solid, height: int) -> torch.Tensor:
     solids, camera, light, views, radius = scene
-    ray = u[:, None] * camera.axes[world, 0] + v[:, None] * camera.axes[world, 1] + camera.axes[world, 2]
-    color = _sky(light, world, ray)
-    some = (solid >= 0).nonzero()[:, 0]
+    right, down, forward = of_world(camera.axes, world).unbind(1)
+    ray = u[:, None] * right + v[:, None] * down + forward
+    color = torch.empty_like(ray)
+    none, some = (solid < 0).nonzero()[:, 0], (solid >= 0).nonzero()[:, 0]
+    if len(none):
+        color[none] = _sky(light, pick(world, none), pick(ray, none))
     if len(some) == 0:
         return color
-    world, u, v, depth, ray = world[some], u[some], v[some], depth[some], ray[some]
-    pixel_size = 1 / (camera.focal[world, 1] * height)
-    point, normal, view, albedo, rows = _surface(solids, camera, solid[some], world, u, v, depth, pixel_size)
+    world, u, v, depth, solid = (pick(values, some) for values in (world, u, v, depth, solid))
+    pixel_size = of_world(1 / (camera.focal[:, 1] * height), world)
+    point, normal, view, albedo, rows = _surface(solids, camera, solid, world, u, v, depth, pixel_size)
     gloss = rows[:, COLUMNS["gloss"], None]
     mirrored = 2 * (view * normal).sum(1, keepdim=True) * normal - view
     up = 0.7 + 0.3 * normal[:, 2:]
-    diffuse = light.ambient[world] * up + light.flash[world, None] * (view * normal).sum(1, keepdim=True).clamp(min=0)
-    highlight = gloss * 0.25 * _sky(light, world, mirrored) * (0.2 + 0.8 * (1 - (view * normal).sum(1, keepdim=True).abs()) ** 3)
+    diffuse = of_world(light.ambient, world) * up + of_world(light.flash, world)[:, None] * (view * normal).sum(
+        1, keepdim=True
+    ).clamp(min=0)
+    sky = torch.lerp(of_world(light.horizon, world), of_world(light.zenith, world), mirrored[:, 2:].clamp(0, 1))
+    highlight = gloss * 0.25 * sky * (0.2 + 0.8 * (1 - (view * normal).sum(1, keepdim=True).abs()) ** 3)
     for i, (lamp, shadows) in enumerate(views):
-        beam = light.lamps[i, world] - point
+        beam = of_world(light.lamps[i], world) - point
         distance = beam.norm(dim=1, keepdim=True).clamp(min=1e-3)
         beam = beam / distance
         facing = (beam * normal).sum(1, keepdim=True)
-        bias = 0.02 * radius[world] + 0.004 * distance[:, 0] / facing[:, 0].clamp(min=0.15) / lamp.focal[world, 0]
-        raised = point + 0.01 * radius[world, None] * normal
+        bias = 0.02 * of_world(radius, world) + 0.004 * distance[:, 0] / facing[:, 0].clamp(min=0.15) / of_world(
+            lamp.focal[:, 0], world
+        )
+        raised = point + 0.01 * of_world(radius, world)[:, None] * normal
         lit = torch.ones_like(bias) if shadows is None else _lit(shadows, lamp, world, raised, bias)
-        strength = lit[:, None] * light.colors[i, world] / (1 + (distance / light.reach[i, world, None]) ** 2)
+        strength = (
+            lit[:, None]
+            * of_world(light.colors[i], world)
+            / (1 + (distance / of_world(light.reach[i], world)[:, None]) ** 2)
+        )
         diffuse = diffuse + strength * facing.clamp(min=0)
         highlight = highlight + gloss * strength * (mirrored * beam).sum(1, keepdim=True).clamp(min=0) ** 24
     lit = albedo * diffuse + highlight + rows[:, COLUMNS["glow"], None] * rows[:, COLUMNS["tint"]]
-    haze = 1 / (1 + light.fog[world] * depth)
-    color[some] = torch.lerp(light.horizon[world], lit, haze[:, None])
+    haze = 1 / (1 + of_world(light.fog, world) * depth)
+    color[some] = torch.lerp(of_world(light.horizon, world), lit, haze[:, None])
     return color

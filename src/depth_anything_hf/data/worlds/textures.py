@@ -19,7 +19,9 @@ FAMILIES = {name: (int(_STARTS[i]), int(_STARTS[i + 1])) for i, name in enumerat
 TEXTURES = int(_STARTS[-1])
 
 
-def _fractal(rng: np.random.Generator, slope: float, stretch: tuple[float, float] = (1, 1), low: int = 0) -> np.ndarray:
+def _fractal(
+    rng: np.random.Generator, slope: float, stretch: tuple[float, float] = (1, 1), low: int = 0
+) -> np.ndarray:
     """Return tileable noise with a spectrum of 1 / frequency^slope, spread over [0, 1]."""
     fy, fx = np.fft.fftfreq(SIDE)[:, None] * SIDE * stretch[0], np.fft.rfftfreq(SIDE)[None] * SIDE * stretch[1]
     frequency = np.hypot(fy, fx)
@@ -88,7 +90,9 @@ def _brick(rng):
 
 
 def _wood(rng):
-    fibre = _fractal(rng, rng.uniform(1, 1.6), (1, rng.uniform(8, 24)) if rng.random() < 0.5 else (rng.uniform(8, 24), 1))
+    fibre = _fractal(
+        rng, rng.uniform(1, 1.6), (1, rng.uniform(8, 24)) if rng.random() < 0.5 else (rng.uniform(8, 24), 1)
+    )
     planks = int(rng.integers(0, 7))
     y, x = _grid()
     own = rng.random(planks + 1)[(y * planks).astype(int)] if planks else 0.5
@@ -100,7 +104,12 @@ def _floral(rng):
     y, x = _grid()
     out = np.ones((SIDE, SIDE, 3)) * rng.uniform(0.1, 0.95, 3)
     for _ in range(rng.integers(6, 60)):
-        cy, cx, radius, squeeze, turn = *rng.random(2), rng.uniform(0.015, 0.14), rng.uniform(0.4, 1), rng.uniform(0, np.pi)
+        cy, cx, radius, squeeze, turn = (
+            *rng.random(2),
+            rng.uniform(0.015, 0.14),
+            rng.uniform(0.4, 1),
+            rng.uniform(0, np.pi),
+        )
         dy, dx = (y - cy + 0.5) % 1 - 0.5, (x - cx + 0.5) % 1 - 0.5
         a, b = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
         out[np.hypot(a, b / squeeze) < radius * (1 + 0.3 * np.sin(5 * np.arctan2(b, a)))] = rng.uniform(0.05, 0.95, 3)
@@ -135,7 +144,9 @@ def _facade(rng):
         y, x = (i + 0.5) / rows * SIDE, (j + 0.5) / columns * SIDE
         half_y, half_x = 0.5 * tall * SIDE / rows, 0.5 * wide * SIDE / columns
         for grow, color in ((1.5, frame), (0, pane * rng.uniform(0.5, 2.5))):
-            rows_of, columns_of = (slice(int(c - h - grow), int(c + h + grow) + 1) for c, h in ((y, half_y), (x, half_x)))
+            rows_of, columns_of = (
+                slice(int(c - h - grow), int(c + h + grow) + 1) for c, h in ((y, half_y), (x, half_x))
+            )
             out[rows_of, columns_of] = color
         if rng.random() < 0.5:
             out[int(y - half_y) : int(y + half_y), int(x) : int(x) + 2] = frame

@@ -91,16 +91,26 @@ def candidate_pairs(solids: Solids, camera: Camera, height: int, width: int) -> 
     tall = torch.where(wide > 0, tall, 0)
     # First the rows of each box, then the pixels of each row: no division.
     owner, step = _spread(tall)
-    start = (solids.world * (height * width) + top * width + left)[owner] + step * width
-    row, step = _spread(wide[owner])
-    return owner[row], start[row] + step
+    start = pick(solids.world * (height * width) + top * width + left, owner) + step * width
+    row, step = _spread(pick(wide, owner))
+    return pick(owner, row), pick(start, row) + step
+
+
+def pick(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return `values[index]` along the first dimension; on a CPU several times faster than writing that."""
+    return values.index_select(0, index)
+
+
+def of_world(values: torch.Tensor, world: torch.Tensor) -> torch.Tensor:
+    """Return `values[world]`; of a single world as a view."""
+    return values.expand(len(world), *values.shape[1:]) if len(values) == 1 else pick(values, world)
 
 
 def _spread(counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return for `counts[i]` entries each their i, and their number within i."""
     owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
     first = counts.cumsum(0) - counts
-    return owner, torch.arange(len(owner), device=counts.device) - first[owner]
+    return owner, torch.arange(len(owner), device=counts.device) - pick(first, owner)
 
 
 def _between(middle: torch.Tensor, half: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,7 +171,7 @@ def trace(solids: Solids, camera: Camera, height: int, width: int, through: bool
         The hits, `(worlds * height * width,)` each.
     """
     solid, pixel = candidate_pairs(solids, camera, height, width)
-    shape, (u, v) = solids["shape"][solid], camera.rays(height, width)
+    shape, (u, v) = pick(solids["shape"], solid), camera.rays(height, width)
     origin, direction = to_local(solids, camera)
     constants = torch.cat([direction.flatten(1), origin], 1).T.contiguous()  # (12, solids)
     found = []
@@ -169,42 +179,49 @@ def trace(solids: Solids, camera: Camera, height: int, width: int, through: bool
         own = (shape == kind).nonzero()[:, 0]
         if len(own) == 0:
             continue
-        which, where = solid[own], pixel[own]
-        columns, x, y = constants[:, which], u[where], v[where]
+        which, where = pick(solid, own), pick(pixel, own)
+        columns, x, y = constants.index_select(1, which), pick(u, where), pick(v, where)
         # No exact zero: 0 / 0 would be NaN in the middle of a face.
         ray = [columns[3 * i] * x + columns[3 * i + 1] * y + columns[3 * i + 2] + 1e-12 for i in range(3)]
         enter, leave = intersect(list(columns[9:]), ray)
         hit = ((enter > NEAR) & (enter <= leave)).nonzero()[:, 0]
-        found.append((which[hit], where[hit], enter[hit]))
+        found.append((pick(which, hit), pick(where, hit), pick(enter, hit)))
     solid, pixel, depth = (torch.cat(parts) for parts in zip(*found, strict=True))
-    kept = _not_in_a_hole(solids, camera, solid, torch.stack([u[pixel], v[pixel]], 1), depth, height)
+    kept = _not_in_a_hole(solids, camera, solid, torch.stack([pick(u, pixel), pick(v, pixel)], 1), depth, height)
     solid, pixel, depth = solid[kept], pixel[kept], depth[kept]
     count = len(camera.eye) * height * width
     first = _nearest(solid, pixel, depth, count)
     if not through or not (solids["clear"] > 0).any():
         return Hits(*first, None, None)
-    past = (depth > first[0][pixel] * 1.001) & (solid != first[1][pixel])
+    past = (depth > pick(first[0], pixel) * 1.001) & (solid != pick(first[1], pixel))
     return Hits(*first, *_nearest(solid[past], pixel[past], depth[past], count))
 
 
 def _nearest(solid: torch.Tensor, pixel: torch.Tensor, depth: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
     nearest = torch.full((count,), math.inf, device=depth.device).scatter_reduce_(0, pixel, depth, "amin")
-    winner = depth <= nearest[pixel]
-    owner = torch.full((count,), -1, device=depth.device).scatter_reduce_(0, pixel[winner], solid[winner], "amax")
+    winner = (depth <= pick(nearest, pixel)).nonzero()[:, 0]
+    owner = torch.full((count,), -1, device=depth.device).scatter_reduce_(
+        0, pick(pixel, winner), pick(solid, winner), "amax"
+    )
     return nearest, owner
 
 
 def _not_in_a_hole(solids: Solids, camera: Camera, solid, place, depth, height: int) -> torch.Tensor:
     """Say which hits stand, of solids with holes: foliage, lace. From far away, where a hole is no pixel, all do."""
     kept = torch.ones_like(depth, dtype=torch.bool)
-    pixels = height * camera.focal[solids.world[solid], 1] * solids["holes"][solid] / depth  # from hole to hole
+    pixels = pick(height * camera.focal[solids.world, 1] * solids["holes"], solid) / depth  # from hole to hole
     some = (pixels > 3).nonzero()[:, 0]
     if len(some) == 0:
         return kept
-    world, which = solids.world[solid[some]], solid[some]
-    point = torch.cat([place[some], torch.ones_like(place[some, :1])], 1) * depth[some, None]
-    point = (point[:, None] @ camera.axes[world])[:, 0] + camera.eye[world] - solids["center"][which]
-    point = point * (math.tau / solids["holes"][which])[:, None]
+    which = pick(solid, some)
+    world, place = pick(solids.world, which), pick(place, some)
+    point = torch.cat([place, torch.ones_like(place[:, :1])], 1) * pick(depth, some)[:, None]
+    point = (
+        (point[:, None] @ of_world(camera.axes, world))[:, 0]
+        + of_world(camera.eye, world)
+        - pick(solids["center"], which)
+    )
+    point = point * (math.tau / pick(solids["holes"], which))[:, None]
     turned = point @ torch.tensor([[0.8, 0.36, -0.48], [-0.6, 0.48, -0.64], [0.0, 0.8, 0.6]], device=point.device)
     kept[some] = point.sin().sum(1) + (1.7 * turned).sin().sum(1) > -0.6
     return kept

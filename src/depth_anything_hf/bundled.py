@@ -1,0 +1,27 @@
+"""The checkpoint that comes with the package: `mini`, a small Depth Anything that works offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MINI = "mini"
+BETTER = "depth-anything/Depth-Anything-V2-Small-hf"  # what to take where a download is no matter
+
+
+def checkpoint_folder(name: str) -> str:
+    """Turn "mini" into the folder of the checkpoint that comes with the package, and leave any other name alone.
+
+    Args:
+        name (`str`): Hub id, folder or "mini". A folder of yours of that name wins.
+
+    Returns:
+        `str`: What transformers' `from_pretrained` and `pipeline` take.
+
+    Example:
+        >>> from transformers import AutoConfig
+        >>> AutoConfig.from_pretrained(checkpoint_folder("mini")).model_type
+        'depth_anything'
+        >>> checkpoint_folder("somebody/their-model")
+        'somebody/their-model'
+    """
+    return str(Path(__file__).parent / MINI) if name == MINI and not Path(MINI).exists() else name

@@ -1,0 +1,115 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TINY = [
+    "--worlds", "8", "--hidden-size", "64", "--layers", "4", "--teacher-size", "32", "48", "--student-size", "48", "64",
+    "--teacher-steps", "4", "--student-steps", "2", "--teacher-batch", "4", "--student-batch", "2", "1", "--processes", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mini(load_example):
+    """The script and its parts, with small files of worlds."""
+    sys.path.insert(0, str(EXAMPLES))
+    script = load_example("train_mini")
+    script.RenderedWorlds.__init__.__globals__["CHUNK"] = 4
+    yield script
+    script.RenderedWorlds.__init__.__globals__["CHUNK"] = 256
+    sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture
+def photographs(tmp_path, noise_image):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for i in range(3):
+        noise_image(60, 80, seed=i).save(folder / f"{i}.jpg")
+    return folder
+
+
+def start(script, monkeypatch, out, *options):
+    monkeypatch.setattr(sys, "argv", ["train_mini.py", "--out", str(out), *TINY, *options])
+    return script.main()
+
+
+def weights_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_run_in_pieces_gives_the_weights_of_a_whole_one(mini, monkeypatch, tmp_path, photographs, capsys):
+    photographs = ("--photographs", str(photographs))
+    assert start(mini, monkeypatch, tmp_path / "whole", *photographs) == 0
+    for _ in range(12):
+        start(mini, monkeypatch, tmp_path / "pieces", *photographs, "--max-minutes", "0")
+        if (tmp_path / "pieces" / "mini").is_dir():
+            break
+        assert "Stopped in time" in capsys.readouterr().out
+    whole, pieces = (weights_of(tmp_path / name / "mini") for name in ("whole", "pieces"))
+    assert {values.dtype for values in whole.values()} == {torch.float16}
+    for name, values in whole.items():
+        torch.testing.assert_close(pieces[name], values, msg=name)
+
+
+def test_what_comes_out_runs_in_the_stock_pipeline_in_float32(mini, monkeypatch, tmp_path, noise_image):
+    from transformers import pipeline
+
+    start(mini, monkeypatch, tmp_path / "run")  # without photographs
+    depth = pipeline("depth-estimation", model=str(tmp_path / "run" / "mini"))
+    assert depth.model.dtype == torch.float32
+    assert depth(noise_image(60, 80))["predicted_depth"].shape == (60, 80)
+
+
+def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
+    render = mini.render_to
+    render(tmp_path / "worlds", 6, (24, 32), mini.WorldStyle(), "cpu", 1)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "worlds").iterdir()}
+    assert len(before) == 4  # two parts of four worlds
+    (tmp_path / "worlds" / "00001_images.npy").unlink()
+    with pytest.raises(FileNotFoundError, match="00001_images"):
+        mini.RenderedWorlds(tmp_path / "worlds", 6)
+    render(tmp_path / "worlds", 6, (24, 32), mini.WorldStyle(), "cpu", 1)
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "worlds").iterdir()}
+    assert after["00000_images.npy"] == before["00000_images.npy"]
+    worlds = mini.RenderedWorlds(tmp_path / "worlds", 6)
+    sample = worlds[5]
+    assert (len(worlds), sample.image.size, sample.space) == (6, (32, 24), "disparity")
+    assert sample.values.dtype == np.float32
+    assert (sample.values >= 0).all()
+    assert np.isfinite(sample.values).all()
+
+
+def test_optimizer_trains_matrices_with_muon_and_obeys_one_schedule(mini):
+    globals_of = mini.new_model.__globals__
+    model = mini.new_model(64, 4, 16, 0)
+    optimizer = globals_of["MuonAndAdamW"](model, 1e-2, 2.0, 0.1)
+    muon, adamw = optimizer.parts
+    assert all(parameter.ndim == 2 for group in muon.param_groups for parameter in group["params"])
+    counted = sum(len(group["params"]) for group in optimizer.param_groups)
+    assert counted == sum(parameter.requires_grad for parameter in model.parameters())
+    assert sorted({group["lr"] for group in adamw.param_groups}) == [1e-2, 2e-2]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    model(torch.randn(1, 3, 32, 48)).predicted_depth.mean().backward()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer.step()
+    schedule.step()
+    assert muon.param_groups[0]["lr"] == 5e-3
+    moved = [not torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True)]
+    assert sum(moved) > 0.9 * counted
+    fresh = globals_of["MuonAndAdamW"](model, 1.0, 2.0, 0.1)
+    fresh.load_state_dict(optimizer.state_dict())
+    assert fresh.param_groups[0]["lr"] == 5e-3
+    assert fresh.parts[0].param_groups[0] is fresh.param_groups[0]
+
+
+def test_positions_tell_rows_and_columns_apart(mini):
+    table = mini.new_model.__globals__["positions"](3, 4, 16)
+    assert table.shape == (12, 16)
+    assert torch.cdist(table, table).fill_diagonal_(9).min() > 0.1
+    torch.testing.assert_close(table[:4, :8], table[:1, :8].expand(4, -1))  # one row of patches: the same row part
