@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from mini_data import RenderedWorlds, render_to
-from mini_model import MuonAndAdamW, new_model, new_processor
+from mini_model import MuonAndAdamW, mimetic_attention, new_model, new_processor, whiten_patches
 from transformers import TrainerCallback
 from transformers.optimization import get_scheduler
 
@@ -47,14 +47,15 @@ class MiniPlan:
     worlds: int = 14_080
     hidden_size: int = 192
     layers: int = 8
-    patch_size: int = 16
-    teacher_size: tuple[int, int] = (144, 192)  # of its crops, pixels
-    student_size: tuple[int, int] = (192, 256)
-    teacher_steps: int = 3200
-    student_steps: int = 800
-    teacher_batch: int = 32
+    patch_size: int = 8
+    world_size: tuple[int, int] = (192, 256)  # as rendered, pixels
+    teacher_size: tuple[int, int] = (72, 96)  # of its crops
+    student_size: tuple[int, int] = (96, 128)
+    teacher_steps: int = 5000
+    student_steps: int = 500
+    teacher_batch: int = 24
     student_batch: tuple[int, int] = (24, 8)  # worlds, photographs
-    learning_rate: float = 2e-3
+    learning_rate: float = 6e-4
     weight_decay: float = 0.05
     gradient_matching: float = 0.5  # V2's 2 is for a teacher that has its layout right
     seed: int = 0
@@ -112,7 +113,6 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
         str(out / "checkpoints"), preset="v2", max_steps=stage.steps, per_device_train_batch_size=worlds + photographs,
         labeled_batch_size=worlds, unlabeled_batch_size=photographs or None, zoom=1.3, max_grad_norm=1.0,
         gradient_matching_weight=plan.gradient_matching, feature_alignment_weight=0.0,
-        color_ranges={"gamma": (0.7, 1.4), "brightness": (0.7, 1.3), "color": (0.9, 1.1), "probability": 0.5},
         strong_perturbation=photographs > 0, cutmix_probability=0.5 if photographs else 0.0,
         perturbation_kwargs={"blur_sigma": (0.1, 1.0)},
         bf16=has_bf16(), use_cpu=DEVICE == "cpu", seed=plan.seed, report_to="none", disable_tqdm=False,
@@ -136,12 +136,24 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
     return trainer.model
 
 
+def start(plan: MiniPlan, worlds: RenderedWorlds) -> DepthAnythingForDepthEstimation:
+    """Make the fresh network: what it sees at first is fitted to the first worlds."""
+    model = new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
+    processor = new_processor(plan.teacher_size, plan.patch_size)
+    images = [worlds[i].image for i in range(min(200, len(worlds)))]
+    whiten_patches(model, processor(images, return_tensors="pt")["pixel_values"])
+    mimetic_attention(model, plan.seed)
+    return model
+
+
 def label(photographs: Path, out: Path, plan: MiniPlan):
     """Label photographs with the teacher, once; return the records."""
     if not (out / "labels" / "manifest.json").is_file():
         new_processor(plan.student_size, plan.patch_size).save_pretrained(out / "teacher" / "model")
         settings = (str(out / "teacher" / "model"), str(photographs), str(out / "labels"))
-        label_images(LabelingArguments(*settings, resolution=plan.student_size[0], device=DEVICE, keep_image="resized"))
+        label_images(
+            LabelingArguments(*settings, resolution=plan.student_size[0], device=DEVICE, keep_image="resized")
+        )
     return load_folder(out / "labels")
 
 
@@ -150,10 +162,10 @@ def run(out: Path, plan: MiniPlan, photographs: Path | None, processes: int, max
     deadline = Deadline(time.monotonic() + 60 * max_minutes)
     out.mkdir(parents=True, exist_ok=True)
     (out / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
-    if not render_to(out / "worlds", plan.worlds, plan.student_size, WorldStyle(), DEVICE, processes, deadline.at):
+    if not render_to(out / "worlds", plan.worlds, plan.world_size, WorldStyle(), DEVICE, processes, deadline.at):
         return False
     data = {"train_dataset": RenderedWorlds(out / "worlds", plan.worlds)}
-    fresh = new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
+    fresh = start(plan, data["train_dataset"])
     stage = Stage(plan.teacher_size, plan.teacher_steps, (plan.teacher_batch, 0), plan.learning_rate)
     teacher = train(fresh, out / "teacher", plan, stage, deadline, **data)
     if teacher is None:

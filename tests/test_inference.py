@@ -8,7 +8,7 @@ from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 
 from depth_anything_hf import inference
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.inference import adapter_base, load_model, model_revision, predict_depth
+from depth_anything_hf.inference import adapter_base, load_model, model_revision, predict_depth, set_resolution
 from depth_anything_hf.resizing import resize_prediction
 
 
@@ -198,3 +198,13 @@ def test_model_revision__commit_of_a_whole_model_only(monkeypatch):
     monkeypatch.setattr(inference, "adapter_base", {"me/model": None, "me/adapter": "me/model"}.get)
     assert model_revision("me/model", model) == "0123"
     assert model_revision("me/adapter", model).startswith("sha256:")  # that commit is the base model's
+
+
+@pytest.mark.parametrize(
+    ("size", "keep", "expected"),
+    [((518, 518), True, (1036, 1036)), ((112, 140), False, (1036, 1288)), ((140, 112), False, (1288, 1036))],
+)
+def test_set_resolution__keeps_the_shape_into_which_images_are_squeezed(size, keep, expected):
+    processor = DepthAnythingImageProcessor(size={"height": size[0], "width": size[1]}, keep_aspect_ratio=keep)
+    set_resolution(processor, None, 1036)
+    assert (processor.size["height"], processor.size["width"]) == expected

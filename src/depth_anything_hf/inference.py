@@ -25,7 +25,7 @@ from depth_anything_hf.bundled import checkpoint_folder
 from depth_anything_hf.geometry import check_space
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
-from depth_anything_hf.resizing import check_resolution, resize_prediction
+from depth_anything_hf.resizing import check_resolution, fixed_aspect, resize_prediction, shaped_size
 
 FINGERPRINT = "base_model_fingerprint"  # stands in an adapter's auto_mapping, which PEFT and transformers read past
 
@@ -113,7 +113,7 @@ def input_multiple(processor, config=None) -> int:
 
 
 def set_resolution(processor, config, resolution: int) -> None:
-    """Make a processor bring images to another resolution than its checkpoint's.
+    """Make a processor bring images to another resolution than its checkpoint's; one that squeezes them keeps its shape.
 
     Args:
         processor: Of transformers; changed.
@@ -128,8 +128,9 @@ def set_resolution(processor, config, resolution: int) -> None:
             f"resolution is {resolution}, but {type(processor).__name__} takes images as large as they are; leave it out, "
             "or resize the images."
         )
-    check_resolution(resolution, input_multiple(processor, config))
-    processor.size = {"height": resolution, "width": resolution}
+    check_resolution(resolution, multiple := input_multiple(processor, config))
+    height, width = shaped_size(resolution, fixed_aspect(processor) or 1.0, multiple)
+    processor.size = {"height": height, "width": width}
 
 
 def adapter_base(name: str) -> str | None:

@@ -64,6 +64,31 @@ def resized_size(
     )
 
 
+def shaped_size(resolution: int, aspect: float, multiple: int) -> tuple[int, int]:
+    """Give the input size of a network that takes one shape alone, into which every image is squeezed.
+
+    Args:
+        resolution (`int`): Shorter side, pixels, a multiple of `multiple`.
+        aspect (`float`): Width by height.
+        multiple (`int`): The longer side is rounded to a multiple of this.
+
+    Returns:
+        `tuple[int, int]`: height and width.
+
+    Example:
+        >>> shaped_size(192, 4 / 3, 8), shaped_size(518, 1.0, 14)
+        ((192, 256), (518, 518))
+    """
+    longer = round(resolution * max(aspect, 1 / aspect) / multiple) * multiple
+    return (resolution, longer) if aspect >= 1 else (longer, resolution)
+
+
+def fixed_aspect(processor) -> float | None:
+    """Give the shape, width by height, into which a processor squeezes every image; None: images keep their own."""
+    squeezes = getattr(processor, "keep_aspect_ratio", None) is False and "width" in (processor.size or {})
+    return processor.size["width"] / processor.size["height"] if squeezes else None
+
+
 def check_resolution(resolution: int, multiple: int) -> int:
     """Return a resolution that the network can take.
 

@@ -55,7 +55,8 @@ def test_decoder__gives_pixels_and_the_input_size():
     assert picture.input_size == (56, 70)  # 74.7 wide, to the nearest multiple of 14
     assert picture.file is None
     assert decode(data, keep_file=True).file == data
-    assert decode(data, square=True).input_size == (56, 56)
+    assert decode(data, aspect=1.0).input_size == (56, 56)
+    assert decode(data, aspect=3 / 4).input_size == (70, 56)  # 74.7, to the nearest multiple of 14
 
 
 def test_decoder__reads_files(tmp_path):

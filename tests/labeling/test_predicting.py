@@ -148,8 +148,8 @@ def test_common_sizes__hold_those_of_cameras(height, width):
     from depth_anything_hf.labeling.decoding import Decoder
 
     for size in ((height, width), (width, height)):
-        assert Decoder(518, 14).input_size(*size) in common_sizes(518, 14)
-        assert Decoder(518, 14, square=True).input_size(*size) in common_sizes(518, 14)
+        for aspect in (None, 1.0, 4 / 3):
+            assert Decoder(518, 14, aspect).input_size(*size) in common_sizes(518, 14, aspect)
 
 
 # --- Predictor

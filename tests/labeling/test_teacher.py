@@ -11,15 +11,15 @@ from depth_anything_hf.labeling.teacher import load_teacher, preparation_of
 
 
 @pytest.mark.parametrize(
-    ("family", "space", "multiple", "square"),
-    [("dpt", "disparity", 16, True), ("zoedepth", "depth", 16, False), ("glpn", "depth", 32, False)],
+    ("family", "space", "multiple", "aspect"),
+    [("dpt", "disparity", 16, 1.0), ("zoedepth", "depth", 16, None), ("glpn", "depth", 32, None)],
 )
 def test_load_teacher__labels_with_models_of_transformers(
-    family, space, multiple, square, save_family, label, photos, tmp_path
+    family, space, multiple, aspect, save_family, label, photos, tmp_path
 ):
     folder = save_family(family)
     _, preparation, found = load_teacher(folder)
-    assert (found, preparation.multiple, preparation.square) == (space, multiple, square)
+    assert (found, preparation.multiple, preparation.aspect) == (space, multiple, aspect)
     manifest = label(tmp_path / "out", model=folder, resolution=64, limit=4)
     assert (manifest["labeled"], manifest["space"]) == (4, space)
     model, processor = load_model(folder)
@@ -63,7 +63,9 @@ def test_load_teacher__space_that_nobody_tells(save_family):
 
 def test_preparation_of__reads_mean_and_factor():
     found = preparation_of(DepthAnythingImageProcessor(ensure_multiple_of=8))
-    assert (found.multiple, found.square) == (8, False)
+    assert (found.multiple, found.aspect) == (8, None)
+    squeezing = {"size": {"height": 96, "width": 128}, "keep_aspect_ratio": False}
+    assert preparation_of(DepthAnythingImageProcessor(**squeezing)).aspect == pytest.approx(4 / 3)
     assert found.factor == pytest.approx(1 / 255)
     assert found.mean == pytest.approx((0.485, 0.456, 0.406))
     plain = preparation_of(DepthAnythingImageProcessor(do_normalize=False, do_rescale=False))

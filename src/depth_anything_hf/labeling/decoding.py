@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.labeling.plan import BlockEnd, Work
 from depth_anything_hf.labeling.sources import Item
-from depth_anything_hf.resizing import resize_pixels, resized_size
+from depth_anything_hf.resizing import resize_pixels, resized_size, shaped_size
 
 _OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 LARGEST_ASPECT = 8.0  # longer side over shorter: the network's input grows with it
@@ -41,7 +41,7 @@ class Decoder(Dataset):
     Args:
         resolution (`int`): Shorter side of the network's input, pixels, a multiple of `multiple`.
         multiple (`int`): The patch size.
-        square (`bool`): The network's input is square, whatever the image.
+        aspect (`float`, *optional*): Width by height of the network's input, whatever the image; None: the image's.
         keep_file (`bool`): Return the bytes of the file, too.
         resize (`bool`): Resize here to the network's input: for a model on the CPU, which has nothing to gain from
             full-size pixels.
@@ -52,8 +52,8 @@ class Decoder(Dataset):
         'empty file'
     """
 
-    def __init__(self, resolution: int, multiple: int, square=False, keep_file=False, resize=False):
-        self.resolution, self.multiple, self.square = resolution, multiple, square
+    def __init__(self, resolution: int, multiple: int, aspect=None, keep_file=False, resize=False):
+        self.resolution, self.multiple, self.aspect = resolution, multiple, aspect
         self.keep_file, self.resize = keep_file, resize
 
     def __getitem__(self, work: Work | BlockEnd) -> Picture | Rejected | None:
@@ -76,8 +76,9 @@ class Decoder(Dataset):
             raise RefusedError(
                 f"{width} x {height} pixels: sides of 1 to {aspect:.4g}, at most 1 to {LARGEST_ASPECT:.0f}"
             )
-        target = (self.resolution, self.resolution)
-        return resized_size(height, width, target, self.multiple, keep_aspect_ratio=not self.square)
+        if self.aspect is not None:
+            return shaped_size(self.resolution, self.aspect, self.multiple)
+        return resized_size(height, width, (self.resolution, self.resolution), self.multiple)
 
     def _decode(self, data: bytes) -> tuple[torch.Tensor, tuple[int, int]]:
         with warnings.catch_warnings():

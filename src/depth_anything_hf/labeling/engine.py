@@ -81,7 +81,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any]:
     decoder = Decoder(
         settings.resolution,
         preparation.multiple,
-        preparation.square,
+        preparation.aspect,
         keep_file=settings.keep_image == "original",
         resize=_on_cpu(state),
     )
@@ -91,7 +91,9 @@ def label_images(args: LabelingArguments) -> dict[str, Any]:
         space,
         settings.batch_size,
         getattr(torch, settings.dtype),
-        common_sizes(settings.resolution, preparation.multiple) if settings.compiled else frozenset(),
+        common_sizes(settings.resolution, preparation.multiple, preparation.aspect)
+        if settings.compiled
+        else frozenset(),
         return_pixels=settings.keep_image == "resized",
     )
     feed = schedule(source, settings.shard_size, finished, state)

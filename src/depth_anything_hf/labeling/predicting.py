@@ -11,7 +11,7 @@ from torch import nn
 
 from depth_anything_hf.data.codes import MAX_CODE
 from depth_anything_hf.labeling.teacher import Preparation
-from depth_anything_hf.resizing import resize_pixels, resize_prediction, resized_size
+from depth_anything_hf.resizing import resize_pixels, resize_prediction, resized_size, shaped_size
 
 # Sides of cameras' and phones' pictures. Only their shapes are compiled, as each costs a compilation; the choice must not
 # depend on what came first, or a resumed run would differ in the last bit. At 518, 3 : 2 lies between two sizes, so that
@@ -19,13 +19,15 @@ from depth_anything_hf.resizing import resize_pixels, resize_prediction, resized
 _COMMON = ((1, 1), (3, 4), (2, 3), (427, 640), (9, 16), (4, 3), (3, 2), (640, 427), (16, 9))
 
 
-def common_sizes(resolution: int, multiple: int) -> frozenset[tuple[int, int]]:
-    """List the network's input sizes for pictures of the common aspect ratios.
+def common_sizes(resolution: int, multiple: int, aspect: float | None = None) -> frozenset[tuple[int, int]]:
+    """List the network's input sizes for pictures of the common aspect ratios; of a network of one shape, that.
 
     Example:
         >>> sorted(common_sizes(518, 14))[:3]
         [(518, 518), (518, 686), (518, 770)]
     """
+    if aspect is not None:
+        return frozenset([shaped_size(resolution, aspect, multiple)])
     target = (resolution, resolution)
     return frozenset(resized_size(1000 * height, 1000 * width, target, multiple) for height, width in _COMMON)
 

@@ -7,13 +7,17 @@ from typing import NamedTuple
 from torch import nn
 
 from depth_anything_hf.inference import input_multiple, load_model, space_of
+from depth_anything_hf.resizing import fixed_aspect
 
 
 class Preparation(NamedTuple):
     """How a teacher wants its images."""
 
     multiple: int  # of both sides, pixels
-    square: bool  # the network takes no other shape; a label then covers the image with an aspect of its own
+    aspect: (
+        float | None
+    )  # width by height of the one shape that the network takes; a label then covers the image with an
+    # aspect of its own. None: the image's
     factor: float  # pixel_values = (pixels * factor - mean) / std
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -61,4 +65,10 @@ def preparation_of(processor, config=None) -> Preparation:
         mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     else:
         mean, std = (0.0,) * 3, (1.0,) * 3
-    return Preparation(input_multiple(processor, config), asked is None or own_encoder, factor, mean, std)
+    return Preparation(
+        input_multiple(processor, config),
+        1.0 if asked is None or own_encoder else fixed_aspect(processor),
+        factor,
+        mean,
+        std,
+    )

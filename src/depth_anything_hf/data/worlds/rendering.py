@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.data.synthetic import SceneBatch
-from depth_anything_hf.data.worlds.layouts import LAYOUTS, Shot
+from depth_anything_hf.data.worlds.layouts import LAYOUTS
 from depth_anything_hf.data.worlds.shading import Light, shade
+from depth_anything_hf.data.worlds.shots import Shot
 from depth_anything_hf.data.worlds.solids import COLUMNS, World
 from depth_anything_hf.data.worlds.textures import FAMILIES
 from depth_anything_hf.data.worlds.tracing import Camera, Solids, trace
