@@ -44,7 +44,7 @@ def new_model(hidden_size: int, layers: int, patch_size: int, seed: int) -> Dept
     model = DepthAnythingForDepthEstimation(config)
     with torch.no_grad():
         model.backbone.embeddings.position_embeddings[0, 1:] = 0.5 * positions(16, 16, hidden_size)
-    return model.to(memory_format=torch.channels_last)
+    return model
 
 
 def new_processor(size: tuple[int, int], patch_size: int) -> DepthAnythingImageProcessor:

@@ -108,6 +108,7 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
     finished = out / "model"
     if finished.is_dir():
         return DepthAnythingForDepthEstimation.from_pretrained(finished)
+    model.to(memory_format=torch.channels_last)  # saves a sixth of a step on a CPU
     worlds, photographs = stage.batch
     arguments = DepthAnythingTrainingArguments(
         str(out / "checkpoints"), preset="v2", max_steps=stage.steps, per_device_train_batch_size=worlds + photographs,
@@ -133,7 +134,7 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
     (out / "log.json").write_text(json.dumps(trainer.state.log_history))
     trainer.save_model(str(finished))
     shutil.rmtree(out / "checkpoints")
-    return trainer.model
+    return DepthAnythingForDepthEstimation.from_pretrained(finished)  # as a later piece of the run will find it
 
 
 def start(plan: MiniPlan, worlds: RenderedWorlds) -> DepthAnythingForDepthEstimation:

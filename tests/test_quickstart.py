@@ -14,7 +14,7 @@ from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
 from depth_anything_hf.parity import prove_stock_pipeline
-from depth_anything_hf.quickstart.experiment import Plan, procedural_records, train
+from depth_anything_hf.quickstart.experiment import Plan, procedural_records, train, warm_plan
 from depth_anything_hf.quickstart.run import run
 
 SMALL = Plan(
@@ -128,3 +128,15 @@ def test_train__shows_its_progress_whatever_the_log_level(tmp_path, capsys):
     finally:
         logging.set_verbosity(before)
     assert "loss=" in capsys.readouterr().err
+
+
+def test_warm_start__begins_from_mini_and_says_so(tmp_path):
+    plan = warm_plan(labeled=4, unlabeled=4, held_out=2, teacher_steps=1, student_steps=1, teacher_batch=2, student_batch=(1, 2))
+    metrics = run(tmp_path, plan)
+    assert metrics["plan"]["warm_start"]
+    assert "mini, which comes with the package" in (tmp_path / "report.md").read_text()
+    card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+    assert "mini" in card
+    assert "random weights" not in card
+    # After a step it is still near what it began from.
+    assert metrics["scores"]["labelled domain"]["teacher"]["abs_rel"] < metrics["scores"]["labelled domain"]["prior (disparity = image row)"]["abs_rel"] + 0.1

@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import Dinov2Config, ProgressCallback
 
+from depth_anything_hf.bundled import MINI, checkpoint_folder
 from depth_anything_hf.configuration import config_for_encoder
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, Domain, iter_synthetic_records
@@ -47,6 +48,8 @@ class Plan:
         learning_rate (`float`): Of the encoder; the decoder's is twice that.
         blur_sigma (`tuple[float, float]`): Range of the strong view's blur, pixels.
         seed (`int`): Of data, weights and training.
+        warm_start (`bool`): Begin from `mini`, which comes with the package, instead of random weights; the sizes must be
+            its own, as `warm_plan` gives them.
     """
 
     height: int = 64
@@ -64,6 +67,23 @@ class Plan:
     learning_rate: float = 3e-4
     blur_sigma: tuple[float, float] = (0.1, 0.6)  # the authors' range of 0.1 to 2.0 belongs to 518 pixels
     seed: int = 0
+    warm_start: bool = False
+
+
+def warm_plan(**sizes) -> Plan:
+    """Plan a quickstart that begins from `mini`: its sizes, fewer steps and a gentler learning rate.
+
+    Args:
+        sizes: Further fields of `Plan`, which win.
+
+    Returns:
+        `Plan`: For `run`.
+    """
+    processor = DepthAnythingImageProcessor.from_pretrained(checkpoint_folder(MINI))
+    own = {"height": processor.size["height"], "width": processor.size["width"]}
+    own |= {"patch_size": processor.ensure_multiple_of, "labeled": 800, "unlabeled": 800}
+    own |= {"teacher_steps": 300, "student_steps": 300, "learning_rate": 5e-5}
+    return Plan(**(own | sizes), warm_start=True)
 
 
 class LossBar(ProgressCallback):
@@ -105,7 +125,10 @@ def procedural_records(count: int, plan: Plan, domain: Domain, held_out: bool = 
 
 
 def new_model(plan: Plan, seed: int) -> DepthAnythingForDepthEstimation:
-    """Build a tiny Depth Anything with random weights: a DINOv2 encoder and a DPT decoder."""
+    """Build a tiny Depth Anything with random weights, a DINOv2 encoder and a DPT decoder; or take `mini`."""
+    if plan.warm_start:
+        model = DepthAnythingForDepthEstimation.from_pretrained(checkpoint_folder(MINI))
+        return model.to(memory_format=torch.channels_last)
     encoder = Dinov2Config(
         image_size=plan.width,
         patch_size=plan.patch_size,
@@ -125,7 +148,9 @@ def new_model(plan: Plan, seed: int) -> DepthAnythingForDepthEstimation:
 def new_processor(plan: Plan) -> DepthAnythingImageProcessor:
     """Make the processor of a quickstart model."""
     return DepthAnythingImageProcessor(
-        size={"height": plan.height, "width": plan.width}, ensure_multiple_of=plan.patch_size
+        size={"height": plan.height, "width": plan.width},
+        ensure_multiple_of=plan.patch_size,
+        keep_aspect_ratio=not plan.warm_start,  # mini squeezes every image into its one shape
     )
 
 

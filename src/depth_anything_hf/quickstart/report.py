@@ -40,12 +40,13 @@ def draw_predictions(domains: dict, scores: dict[str, dict[str, DatasetScores]],
 def write_report(metrics: dict, pseudo_labeled: int, photographs: bool) -> str:
     """Write the report of a run in Markdown."""
     plan = metrics["plan"]
+    start = "mini, which comes with the package" if plan["warm_start"] else "random weights"
     kind = "photographs of yours" if photographs else "procedural scenes of a second domain"
     return f"""# Quickstart report
 
 A teacher of {plan["teacher_steps"]} steps on {plan["labeled"]} labelled procedural scenes labelled {pseudo_labeled} {kind};
 a fresh student learnt from both in {plan["student_steps"]} steps (Depth Anything V1: 1:2 batch, strong colour
-perturbation, CutMix by region). Both models are tiny and started from random weights: minutes of training, not a model
+perturbation, CutMix by region). Both models are tiny and started from {start}: minutes of training, not a model
 to use.
 
 {results_table(metrics["scores"])}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
+from depth_anything_hf.bundled import MINI
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
@@ -129,7 +130,8 @@ def _provenance(
 ) -> Provenance:
     """Say how the student came to be."""
     scenes = "procedural scenes of depth_anything_hf"
-    sources = [Source(BASE, "random weights of depth_anything_hf", "apache-2.0"), Source(DATA, scenes, "apache-2.0")]
+    start = source_of(BASE, MINI) if plan.warm_start else Source(BASE, "random weights of depth_anything_hf", "apache-2.0")
+    sources = [start, Source(DATA, scenes, "apache-2.0")]
     losses = {"affine-invariant": 1.0}
     if unlabeled_dir:
         sources.append(source_of(DATA, unlabeled_dir, "dataset"))
@@ -149,7 +151,7 @@ def _provenance(
         ],
         versions=library_versions(),
         summary="A tiny student of the quickstart of depth_anything_hf: a demonstration, not a model to use.",
-        training=f"{plan.student_steps} steps from random weights on {labeled} labelled procedural scenes and "
+        training=f"{plan.student_steps} steps from {start.name} on {labeled} labelled procedural scenes and "
         f"{pseudo_labeled} images pseudo-labelled by a teacher of the same size (Depth Anything V1 step).",
         limits="Trained for minutes at a resolution of "
         f"{plan.height} x {plan.width}: it sees the layout of a scene and little of its objects.",

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
+from depth_anything_hf.bundled import checkpoint_folder
+
 UNKNOWN = "unknown"
 # The authors' README files; the names are those of the Hub, and of the .pth files. Of the metric models they state none:
 # the larger ones are bound as the encoders that they start from, and for the small ones the Hub is asked.
@@ -58,7 +60,7 @@ def license_of(name: str, kind: str = "model") -> str:
         >>> license_of("LiheYoung/depth-anything-small-hf"), license_of("my photographs", "dataset")
         ('apache-2.0', 'unknown')
     """
-    folder = Path(name).expanduser()
+    folder = Path(checkpoint_folder(name) if kind == "model" else name).expanduser()
     if kind == "dataset" and name.partition(":")[0] in _BENCHMARKS:
         return _BENCHMARKS[name.partition(":")[0]]
     if folder.is_dir():

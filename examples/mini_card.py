@@ -1,0 +1,156 @@
+"""Measure what `train_mini.py` made, and write its card.
+
+    python examples/mini_card.py mini_run --eval DIR
+
+DIR holds labelled records of real images (docs/data_format.md), whose column `scene` begins with "outdoor" or not. Also
+scored: worlds of each kind that nothing was trained on. The card, `provenance.json`, the picture and the curves of the
+training go to `mini_run/mini`, and the numbers to `mini_run/scores.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from depth_anything_hf.charts import curves
+from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.data.records import DepthSample
+from depth_anything_hf.data.worlds.layouts import LAYOUTS
+from depth_anything_hf.data.worlds.rendering import WorldStyle, render_worlds
+from depth_anything_hf.evaluation.contestants import Contestant, row_prior
+from depth_anything_hf.evaluation.dataset import score_models
+from depth_anything_hf.evaluation.protocols import PROTOCOLS
+from depth_anything_hf.inference import load_model, predict_depth
+from depth_anything_hf.sharing.card import BASE, DATA, PICTURE, Provenance, library_versions, write_model_card
+from depth_anything_hf.sharing.licenses import Source
+from depth_anything_hf.visualization import prediction_row, sheet
+
+HELD_OUT = 10_000_000  # first seed of the worlds that nothing was trained on
+PRIOR = "prior (disparity = image row)"
+LIMITS = """\
+It is small, has seen {count:,} rendered worlds and no photograph, and works at {height} x {width} pixels: expect the layout of
+a scene (ground, walls, sky, what stands in front) and no fine detail. It fails on thin things, mirrors and glass, on
+pictures without ground or perspective (close-ups, tilted cameras, a wall seen from the front), on animals and people, of
+which it has seen dolls of a few solids, and at night. The last row of each kind in the picture is its worst of those scored.
+Take a larger checkpoint, such as depth-anything/Depth-Anything-V2-Small-hf, wherever a download is no matter."""
+
+
+def held_out_worlds(kind: str, count: int) -> list[DepthSample]:
+    """Render worlds of one kind that nothing was trained on."""
+    style, samples = WorldStyle(kinds={kind: 1.0}), []
+    for seed in range(HELD_OUT, HELD_OUT + count):
+        scene = render_worlds([seed], 240, 320, style)
+        image = torch.movedim(scene.images[0], 0, -1).numpy()
+        seen, sky = ~scene.sky[0].numpy(), scene.sky[0].numpy()
+        depth = scene.depth[0].numpy()
+        samples.append(DepthSample(Image.fromarray(image), depth, seen, "depth", sky, source=f"{kind}:{seed}"))
+    return samples
+
+
+def draw(rows_of: dict[str, list[DepthSample]], errors: dict[str, np.ndarray], predict: Callable, path: Path) -> None:
+    """Draw the median and the worst world of each kind, with what the model predicts."""
+    rows, captions = [], []
+    for kind, samples in rows_of.items():
+        order = np.argsort(errors[kind])
+        for name, index in (("typical", order[len(order) // 2]), ("worst", order[-1])):
+            sample = samples[index]
+            predicted = predict([sample.image])[0].numpy()
+            rows.append(prediction_row(sample.image, sample.values, sample.mask, sample.space, [predicted]))
+            captions.append([f"{kind}, {name}", "", f"AbsRel {errors[kind][index]:.3f}"])
+    sheet(rows, ["rendered world", "its depth", "mini"], cell=(150, 200), captions=captions).save(path)
+
+
+def measure(mini: Path, teacher: Path, real: Sequence | None, count: int) -> tuple[dict, dict, dict]:
+    """Score mini, its teacher and the prior; return summaries by set, the worlds, and mini's errors on them."""
+
+    def contestant(folder: Path) -> Contestant:
+        model, processor = load_model(str(folder))
+        return Contestant(lambda images: predict_depth(model, processor, images))
+
+    models = {"mini": contestant(mini), "teacher": contestant(teacher), PRIOR: Contestant(row_prior)}
+    sets: dict[str, Sequence] = {f"worlds: {kind}": held_out_worlds(kind, count) for kind in LAYOUTS}
+    worlds = {name.removeprefix("worlds: "): samples for name, samples in sets.items()}
+    if real is not None:
+        outdoor = [str(scene).startswith("outdoor") for scene in real["scene"]]
+        sets |= {"real images": real}
+        for name, chosen in (("real images, indoors", False), ("real images, outdoors", True)):
+            sets[name] = real.select([i for i, one in enumerate(outdoor) if one == chosen])
+    scores = {name: score_models(models, records, description=name) for name, records in sets.items()}
+    errors = {kind: scores[f"worlds: {kind}"]["mini"].scores["abs_rel"].numpy() for kind in worlds}
+    summaries = {
+        name: {model: table.summary() for model, table in by_model.items()} for name, by_model in scores.items()
+    }
+    return summaries, worlds, errors
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of train_mini.py")
+    parser.add_argument("--eval", metavar="DIR", help="labelled records of real images")
+    parser.add_argument("--worlds", type=int, default=40, help="held-out worlds of each kind (default: %(default)s)")
+    parser.add_argument("--machine", default="2 CPU cores", help="that trained, for the card (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    run, mini = options.run, options.run / "mini"
+    plan = json.loads((run / "plan.json").read_text())
+    _, processor = load_model(str(run / "student" / "model"))
+    processor.save_pretrained(run / "teacher" / "model")
+    real = load_folder(options.eval) if options.eval else None
+    summaries, worlds, errors = measure(mini, run / "teacher" / "model", real, options.worlds)
+    (run / "scores.json").write_text(json.dumps(summaries, indent=1))
+    model, processor = load_model(str(mini))
+    draw(worlds, errors, lambda images: predict_depth(model, processor, images), mini / PICTURE)
+    logs = {name: json.loads((run / name / "log.json").read_text()) for name in ("teacher", "student")}
+    series = {
+        name: [
+            (one["step"], one["labeled_affine_invariant_loss"])
+            for one in log
+            if "labeled_affine_invariant_loss" in one
+        ]
+        for name, log in logs.items()
+    }
+    curves(series, "Affine-invariant loss on rendered worlds", "step", "loss").save(run / "training.png")
+    (mini / "README.md").unlink(missing_ok=True)
+    write_model_card(mini, _provenance(plan, summaries, options.machine), model_id="mini")
+    return 0
+
+
+def _provenance(plan: dict, summaries: dict, machine: str) -> Provenance:
+    """Say how mini came to be."""
+    told = {"source": "real images that nothing was trained on; group: the mean of the means of their scenes"}
+    protocols = {
+        name: {"name": name, **(told if name.startswith("real") else {"source": f"worlds from seed {HELD_OUT} on"})}
+        for name in summaries
+    }
+    (height, width), count = plan["student_size"], plan["worlds"]
+    return Provenance(
+        sources=[
+            Source(BASE, "random weights of depth_anything_hf", "apache-2.0"),
+            Source(DATA, "rendered worlds of depth_anything_hf", "apache-2.0"),
+        ],
+        license="apache-2.0",
+        losses={"affine-invariant": 1.0, "gradient matching": plan["gradient_matching"]},
+        recipe=plan,
+        results=[
+            {"protocol": PROTOCOLS["folder"].as_json() | protocols[name], "scores": by_model, "model": "mini"}
+            for name, by_model in summaries.items()
+        ],
+        versions=library_versions(),
+        summary="The small Depth Anything that comes with depth_anything_hf: it works offline and may be used for anything.",
+        training=f"From random weights, on {count:,} worlds rendered by depth_anything_hf with exact depth (rooms, table-tops, "
+        f"things before a backdrop, streets, country, clutter), and on nothing else: no photograph, no weights of others. "
+        f"{plan['teacher_steps']} steps of {plan['teacher_batch']} crops of {plan['teacher_size'][0]} x "
+        f"{plan['teacher_size'][1]} pixels, then {plan['student_steps']} steps of {sum(plan['student_batch'])} crops of "
+        f"{height} x {width}, on {machine}: `python examples/train_mini.py --out mini_run`.",
+        limits=LIMITS.format(count=count, height=height, width=width),
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
