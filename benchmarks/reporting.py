@@ -67,8 +67,11 @@ def stamp() -> dict:
 
 
 def report(name: str, result: dict, out: Path = RESULTS) -> None:
-    """Write a result to `OUT/NAME.json` with its stamp, and print it."""
+    """Write a result to `OUT/NAME.json` with its stamp, and print it; of its settings, folders of this machine stay out."""
     out.mkdir(exist_ok=True)
+    if "settings" in result:
+        kept = {name: value for name, value in result["settings"].items() if not isinstance(value, Path)}
+        result = result | {"settings": kept}
     text = json.dumps(stamp() | result, indent=1, default=str)
     (out / f"{name}.json").write_text(text + "\n")
     print(text)

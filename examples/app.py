@@ -18,7 +18,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     parser = argparse.ArgumentParser(description="Serve the web page for visitors.")
     parser.add_argument(
-        "--model", nargs="+", default=["depth-anything/Depth-Anything-V2-Small-hf"], help="to choose from"
+        "--model", nargs="+", default=["mini"], help="to choose from (default: the one that comes with the package)"
     )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     return parser

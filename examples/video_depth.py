@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clip", help="video file")
     parser.add_argument(
-        "--model", default="depth-anything/Depth-Anything-V2-Small-hf", help="Hub id or folder (default: %(default)s)"
+        "--model", default="mini", help="Hub id or folder; mini comes with the package (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.mp4", help="video to write")
     parser.add_argument(

@@ -33,6 +33,7 @@ def test_training__ratios_are_those_of_its_repeats(run, tmp_path):
     assert found["ratios"]["b/supervised"] == row["b"] / row["supervised"]
     assert row["a"] == sum(seconds for name, seconds in row.items() if name.startswith("part: "))
     assert found["machine"]
+    assert "out" not in found["settings"]  # a folder of this machine
     assert found["command"].startswith("python benchmarks/training.py --out")
     assert (tmp_path / "training_cpu_small_28.png").is_file()
 
