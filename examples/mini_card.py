@@ -99,8 +99,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run, mini = options.run, options.run / "mini"
     plan = json.loads((run / "plan.json").read_text())
-    _, processor = load_model(str(run / "student" / "model"))
-    processor.save_pretrained(run / "teacher" / "model")
     real = load_folder(options.eval) if options.eval else None
     summaries, worlds, errors = measure(mini, run / "teacher" / "model", real, options.worlds)
     (run / "scores.json").write_text(json.dumps(summaries, indent=1))
@@ -124,11 +122,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _provenance(plan: dict, summaries: dict, machine: str) -> Provenance:
     """Say how mini came to be."""
     told = {"source": "real images that nothing was trained on; group: the mean of the means of their scenes"}
+    (height, width), count = plan["student_size"], plan["worlds"]
+    told["resize"] = f"squeezed into {height} x {width}, bicubic"
     protocols = {
-        name: {"name": name, **(told if name.startswith("real") else {"source": f"worlds from seed {HELD_OUT} on"})}
+        name: {"name": name}
+        | told
+        | ({} if name.startswith("real") else {"source": f"worlds from seed {HELD_OUT} on"})
         for name in summaries
     }
-    (height, width), count = plan["student_size"], plan["worlds"]
     return Provenance(
         sources=[
             Source(BASE, "random weights of depth_anything_hf", "apache-2.0"),

@@ -52,7 +52,7 @@ class MiniPlan:
     teacher_size: tuple[int, int] = (72, 96)  # of its crops
     student_size: tuple[int, int] = (96, 128)
     teacher_steps: int = 5000
-    student_steps: int = 500
+    student_steps: int = 150
     teacher_batch: int = 24
     student_batch: tuple[int, int] = (24, 8)  # worlds, photographs
     learning_rate: float = 6e-4

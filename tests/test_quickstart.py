@@ -131,7 +131,9 @@ def test_train__shows_its_progress_whatever_the_log_level(tmp_path, capsys):
 
 
 def test_warm_start__begins_from_mini_and_says_so(tmp_path):
-    plan = warm_plan(labeled=4, unlabeled=4, held_out=2, teacher_steps=1, student_steps=1, teacher_batch=2, student_batch=(1, 2))
+    plan = warm_plan(
+        labeled=4, unlabeled=4, held_out=2, teacher_steps=1, student_steps=1, teacher_batch=2, student_batch=(1, 2)
+    )
     metrics = run(tmp_path, plan)
     assert metrics["plan"]["warm_start"]
     assert "mini, which comes with the package" in (tmp_path / "report.md").read_text()
@@ -139,4 +141,7 @@ def test_warm_start__begins_from_mini_and_says_so(tmp_path):
     assert "mini" in card
     assert "random weights" not in card
     # After a step it is still near what it began from.
-    assert metrics["scores"]["labelled domain"]["teacher"]["abs_rel"] < metrics["scores"]["labelled domain"]["prior (disparity = image row)"]["abs_rel"] + 0.1
+    assert (
+        metrics["scores"]["labelled domain"]["teacher"]["abs_rel"]
+        < metrics["scores"]["labelled domain"]["prior (disparity = image row)"]["abs_rel"] + 0.1
+    )

@@ -114,7 +114,9 @@ def test_whitened_patches_are_of_unit_variance_and_uncorrelated(mini):
     images = noise + 0.5 * noise.cumsum(-1)  # smooth along one side: raw patches are far from white
     mini.whiten_patches(model, images, 1e-6)
     with torch.no_grad():
-        features = model.backbone.embeddings.patch_embeddings.projection(images).flatten(2).transpose(1, 2).flatten(0, 1)
+        features = (
+            model.backbone.embeddings.patch_embeddings.projection(images).flatten(2).transpose(1, 2).flatten(0, 1)
+        )
     covariance = torch.cov(features.T)
     kept = torch.linalg.eigvalsh(covariance)[-48:]  # 4 x 4 x 3 numbers of a patch in 64 features
     torch.testing.assert_close(kept, torch.ones(48), atol=0.02, rtol=0)

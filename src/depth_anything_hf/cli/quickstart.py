@@ -28,11 +28,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="labelled records (imagefolder with metadata.jsonl, or parquet) to score on as well",
     )
     parser.add_argument("--out", metavar="DIR", default="depth-anything-hf-quickstart", help="default: %(default)s")
-    parser.add_argument("--images", type=int, help="training images of each domain (default: 1600; 800 with --warm-start)")
-    parser.add_argument("--steps", type=int, help="steps of the teacher, and of the student (default: 1200; 300 with --warm-start)")
+    parser.add_argument(
+        "--images", type=int, help="training images of each domain (default: 1600; 800 with --warm-start)"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="steps of the teacher, and of the student (default: 1200; 300 with --warm-start)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and training (default: 0)")
     parser.add_argument(
-        "--warm-start", action="store_true", help="begin from mini, which comes with the package, not from random weights"
+        "--warm-start",
+        action="store_true",
+        help="begin from mini, which comes with the package, not from random weights",
     )
     parser.add_argument(
         "--feature-encoder", metavar="ID|DIR", help="frozen encoder to align features with (default: no alignment)"
@@ -61,7 +67,13 @@ def main(arguments: list[str]) -> int:
     if options.steps:
         sizes |= {"teacher_steps": options.steps, "student_steps": options.steps}
     out = Path(options.out)
-    metrics = run(out, (warm_plan if options.warm_start else Plan)(**sizes), options.unlabeled, options.eval, options.feature_encoder)
+    metrics = run(
+        out,
+        (warm_plan if options.warm_start else Plan)(**sizes),
+        options.unlabeled,
+        options.eval,
+        options.feature_encoder,
+    )
     print()
     print(results_table(metrics["scores"]))
     print(f"\nstock transformers pipeline agrees to {metrics['stock_pipeline_max_difference']:.1e}")

@@ -130,7 +130,9 @@ def _provenance(
 ) -> Provenance:
     """Say how the student came to be."""
     scenes = "procedural scenes of depth_anything_hf"
-    start = source_of(BASE, MINI) if plan.warm_start else Source(BASE, "random weights of depth_anything_hf", "apache-2.0")
+    start = (
+        source_of(BASE, MINI) if plan.warm_start else Source(BASE, "random weights of depth_anything_hf", "apache-2.0")
+    )
     sources = [start, Source(DATA, scenes, "apache-2.0")]
     losses = {"affine-invariant": 1.0}
     if unlabeled_dir:
