@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 import transformers
-from peft import get_peft_model
+from peft import get_peft_model, inject_adapter_in_model
 from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, Dinov2Backbone, Dinov2Model
 
 from depth_anything_hf import DepthAnythingForDepthEstimation
@@ -126,8 +126,7 @@ def test_export_encoder__of_a_stock_model(make_model, images, tmp_path):
 
 def test_export_encoder__refuses_an_adapter_in_memory_and_other_models(make_model, save_family, tmp_path):
     config = depth_lora_config(2, "frozen")
-    injected = make_model()
-    injected.add_adapter(config)
+    injected = inject_adapter_in_model(config, make_model())  # as add_adapter of transformers does
     for model, said in (
         (get_peft_model(make_model(), config), "with an adapter in it.*merge_and_unload"),
         (injected, "with an adapter in it"),
