@@ -1,14 +1,16 @@
 """Train `mini`, the small model that comes with the package, from nothing but rendered worlds.
 
-    python examples/train_mini.py --out mini_run                       # about two hours on 2 CPU cores
+    python examples/train_mini.py --out mini_run                       # about an hour on 2 CPU cores
     python examples/train_mini.py --out mini_run --max-minutes 9       # a piece of it; the same command goes on
     python examples/train_mini.py --out mini_run --worlds 400000 --teacher-steps 100000 --student-steps 50000   # a GPU
     python examples/train_mini.py --out mini_run --photographs DIR     # with photographs of yours, too
+    python examples/mini_card.py mini_run --eval DIR                   # measure it and write its card
 
 Depth Anything V2's recipe: a teacher learns from rendered worlds, whose depth is exact; it labels photographs; the
 student goes on from the teacher's weights, at a higher resolution, on worlds and photographs, the latter under strong
 perturbation. Without photographs the worlds are all there is: so `mini` was made, and owes nothing to anybody's pictures.
-Seeded, and resumed where it was stopped: every stage keeps what it finished. What came out: docs/mini.md.
+Seeded, and resumed where it was stopped: every stage keeps what it finished. Needs PyTorch 2.9 or newer (Muon). What came
+out: docs/mini.md.
 """
 
 from __future__ import annotations
