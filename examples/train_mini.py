@@ -119,7 +119,7 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
         strong_perturbation=photographs > 0, cutmix_probability=0.5 if photographs else 0.0,
         perturbation_kwargs={"blur_sigma": (0.1, 1.0)},
         bf16=has_bf16(), use_cpu=DEVICE == "cpu", seed=plan.seed, report_to="none", disable_tqdm=False,
-        save_steps=500, save_total_limit=1, logging_steps=25,
+        save_steps=500, save_total_limit=1, logging_steps=min(25, -(-stage.steps // 40)),
         dataloader_num_workers=1 if DEVICE == "cpu" else 12, dataloader_pin_memory=DEVICE == "cuda",
     )  # fmt: skip
     if DEVICE == "cpu":  # with so few patches the fused kernel, whose backward pass is slow there, costs more

@@ -1,9 +1,13 @@
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from depth_anything_hf.data.folder import write_image_folder
+from depth_anything_hf.data.records import encode_record
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = [
@@ -64,6 +68,31 @@ def test_what_comes_out_runs_in_the_stock_pipeline_in_float32(mini, monkeypatch,
     depth = pipeline("depth-estimation", model=str(tmp_path / "run" / "mini"))
     assert depth.model.dtype == torch.float32
     assert depth(noise_image(60, 80))["predicted_depth"].shape == (60, 80)
+
+
+def test_card_says_what_was_measured_and_on_what_it_was_trained(
+    mini, load_example, monkeypatch, tmp_path, noise_image
+):
+    start(mini, monkeypatch, tmp_path / "run")
+    records = []
+    for i, scene in enumerate(("indoor", "outdoor street")):
+        values = np.linspace(1, 4, 60 * 80).reshape(60, 80)
+        records.append(encode_record(noise_image(60, 80, seed=i), values, group=f"g{i}", scene=scene))
+    write_image_folder(records, tmp_path / "real")
+    load_example("mini_card").main([str(tmp_path / "run"), "--eval", str(tmp_path / "real"), "--worlds", "2"])
+    card = (tmp_path / "run" / "mini" / "README.md").read_text(encoding="utf-8")
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert "license: apache-2.0" in card
+    assert "on 8 worlds rendered" in card
+    assert "4 steps of 4 crops of 24 x 32" in card
+    assert (
+        f"| real images, outdoors | this model | {scores['real images, outdoors']['mini']['group_abs_rel']:.3f} |"
+        in card
+    )
+    assert scores["real images"]["mini"]["groups"] == 2
+    assert scores["worlds: street"]["mini"]["images"] == 2
+    assert (tmp_path / "run" / "mini" / "card_image.png").is_file()
+    assert (tmp_path / "run" / "training.png").is_file()
 
 
 def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):

@@ -32,7 +32,7 @@ def tabletop(world: World) -> Shot:
         tray = world.at(0, 0, z)
         tray.add(BOX, (0, 0, 0.008), (a, b, 0.008), wall)
         for x, y, hx, hy in ((a, 0, 0.01, b), (-a, 0, 0.01, b), (0, b, a, 0.01), (0, -b, a, 0.01)):
-            tray.add(BOX, (x, y, rim / 2), (hx, hy, rim / 2), wall, rotation(0))
+            tray.add(BOX, (x, y, rim / 2), (hx, hy, rim / 2), wall)
     litter(world.at(0, 0), half_x, half_y, z + 0.01, int(rng.integers(4, 34)), (size * 0.5, size * 2))
     if rng.random() < 0.3 and not on_floor:
         furniture.screen(world.at(rng.uniform(-0.4, 0.4) * half_x, half_y * 0.6, z, rng.uniform(-0.4, 0.4)))
