@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     curves(series, "Affine-invariant loss on rendered worlds", "step", "loss").save(run / "training.png")
     (mini / "README.md").unlink(missing_ok=True)
-    write_model_card(mini, _provenance(plan, summaries, options.machine), model_id="mini")
+    write_model_card(mini, _provenance(plan, summaries, options.machine), model_id="path/to/mini")
     return 0
 
 
