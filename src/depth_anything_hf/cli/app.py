@@ -6,6 +6,8 @@ import argparse
 import signal
 import sys
 
+from depth_anything_hf.bundled import MINI
+
 EXAMPLE = """example:
   depth-anything-hf app --model depth-anything/Depth-Anything-V2-Small-hf --model my_student
 
@@ -57,7 +59,7 @@ def main(arguments: list[str]) -> int:
     from depth_anything_hf.app.page import build_page, launch_page
 
     limits = Limits(options.max_upload_mb, options.max_megapixels)
-    models = options.model or ["mini"]
+    models = options.model or [MINI]
     local = options.host in ("127.0.0.1", "::1", "localhost")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does, so that the uploads are deleted
     page = build_page(models, limits, any_checkpoint=local)

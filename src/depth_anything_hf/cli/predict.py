@@ -8,6 +8,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from depth_anything_hf.bundled import BETTER, MINI, checkpoint_folder
+
 EXAMPLE = """examples:
   depth-anything-hf predict photo.jpg                                          offline, with the model that comes along
   M=depth-anything/Depth-Anything-V2-Small-hf                                  far more accurate; a download of 99 MB
@@ -33,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
     parser.add_argument(
         "--model",
-        default="mini",
+        default=MINI,
         help="Hub id or folder; mini is small and comes with the package (default: %(default)s)",
     )
     parser.add_argument(
@@ -124,7 +126,6 @@ def _run(options: argparse.Namespace) -> int:
     from PIL import Image
     from tqdm.auto import tqdm
 
-    from depth_anything_hf.bundled import BETTER, MINI
     from depth_anything_hf.inference import load_model, set_resolution, space_of
 
     files = _find_images(options.images)
@@ -160,7 +161,7 @@ def _run(options: argparse.Namespace) -> int:
                 counts = f"{row['unfit_tiles']} of {row['tiles']}"
                 notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
     print(f"{len(files) - len(unreadable)} of {len(files)} images written to {options.out} ({space})")
-    if options.model == MINI:
+    if checkpoint_folder(options.model) != options.model:  # not a folder of the user's that has its name
         print(f"mini sees the layout of a scene and little of its detail; far more accurate: --model {BETTER}")
     for line in dict.fromkeys(notes):  # each once
         print(line)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from depth_anything_hf.bundled import MINI
+
 EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".mpg", ".mpeg", ".3gp", ".flv")
 EXAMPLE = """example:
   depth-anything-hf video walk.mp4 --model depth-anything/Depth-Anything-V2-Small-hf --out depth
@@ -33,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("clips", nargs="+", metavar="CLIP", help="files, folders or globs")
     parser.add_argument(
-        "--model", default="mini", help="Hub id or folder; mini comes with the package (default: %(default)s)"
+        "--model", default=MINI, help="Hub id or folder; mini comes with the package (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(

@@ -192,6 +192,14 @@ def _develop(linear: torch.Tensor, scene: SimpleNamespace, seeds: Sequence[int],
     return (linear.clamp(0, 1).sqrt() * 255).round().to(torch.uint8).transpose(0, 1)
 
 
+def check_seeds(seeds: Sequence[int]) -> list[int]:
+    """Return seeds as a list of integers, or raise a `ValueError` where there is none or a negative one."""
+    seeds = [int(seed) for seed in seeds]
+    if not seeds or min(seeds) < 0:
+        raise ValueError(f"seeds is {seeds}, but must hold at least one integer, each >= 0; pass e.g. range(8).")
+    return seeds
+
+
 def render_scenes(
     seeds: Sequence[int], height: int, width: int, domain: Domain = LABELED_DOMAIN, supersample: int = 1, device="cpu"
 ) -> SceneBatch:
@@ -210,9 +218,7 @@ def render_scenes(
         >>> render_scenes([3, 4], height=24, width=32).images.shape
         torch.Size([2, 3, 24, 32])
     """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds or min(seeds) < 0:
-        raise ValueError(f"seeds is {seeds}, but must hold at least one integer, each >= 0; pass e.g. range(8).")
+    seeds = check_seeds(seeds)
     for name, size in (("height", height), ("width", width), ("supersample", supersample)):
         if size < 1 or size != int(size):
             raise ValueError(f"{name} is {size!r}, but must be an integer >= 1; pass e.g. height=96, width=128.")

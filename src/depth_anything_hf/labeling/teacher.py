@@ -14,10 +14,8 @@ class Preparation(NamedTuple):
     """How a teacher wants its images."""
 
     multiple: int  # of both sides, pixels
-    aspect: (
-        float | None
-    )  # width by height of the one shape that the network takes; a label then covers the image with an
-    # aspect of its own. None: the image's
+    # Width by height of the one shape that the network takes, of which a label then covers the image; None: the image's.
+    aspect: float | None
     factor: float  # pixel_values = (pixels * factor - mean) / std
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from depth_anything_hf.data.synthetic import SceneBatch
+from depth_anything_hf.data.synthetic import SceneBatch, check_seeds
 from depth_anything_hf.data.worlds.layouts import LAYOUTS
 from depth_anything_hf.data.worlds.shading import Light, shade
 from depth_anything_hf.data.worlds.shots import Shot
@@ -194,9 +194,7 @@ def render_worlds(
         >>> render_worlds([3, 4], height=24, width=32).images.shape
         torch.Size([2, 3, 24, 32])
     """
-    seeds = [int(seed) for seed in seeds]
-    if not seeds or min(seeds) < 0:
-        raise ValueError(f"seeds is {seeds}, but must hold at least one integer, each >= 0; pass e.g. range(8).")
+    seeds = check_seeds(seeds)
     if min(height, width) < 8:
         raise ValueError(f"height and width are {height} and {width}; both must be at least 8 pixels.")
     built = [_build(seed, style, width / height) for seed in seeds]
