@@ -239,6 +239,14 @@ def test_page__bad_files_are_told_and_the_page_goes_on(page, place, tmp_path):
     playwright.expect(page.locator("#probe")).to_contain_text("a.png")
 
 
+def test_page__takes_files_at_the_moment_of_its_answer(page, tmp_path):
+    for turn in range(8):
+        file = tmp_path / f"fake{turn}.png"
+        file.write_text("no image")
+        page.locator("#files input[type=file]").set_input_files(str(file))
+        playwright.expect(page.locator("#status")).to_contain_text(f"{file.name} is no image that this page reads")
+
+
 def test_page__too_large_a_file_is_refused_by_the_page_and_by_the_server(page, place, address, tmp_path):
     file = tmp_path / "heavy.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)).save(file)

@@ -159,7 +159,7 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
     private = {"api_visibility": "private"}
     answered = functools.partial(answer_problems, status)
 
-    @answered
+    @functools.partial(answer_problems, status, emptied=(parts.files,))  # with the answer: ready for the next ones
     def predict(before, paths, first, second, resolution, colormap, progress=gr.Progress()):  # noqa: B008 (gradio's way)
         names = list(dict.fromkeys(name for name in (first, second) if name))
         bar = functools.partial(progress.tqdm, desc="Predicting", unit="images")
@@ -171,7 +171,8 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
             gr.Warning(f"{len(problems)} of {len(paths)} left out: {html.escape(problems[0])}")
         lines = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
         done = f"<p>{len(session.photographs)} of {len(paths)} predicted.</p>"
-        return shown(session) | {status: done + (f'<ul class="problem">{lines}</ul>' if problems else "")}
+        told = done + (f'<ul class="problem">{lines}</ul>' if problems else "")
+        return shown(session) | {status: told, parts.files: None}
 
     def mark(session: Session) -> dict:
         values = session, draw_points(session), describe_points(session), ""
@@ -210,12 +211,12 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
     predicting = {
         "fn": predict,
         "inputs": settings,
-        "outputs": everything,
+        "outputs": [*everything, parts.files],
         "show_progress_on": parts.compare,
         **private,
     }
     parts.predict.click(**predicting)
-    parts.files.upload(**predicting).then(lambda: None, None, parts.files, **private)  # ready for the next ones
+    parts.files.upload(**predicting)
     parts.seen.input(look, [state, parts.seen], marked, show_progress="hidden", **private)
     parts.probe.select(click, state, marked, show_progress="hidden", **private)
     parts.mark.click(mark_by_number, [state, parts.row, parts.column], marked, show_progress="hidden", **private)
@@ -226,12 +227,13 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
     parts.archive.click(add(add_archive), state, extras, **private)
 
 
-def answer_problems(status: gr.HTML, function: Callable) -> Callable:
+def answer_problems(status: gr.HTML, function: Callable, emptied: Sequence = ()) -> Callable:
     """Tell the visitor about problems that they can mend, and leave the rest of the page as it is.
 
     Args:
         status (`gr.HTML`): Where to say it.
         function (`Callable`): Of the session and more; returns what changes, `{part: value}`.
+        emptied (`Sequence`): Parts that are emptied with the message.
 
     Returns:
         `Callable`: The same function, which answers `ImportError`, `OSError` and `ValueError` with their message.
@@ -245,7 +247,7 @@ def answer_problems(status: gr.HTML, function: Callable) -> Callable:
             return function(session, *inputs)
         except (ImportError, OSError, ValueError) as error:
             gr.Warning(html.escape(str(error)))
-            return {status: f'<p class="problem">{html.escape(str(error))}</p>'}
+            return dict.fromkeys(emptied) | {status: f'<p class="problem">{html.escape(str(error))}</p>'}
 
     return answer
 
