@@ -1,4 +1,4 @@
-"""Data of `train_mini.py`: rendered worlds, kept on disk."""
+"""Data of `train_mini.py`: rendered worlds, kept on disk or made as a batch asks for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,53 @@ class RenderedWorlds(Dataset):
 
     def __getitem__(self, index: int) -> DepthSample:
         images, disparity = (np.load(path, mmap_mode="r") for path in files_of(self.folder, index // CHUNK))
-        values = disparity[index % CHUNK].astype(np.float32)
-        image = Image.fromarray(images[index % CHUNK])
-        return DepthSample(image, values, np.ones(values.shape, bool), "disparity", source=f"world:{index}")
+        return as_sample(images[index % CHUNK], disparity[index % CHUNK], index)
+
+
+class LiveWorlds(Dataset):
+    """Render the worlds of a batch together when it is asked for, as labelled records: none is kept.
+
+    The same records as those that `render_to` writes, up to the last bits of a GPU.
+
+    Args:
+        count: How many different ones there are.
+        size: Height and width, pixels.
+        style: What is rendered.
+        device: Of the renderer.
+    """
+
+    def __init__(self, count: int, size: tuple[int, int], style: WorldStyle, device: str):
+        self.count, self.size, self.style, self.device = count, size, style, device
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitems__(self, indices: list[int]) -> list[DepthSample]:
+        arrays = render_arrays(indices, self.size, self.style, self.device)
+        return [as_sample(*one) for one in zip(*arrays, indices, strict=True)]
+
+    def __getitem__(self, index: int) -> DepthSample:
+        return self.__getitems__([index])[0]
+
+
+def as_sample(image: np.ndarray, disparity: np.ndarray, index: int) -> DepthSample:
+    """Make the record of a world; where the sky is the disparity is 0."""
+    values = disparity.astype(np.float32)
+    mask = np.ones(values.shape, bool)
+    return DepthSample(Image.fromarray(image), values, mask, "disparity", source=f"world:{index}")
+
+
+def render_arrays(
+    seeds: Sequence[int], size: tuple[int, int], style: WorldStyle, device: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render worlds together: images `(worlds, height, width, 3)` uint8, disparity `(worlds, height, width)` float16."""
+    scenes = render_worlds(seeds, *size, style, device)
+    disparity = torch.where(scenes.sky, 0, 1 / scenes.depth)
+    return scenes.images.permute(0, 2, 3, 1).numpy(), disparity.numpy().astype(np.float16)
 
 
 def files_of(folder: Path, part: int) -> tuple[Path, Path]:
-    """Name the files of a part: images `(worlds, height, width, 3)` uint8, disparity `(worlds, height, width)` float16."""
+    """Name the files of a part, of images and of disparity, as `render_arrays` makes them."""
     return folder / f"{part:05d}_images.npy", folder / f"{part:05d}_disparity.npy"
 
 
@@ -56,12 +97,9 @@ def _render_part(task: tuple) -> None:
     """Render one part and write it whole."""
     folder, part, size, style, device, batch = task
     torch.set_num_threads(1)
-    images, disparity = [], []
-    for start in range(part * CHUNK, (part + 1) * CHUNK, batch):
-        scenes = render_worlds(range(start, start + batch), *size, style, device)
-        images.append(scenes.images.permute(0, 2, 3, 1).numpy())
-        disparity.append(torch.where(scenes.sky, 0, 1 / scenes.depth).numpy().astype(np.float16))
-    for path, arrays in zip(files_of(folder, part), (images, disparity), strict=True):
+    starts = range(part * CHUNK, (part + 1) * CHUNK, batch)
+    rendered = [render_arrays(range(start, start + batch), size, style, device) for start in starts]
+    for path, arrays in zip(files_of(folder, part), zip(*rendered, strict=True), strict=True):
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
             np.save(file, np.concatenate(arrays))
         Path(file.name).replace(path)

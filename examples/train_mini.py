@@ -2,13 +2,14 @@
 
     python examples/train_mini.py --out mini_run                       # about an hour on 2 CPU cores
     python examples/train_mini.py --out mini_run --max-minutes 9       # a piece of it; the same command goes on
-    python examples/train_mini.py --out mini_run --worlds 400000 --teacher-steps 100000 --student-steps 50000   # a GPU
+    python examples/train_mini.py --out mini_run --worlds 10000000 --teacher-steps 100000 --student-steps 50000   # a GPU
     python examples/train_mini.py --out mini_run --photographs DIR     # with photographs of yours, too
     python examples/mini_card.py mini_run --eval DIR                   # measure it and write its card
 
 Depth Anything V2's recipe: a teacher learns from rendered worlds, whose depth is exact; it labels photographs; the
 student goes on from the teacher's weights, at a higher resolution, on worlds and photographs, the latter under strong
 perturbation. Without photographs the worlds are all there is: so `mini` was made, and owes nothing to anybody's pictures.
+On a GPU every batch is rendered there when it is asked for; on a CPU, where that costs more than the step, once ahead.
 Seeded, and resumed where it was stopped: every stage keeps what it finished. Needs PyTorch 2.9 or newer (Muon). What came
 out: docs/mini.md.
 """
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from mini_data import RenderedWorlds, render_to
+from mini_data import LiveWorlds, RenderedWorlds, render_to
 from mini_model import MuonAndAdamW, mimetic_attention, new_model, new_processor, whiten_patches
 from transformers import TrainerCallback
 from transformers.optimization import get_scheduler
@@ -139,7 +140,7 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
     return DepthAnythingForDepthEstimation.from_pretrained(finished)  # as a later piece of the run will find it
 
 
-def start(plan: MiniPlan, worlds: RenderedWorlds) -> DepthAnythingForDepthEstimation:
+def start(plan: MiniPlan, worlds: RenderedWorlds | LiveWorlds) -> DepthAnythingForDepthEstimation:
     """Make the fresh network: what it sees at first is fitted to the first worlds."""
     model = new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
     processor = new_processor(plan.teacher_size, plan.patch_size)
@@ -160,14 +161,17 @@ def label(photographs: Path, out: Path, plan: MiniPlan):
     return load_folder(out / "labels")
 
 
-def run(out: Path, plan: MiniPlan, photographs: Path | None, processes: int, max_minutes: float) -> bool:
+def run(out: Path, plan: MiniPlan, photographs: Path | None, live: bool, processes: int, max_minutes: float) -> bool:
     """Go through the stages; say whether all are done."""
     deadline = Deadline(time.monotonic() + 60 * max_minutes)
     out.mkdir(parents=True, exist_ok=True)
     (out / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
-    if not render_to(out / "worlds", plan.worlds, plan.world_size, WorldStyle(), DEVICE, processes, deadline.at):
+    if live:
+        data = {"train_dataset": LiveWorlds(plan.worlds, plan.world_size, WorldStyle(), DEVICE)}
+    elif render_to(out / "worlds", plan.worlds, plan.world_size, WorldStyle(), DEVICE, processes, deadline.at):
+        data = {"train_dataset": RenderedWorlds(out / "worlds", plan.worlds)}
+    else:
         return False
-    data = {"train_dataset": RenderedWorlds(out / "worlds", plan.worlds)}
     fresh = start(plan, data["train_dataset"])
     stage = Stage(plan.teacher_size, plan.teacher_steps, (plan.teacher_batch, 0), plan.learning_rate)
     teacher = train(fresh, out / "teacher", plan, stage, deadline, **data)
@@ -193,6 +197,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="everything goes there")
     parser.add_argument("--photographs", type=Path, metavar="DIR", help="label these for the student")
+    parser.add_argument(
+        "--render", choices=("ahead", "live"), default="live" if DEVICE == "cuda" else "ahead",
+        help="keep the worlds on disk, or render each batch when it is asked for (default here: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--processes", type=int, default=2, help="that render on a CPU (default: %(default)s)")
     parser.add_argument(
         "--max-minutes", type=float, default=1e9, metavar="N", help="save and stop after so many of training"
@@ -211,7 +219,10 @@ def main() -> int:
     options = make_parser().parse_args()
     sizes = {name: getattr(options, name) for name in asdict(MiniPlan())}
     plan = MiniPlan(**{name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
-    done = run(options.out, plan, options.photographs, options.processes, options.max_minutes)
+    if DEVICE == "cuda":  # so that the data loader's workers can render there
+        torch.multiprocessing.set_start_method("spawn", force=True)
+    live = options.render == "live"
+    done = run(options.out, plan, options.photographs, live, options.processes, options.max_minutes)
     print(f"{options.out / 'mini'} is ready." if done else "Stopped in time; the same command goes on.")
     return 0
 

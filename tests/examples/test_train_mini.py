@@ -114,6 +114,23 @@ def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
     assert np.isfinite(sample.values).all()
 
 
+def test_worlds_rendered_live_are_those_rendered_ahead(mini, monkeypatch, tmp_path):
+    mini.render_to(tmp_path / "worlds", 6, (24, 32), mini.WorldStyle(), "cpu", 1)
+    ahead, live = mini.RenderedWorlds(tmp_path / "worlds", 6), mini.LiveWorlds(6, (24, 32), mini.WorldStyle(), "cpu")
+    assert len(live) == 6
+    for index, together in zip((5, 0), live.__getitems__([5, 0]), strict=True):
+        for sample in (together, live[index]):
+            np.testing.assert_array_equal(np.asarray(sample.image), np.asarray(ahead[index].image))
+            np.testing.assert_array_equal(sample.values, ahead[index].values)
+            assert (sample.source, sample.space) == (ahead[index].source, "disparity")
+    for render in ("ahead", "live"):
+        start(mini, monkeypatch, tmp_path / render, "--render", render)
+    assert not (tmp_path / "live" / "worlds").exists()
+    ahead, live = (weights_of(tmp_path / name / "mini") for name in ("ahead", "live"))
+    for name, values in ahead.items():
+        torch.testing.assert_close(live[name], values, msg=name)
+
+
 def test_optimizer_trains_matrices_with_muon_and_obeys_one_schedule(mini):
     globals_of = mini.new_model.__globals__
     model = mini.new_model(64, 4, 16, 0)

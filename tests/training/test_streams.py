@@ -149,6 +149,32 @@ def test_training_streams__gives_the_record_its_stream_and_seed():
     assert len(streams) == 12
 
 
+class AtOnce(list):
+    """Records that a batch reads together."""
+
+    def __init__(self, records):
+        super().__init__(records)
+        self.asked = []
+
+    def __getitems__(self, indices):
+        self.asked.append(indices)
+        return [self[index] for index in indices]
+
+
+def test_training_streams__reads_a_batch_at_once_where_the_source_can():
+    at_once = AtOnce(UNLABELED_RECORDS)
+    streams, plain = TrainingStreams(LABELED_RECORDS, at_once), TrainingStreams(LABELED_RECORDS, UNLABELED_RECORDS)
+    (batch,) = sampler((3, 7))
+    mixed = [*batch[5:], *batch[:5]]  # any order, as a sampler of another kind may give
+    assert streams.__getitems__(mixed) == [plain[draw] for draw in mixed]
+    assert at_once.asked == [[draw.index for draw in mixed if draw.stream == UNLABELED]]
+    (loaded,) = DataLoader(streams, batch_sampler=[batch], collate_fn=names)
+    assert loaded == [(plain[draw]["name"], draw.stream, draw.seed) for draw in batch]
+    assert len(at_once.asked) == 2
+    assert streams.__getitems__(batch[:2]) == [plain[draw] for draw in batch[:2]]
+    assert len(at_once.asked) == 2  # none of its records was wanted
+
+
 def test_training_streams__no_data():
     with pytest.raises(ValueError, match="no training data"):
         TrainingStreams(None, None)

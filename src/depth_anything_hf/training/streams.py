@@ -95,6 +95,18 @@ class TrainingStreams(Dataset):
     def __getitem__(self, draw: Draw) -> dict:
         return tag_record(self.streams[draw.stream][draw.index], draw.stream, draw.seed)
 
+    def __getitems__(self, draws: list[Draw]) -> list[dict]:
+        """Read a batch; a source that can give several records at once, by `__getitems__`, is asked for all of its."""
+        tagged: dict[int, dict] = {}
+        for stream, source in enumerate(self.streams):
+            places = [place for place, draw in enumerate(draws) if draw.stream == stream]
+            indices = [draws[place].index for place in places]
+            several = getattr(source, "__getitems__", None)
+            records = several(indices) if several and places else [source[index] for index in indices]
+            for place, record in zip(places, records, strict=True):
+                tagged[place] = tag_record(record, stream, draws[place].seed)
+        return [tagged[place] for place in range(len(draws))]
+
 
 class StreamBatchSampler(Sampler[list[Draw]]):
     """Draw batches of so many labelled and so many unlabelled records, labelled first, every batch full.
