@@ -27,7 +27,14 @@ def keep_result(work: Path, names: Sequence[str], seed: int, name: str, scores: 
     path.write_text(json.dumps(result))
 
 
-def run_all(names: Sequence[str], seeds: int, jobs: int, work: Path, options: Sequence[str] = ()) -> list[dict]:
+def run_all(
+    names: Sequence[str],
+    seeds: int,
+    jobs: int,
+    work: Path,
+    options: Sequence[str] = (),
+    chosen: Sequence[str] | None = None,
+) -> list[dict]:
     """Run the running script anew for every name and seed, with `--work WORK --one SEED NAME`, and read the results.
 
     Args:
@@ -36,9 +43,10 @@ def run_all(names: Sequence[str], seeds: int, jobs: int, work: Path, options: Se
         jobs: Processes at a time.
         work: Folder of the results; a run whose result lies there is not made again.
         options: Further ones, of the script.
+        chosen: Some of the names, the first among them; None = all.
     """
     path_of = partial(result_path, work, names)
-    keys = [(seed, name) for name in names for seed in range(seeds)]
+    keys = [(seed, name) for name in chosen or names for seed in range(seeds)]
     waiting = [key for key in keys if not path_of(*key).exists()]
     running: dict[Key, subprocess.Popen] = {}
     while waiting or running:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +66,15 @@ def draw(rows_of: dict[str, list[DepthSample]], errors: dict[str, np.ndarray], p
     sheet(rows, ["rendered world", "its depth", "mini"], cell=(150, 200), captions=captions).save(path)
 
 
-def measure(mini: Path, teacher: Path, real: Sequence | None, count: int) -> tuple[dict, dict, dict]:
-    """Score mini, its teacher and the prior; return summaries by set, the worlds, and mini's errors on them."""
+def measure(folders: Mapping[str, Path], real: Sequence | None, count: int) -> tuple[dict, dict, dict]:
+    """Score models and the prior; return summaries by set, the worlds, and the first model's errors on them."""
 
     def contestant(folder: Path) -> Contestant:
         model, processor = load_model(str(folder))
         return Contestant(lambda images: predict_depth(model, processor, images))
 
-    models = {"mini": contestant(mini), "teacher": contestant(teacher), PRIOR: Contestant(row_prior)}
+    models = {name: contestant(folder) for name, folder in folders.items()} | {PRIOR: Contestant(row_prior)}
+    first = next(iter(models))
     sets: dict[str, Sequence] = {f"worlds: {kind}": held_out_worlds(kind, count) for kind in LAYOUTS}
     worlds = {name.removeprefix("worlds: "): samples for name, samples in sets.items()}
     if real is not None:
@@ -82,7 +83,7 @@ def measure(mini: Path, teacher: Path, real: Sequence | None, count: int) -> tup
         for name, chosen in (("real images, indoors", False), ("real images, outdoors", True)):
             sets[name] = real.select([i for i, one in enumerate(outdoor) if one == chosen])
     scores = {name: score_models(models, records, description=name) for name, records in sets.items()}
-    errors = {kind: scores[f"worlds: {kind}"]["mini"].scores["abs_rel"].numpy() for kind in worlds}
+    errors = {kind: scores[f"worlds: {kind}"][first].scores["abs_rel"].numpy() for kind in worlds}
     summaries = {
         name: {model: table.summary() for model, table in by_model.items()} for name, by_model in scores.items()
     }
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     run, mini = options.run, options.run / "mini"
     plan = json.loads((run / "plan.json").read_text())
     real = load_folder(options.eval) if options.eval else None
-    summaries, worlds, errors = measure(mini, run / "teacher" / "model", real, options.worlds)
+    summaries, worlds, errors = measure({"mini": mini, "teacher": run / "teacher" / "model"}, real, options.worlds)
     (run / "scores.json").write_text(json.dumps(summaries, indent=1))
     model, processor = load_model(str(mini))
     draw(worlds, errors, lambda images: predict_depth(model, processor, images), mini / PICTURE)

@@ -1,0 +1,223 @@
+"""What pays in the training of `mini`? The same short training with one part changed at a time.
+
+    python benchmarks/mini_ablation.py --eval DIR --jobs 2
+
+Every model begins from random weights and takes equal steps on equally many worlds; the second stage goes on from the
+first one's weights. DIR holds labelled records of real images (docs/mini.md); held-out worlds are scored, too. The runs are
+a fraction of the length of `examples/train_mini.py`: they rank parts, they do not say how good the model becomes.
+Finished runs are kept in the work folder, so that the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+from jobs import keep_result, run_all
+
+ROOT = Path(__file__).parents[1]
+ALL = "all"
+QUICKSTART = "the quickstart's renderer"  # three kinds of scenes, some ten solids, plain light
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Say what is changed."""
+
+    part: str
+    plan: dict = field(default_factory=dict)  # of `MiniPlan`
+    style: dict = field(default_factory=dict)  # of `WorldStyle`
+    plain_start: bool = False  # neither whitened patches nor mimetic attention
+    second_stage: str | None = None  # what it learns from, after `ALL`
+
+
+VARIANTS = {
+    ALL: Variant(""),
+    QUICKSTART: Variant("renderer"),
+    "plain surfaces": Variant("renderer", style={"textures": False}),
+    "no shadows": Variant("renderer", style={"shadows": False}),
+    "ideal camera": Variant("renderer", style={"sensor": False}),
+    "no squeezed views": Variant("renderer", style={"squeeze": 0.0}),
+    "rooms alone": Variant("renderer", style={"kinds": {"room": 1.0}}),
+    "gradient matching 0": Variant("loss", {"gradient_matching": 0.0}),
+    "gradient matching 2": Variant("loss", {"gradient_matching": 2.0}),
+    "width 128": Variant("capacity", {"hidden_size": 128}),
+    "width 256, 6 blocks": Variant("capacity", {"hidden_size": 256, "layers": 6}),
+    "plain start": Variant("start", plain_start=True),
+    "as long again": Variant("second stage", second_stage="worlds"),
+    "at 96 x 128": Variant("second stage", {"teacher_size": (96, 128)}, second_stage="worlds"),
+    "at 96 x 128, other worlds with the teacher's labels": Variant(
+        "second stage", {"teacher_size": (96, 128)}, second_stage="labels"
+    ),
+}
+SIZES = {
+    "plan": {"worlds": 3072, "teacher_steps": 1000},
+    "second_steps": 300,
+    "labelled_worlds": 1024,  # of the last variant, whose true depth is not read
+    "held_out_worlds": 16,  # of each kind
+}
+
+
+def mini() -> SimpleNamespace:
+    """Import the example's parts."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    import mini_card
+    import mini_data
+    import mini_model
+    import train_mini
+
+    return SimpleNamespace(card=mini_card, data=mini_data, model=mini_model, train=train_mini)
+
+
+def style_name(name: str) -> str:
+    """Say which variant's worlds a variant learns from."""
+    return name if name == QUICKSTART or VARIANTS[name].style else ALL
+
+
+def render(names: list[str], work: Path, plan: dict, processes: int) -> None:
+    """Render the worlds of every style, in the parent: its processes use all cores."""
+    parts = mini()
+    sizes = replace(parts.train.MiniPlan(), **plan)
+    for name in dict.fromkeys(style_name(name) for name in names):
+        if name != QUICKSTART:
+            folder = work / "worlds" / str(list(VARIANTS).index(name))
+            style = parts.train.WorldStyle(**VARIANTS[name].style)
+            parts.data.render_to(folder, sizes.worlds, sizes.world_size, style, "cpu", processes)
+
+
+def worlds_of(name: str, work: Path, plan):
+    """Give the records that a variant learns from."""
+    parts, style = mini(), style_name(name)
+    if style != QUICKSTART:
+        return parts.data.RenderedWorlds(work / "worlds" / str(list(VARIANTS).index(style)), plan.worlds)
+    from depth_anything_hf.data.synthetic import iter_synthetic_records
+
+    return list(iter_synthetic_records(plan.worlds, *plan.world_size))
+
+
+def teacher_labels(folder: Path, teacher: Path, parts: SimpleNamespace, plan, count: int):
+    """Have the teacher label worlds that it never saw; return the records."""
+    from depth_anything_hf import LabelingArguments, label_images, load_folder
+
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    seeds = range(parts.card.HELD_OUT // 2, parts.card.HELD_OUT // 2 + count)
+    for seed in seeds:
+        images, _ = parts.data.render_arrays([seed], plan.world_size, parts.train.WorldStyle(), "cpu")
+        parts.data.Image.fromarray(images[0]).save(pictures / f"{seed}.png")
+    settings = (str(teacher), str(pictures), str(folder / "labels"))
+    label_images(LabelingArguments(*settings, resolution=plan.teacher_size[0], device="cpu", keep_image="resized"))
+    return load_folder(folder / "labels")
+
+
+def train_one(seed: int, name: str, work: Path, sizes: dict):
+    """Train one model and return it."""
+    parts, variant = mini(), VARIANTS[name]
+    train = parts.train
+    plan = replace(train.MiniPlan(), seed=seed, **(sizes["plan"] | variant.plan))
+    folder = work / f"seed{seed}" / str(list(VARIANTS).index(name))
+    data = {"train_dataset": worlds_of(name, work, plan)}
+    batch, rate, steps = (plan.teacher_batch, 0), plan.learning_rate, plan.teacher_steps
+    if variant.second_stage:
+        first = work / f"seed{seed}" / "0" / "model"
+        model = train.DepthAnythingForDepthEstimation.from_pretrained(first)
+        rate, steps = rate / 2, sizes["second_steps"]
+        if variant.second_stage == "labels":
+            batch = (plan.teacher_batch // 2, plan.teacher_batch // 2)
+            data["unlabeled_dataset"] = teacher_labels(folder, first, parts, plan, sizes["labelled_worlds"])
+    elif variant.plain_start:
+        model = parts.model.new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
+    else:
+        model = train.start(plan, data["train_dataset"])
+    stage = train.Stage(plan.teacher_size, steps, batch, rate)
+    model = train.train(model, folder, plan, stage, train.Deadline(float("inf")), **data)
+    parts.model.new_processor(plan.teacher_size, plan.patch_size).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def run_one(seed: int, name: str, work: Path, real: str | None, sizes: dict) -> None:
+    """Train and score one model, and keep its scores."""
+    from depth_anything_hf.data.folder import load_folder
+
+    started = time.perf_counter()
+    folder = train_one(seed, name, work, sizes)
+    summaries, *_ = mini().card.measure(
+        {"mini": folder}, load_folder(real) if real else None, sizes["held_out_worlds"]
+    )
+    log = json.loads((folder.parent / "log.json").read_text())
+    scores = {on: found["mini"] for on, found in summaries.items()}
+    scores["loss"] = [row["labeled_affine_invariant_loss"] for row in log if "labeled_affine_invariant_loss" in row]
+    keep_result(work, list(VARIANTS), seed, name, scores, started)
+
+
+def table(results: list[dict]) -> str:
+    """Write the mean over the seeds of every variant, and what it gains (+) or loses against `ALL`."""
+    import numpy as np
+
+    def mean(name: str, on: str, metric: str) -> float:
+        return float(np.mean([one["scores"][on][metric] for one in results if one["variant"] == name]))
+
+    sets = list(results[0]["scores"])
+    held_out = [name for name in sets if name.startswith("worlds")]
+    columns = [(name, [name], "group_") for name in sets if name.startswith("real")]
+    columns.append(("held-out worlds", held_out, ""))
+    head = ["changed", "variant", "loss at the end", *(name for name, _, _ in columns)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name in dict.fromkeys(one["variant"] for one in results):
+        loss = np.mean([one["scores"]["loss"][-8:] for one in results if one["variant"] == name])
+        cells = [VARIANTS[name].part, name, f"{loss:.3f}"]
+        for _, members, prefix in columns:
+            pair = (np.mean([mean(name, one, prefix + metric) for one in members]) for metric in ("abs_rel", "delta1"))
+            cells.append(" / ".join(f"{value:.3f}" for value in pair))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--eval", metavar="DIR", help="labelled records of real images")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=list(VARIANTS),
+        default=list(VARIANTS),
+        help=f"some of them; {ALL!r} is always run",
+    )
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2, help="models trained at once, one thread each")
+    parser.add_argument("--work", type=Path, default=Path("mini-ablation"), help="work folder, resumed from")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mini_ablation.json")
+    parser.add_argument("--sizes", type=json.loads, default={}, metavar="JSON", help="other lengths than those above")
+    parser.add_argument("--one", nargs=2, metavar=("SEED", "VARIANT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    sizes = SIZES | options.sizes
+    if options.one:
+        return run_one(int(options.one[0]), options.one[1], options.work, options.eval, sizes)
+    names = list(dict.fromkeys([ALL, *options.variants]))
+    render(names, options.work, sizes["plan"], options.jobs)
+    passed = ["--sizes", json.dumps(options.sizes), *(["--eval", options.eval] if options.eval else [])]
+    results = run_all(list(VARIANTS), options.seeds, options.jobs, options.work, passed, names)
+
+    from reporting import stamp
+
+    made = stamp()
+    made["machine"] += ", one thread a model"
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(made | {"sizes": sizes, "results": results}, indent=1))
+    text = table(results)
+    head = (
+        f"AbsRel ↓ / δ1 ↑ after {sizes['plan']['teacher_steps']} steps (a second stage: {sizes['second_steps']} more), seeds: "
+        f"{options.seeds}. Machine: {made['machine']}; torch {made['versions']['torch']}, transformers "
+        f"{made['versions']['transformers']}. Command: `{made['command']}`."
+    )
+    options.out.with_suffix(".md").write_text(f"# What pays in the training of mini\n\n{head}\n\n{text}\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
