@@ -44,23 +44,29 @@ VARIANTS = {
     "ideal camera": Variant("renderer", style={"sensor": False}),
     "no squeezed views": Variant("renderer", style={"squeeze": 0.0}),
     "rooms alone": Variant("renderer", style={"kinds": {"room": 1.0}}),
+    "no close-ups": Variant("renderer", style={"kinds": {"room": 0.36, "street": 0.2, "country": 0.1}}),
+    "a third of the worlds": Variant("renderer", {"worlds": 1024}),
     "gradient matching 0": Variant("loss", {"gradient_matching": 0.0}),
     "gradient matching 2": Variant("loss", {"gradient_matching": 2.0}),
     "width 128": Variant("capacity", {"hidden_size": 128}),
     "width 256, 6 blocks": Variant("capacity", {"hidden_size": 256, "layers": 6}),
     "plain start": Variant("start", plain_start=True),
     "as long again": Variant("second stage", second_stage="worlds"),
-    "at 96 x 128": Variant("second stage", {"teacher_size": (96, 128)}, second_stage="worlds"),
-    "at 96 x 128, other worlds with the teacher's labels": Variant(
-        "second stage", {"teacher_size": (96, 128)}, second_stage="labels"
+    "at 72 x 96": Variant("second stage", {"teacher_size": (72, 96)}, second_stage="worlds"),
+    "at 72 x 96, other worlds with the teacher's labels": Variant(
+        "second stage", {"teacher_size": (72, 96)}, second_stage="labels"
     ),
 }
+# fmt: off
 SIZES = {
-    "plan": {"worlds": 3072, "teacher_steps": 1000},
+    "plan": {
+        "worlds": 3072, "world_size": (96, 128), "teacher_size": (48, 64), "teacher_steps": 1000, "learning_rate": 1e-3,
+    },
     "second_steps": 300,
     "labelled_worlds": 1024,  # of the last variant, whose true depth is not read
     "held_out_worlds": 16,  # of each kind
 }
+# fmt: on
 
 
 def mini() -> SimpleNamespace:

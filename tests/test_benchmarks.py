@@ -64,7 +64,7 @@ def test_mini_ablation__second_stage_goes_on_from_the_first(tmp_path):
         "labelled_worlds": 3,
         "held_out_worlds": 1,
     }
-    labels = "at 96 x 128, other worlds with the teacher's labels"
+    labels = "at 72 x 96, other worlds with the teacher's labels"
     command = [sys.executable, str(BENCHMARKS / "mini_ablation.py"), "--out", str(tmp_path / "mini.json")]
     command += ["--work", str(tmp_path / "work"), "--sizes", json.dumps(sizes), "--variants", labels]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
