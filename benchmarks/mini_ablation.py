@@ -45,22 +45,23 @@ VARIANTS = {
     "no squeezed views": Variant("renderer", style={"squeeze": 0.0}),
     "rooms alone": Variant("renderer", style={"kinds": {"room": 1.0}}),
     "no close-ups": Variant("renderer", style={"kinds": {"room": 0.36, "street": 0.2, "country": 0.1}}),
-    "a third of the worlds": Variant("renderer", {"worlds": 1024}),
+    "a third of the worlds": Variant("renderer", {"small_worlds": 1024}),
     "gradient matching 0": Variant("loss", {"gradient_matching": 0.0}),
     "gradient matching 2": Variant("loss", {"gradient_matching": 2.0}),
     "width 128": Variant("capacity", {"hidden_size": 128}),
     "width 256, 6 blocks": Variant("capacity", {"hidden_size": 256, "layers": 6}),
     "plain start": Variant("start", plain_start=True),
     "as long again": Variant("second stage", second_stage="worlds"),
-    "at 72 x 96": Variant("second stage", {"teacher_size": (72, 96)}, second_stage="worlds"),
+    "at 72 x 96": Variant("second stage", {"beginner_size": (72, 96)}, second_stage="worlds"),
     "at 72 x 96, other worlds with the teacher's labels": Variant(
-        "second stage", {"teacher_size": (72, 96)}, second_stage="labels"
+        "second stage", {"beginner_size": (72, 96)}, second_stage="labels"
     ),
 }
 # fmt: off
 SIZES = {
     "plan": {
-        "worlds": 3072, "world_size": (96, 128), "teacher_size": (48, 64), "teacher_steps": 1000, "learning_rate": 1e-3,
+        "small_worlds": 3072, "small_world_size": (96, 128), "beginner_size": (48, 64), "beginner_steps": 1000,
+        "beginner_batch": 24,
     },
     "second_steps": 300,
     "labelled_worlds": 1024,  # of the last variant, whose true depth is not read
@@ -92,18 +93,20 @@ def render(names: list[str], work: Path, plan: dict, processes: int) -> None:
     for name in dict.fromkeys(style_name(name) for name in names):
         if name != QUICKSTART:
             folder = work / "worlds" / str(list(VARIANTS).index(name))
-            style = parts.train.WorldStyle(**VARIANTS[name].style)
-            parts.data.render_to(folder, sizes.worlds, sizes.world_size, style, "cpu", processes)
+            style = parts.data.WorldStyle(**VARIANTS[name].style)
+            worlds = parts.data.Worlds(sizes.small_worlds, sizes.small_world_size, style=style)
+            parts.data.render_to(folder, worlds, "cpu", processes)
 
 
 def worlds_of(name: str, work: Path, plan):
     """Give the records that a variant learns from."""
     parts, style = mini(), style_name(name)
     if style != QUICKSTART:
-        return parts.data.RenderedWorlds(work / "worlds" / str(list(VARIANTS).index(style)), plan.worlds)
+        return parts.data.RenderedWorlds(work / "worlds" / str(list(VARIANTS).index(style)), plan.small_worlds)
+    from depth_anything_hf.data.records import decode_record
     from depth_anything_hf.data.synthetic import iter_synthetic_records
 
-    return list(iter_synthetic_records(plan.worlds, *plan.world_size))
+    return [decode_record(scene) for scene in iter_synthetic_records(plan.small_worlds, *plan.small_world_size)]
 
 
 def teacher_labels(folder: Path, teacher: Path, parts: SimpleNamespace, plan, count: int):
@@ -112,12 +115,13 @@ def teacher_labels(folder: Path, teacher: Path, parts: SimpleNamespace, plan, co
 
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    seeds = range(parts.card.HELD_OUT // 2, parts.card.HELD_OUT // 2 + count)
-    for seed in seeds:
-        images, _ = parts.data.render_arrays([seed], plan.world_size, parts.train.WorldStyle(), "cpu")
-        parts.data.Image.fromarray(images[0]).save(pictures / f"{seed}.png")
+    worlds = parts.data.LiveWorlds(
+        parts.data.Worlds(count, plan.small_world_size, first=parts.card.HELD_OUT // 2), "cpu"
+    )
+    for index in range(count):
+        worlds[index].image.save(pictures / f"{index}.png")
     settings = (str(teacher), str(pictures), str(folder / "labels"))
-    label_images(LabelingArguments(*settings, resolution=plan.teacher_size[0], device="cpu", keep_image="resized"))
+    label_images(LabelingArguments(*settings, resolution=plan.beginner_size[0], device="cpu", keep_image="resized"))
     return load_folder(folder / "labels")
 
 
@@ -128,21 +132,21 @@ def train_one(seed: int, name: str, work: Path, sizes: dict):
     plan = replace(train.MiniPlan(), seed=seed, **(sizes["plan"] | variant.plan))
     folder = work / f"seed{seed}" / str(list(VARIANTS).index(name))
     data = {"train_dataset": worlds_of(name, work, plan)}
-    batch, rate, steps = (plan.teacher_batch, 0), plan.learning_rate, plan.teacher_steps
+    batch, rate, steps = (plan.beginner_batch, 0), plan.learning_rate, plan.beginner_steps
     if variant.second_stage:
         first = work / f"seed{seed}" / "0" / "model"
         model = train.DepthAnythingForDepthEstimation.from_pretrained(first)
         rate, steps = rate / 2, sizes["second_steps"]
         if variant.second_stage == "labels":
-            batch = (plan.teacher_batch // 2, plan.teacher_batch // 2)
+            batch = (plan.beginner_batch // 2, plan.beginner_batch // 2)
             data["unlabeled_dataset"] = teacher_labels(folder, first, parts, plan, sizes["labelled_worlds"])
     elif variant.plain_start:
         model = parts.model.new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
     else:
         model = train.start(plan, data["train_dataset"])
-    stage = train.Stage(plan.teacher_size, steps, batch, rate)
+    stage = train.Stage(plan.beginner_size, steps, batch, rate)
     model = train.train(model, folder, plan, stage, train.Deadline(float("inf")), **data)
-    parts.model.new_processor(plan.teacher_size, plan.patch_size).save_pretrained(folder / "model")
+    parts.model.new_processor(plan.beginner_size, plan.patch_size).save_pretrained(folder / "model")
     return folder / "model"
 
 
@@ -162,7 +166,7 @@ def run_one(seed: int, name: str, work: Path, real: str | None, sizes: dict) -> 
 
 
 def table(results: list[dict]) -> str:
-    """Write the mean over the seeds of every variant, and what it gains (+) or loses against `ALL`."""
+    """Write the mean over the seeds of every variant."""
     import numpy as np
 
     def mean(name: str, on: str, metric: str) -> float:
@@ -217,7 +221,7 @@ def main() -> None:
     options.out.write_text(json.dumps(made | {"sizes": sizes, "results": results}, indent=1))
     text = table(results)
     head = (
-        f"AbsRel ↓ / δ1 ↑ after {sizes['plan']['teacher_steps']} steps (a second stage: {sizes['second_steps']} more), seeds: "
+        f"AbsRel ↓ / δ1 ↑ after {sizes['plan']['beginner_steps']} steps (a second stage: {sizes['second_steps']} more), seeds: "
         f"{options.seeds}. Machine: {made['machine']}; torch {made['versions']['torch']}, transformers "
         f"{made['versions']['transformers']}. Command: `{made['command']}`."
     )

@@ -32,6 +32,7 @@ from depth_anything_hf.sharing.licenses import Source
 from depth_anything_hf.visualization import prediction_row, sheet
 
 HELD_OUT = 10_000_000  # first seed of the worlds that nothing was trained on
+STAGES = ("beginner", "teacher", "student")
 PRIOR = "prior (disparity = image row)"
 LIMITS = """\
 It is small, has seen {count:,} rendered worlds and no photograph, and works at {height} x {width} pixels: expect the layout of
@@ -105,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     (run / "scores.json").write_text(json.dumps(summaries, indent=1))
     model, processor = load_model(str(mini))
     draw(worlds, errors, lambda images: predict_depth(model, processor, images), mini / PICTURE)
-    logs = {name: json.loads((run / name / "log.json").read_text()) for name in ("teacher", "student")}
+    logs = {name: json.loads((run / name / "log.json").read_text()) for name in STAGES}
     series = {
         name: [
             (one["step"], one["labeled_affine_invariant_loss"])
@@ -120,10 +121,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _stages(plan: dict) -> list[str]:
+    """Say how long each stage was, and on what."""
+    batches = [plan["beginner_batch"], plan["teacher_batch"], sum(plan["student_batch"])]
+    return [
+        f"{plan[f'{name}_steps']:,} steps of {batch} crops of {' x '.join(map(str, plan[f'{name}_size']))} pixels"
+        for name, batch in zip(STAGES, batches, strict=True)
+    ]
+
+
 def _provenance(plan: dict, summaries: dict, machine: str) -> Provenance:
     """Say how mini came to be."""
     told = {"source": "real images that nothing was trained on; group: the mean of the means of their scenes"}
-    (height, width), count = plan["student_size"], plan["worlds"]
+    (height, width), count = plan["student_size"], plan["small_worlds"] + plan["worlds"]
     told["resize"] = f"squeezed into {height} x {width}, bicubic"
     protocols = {
         name: {"name": name}
@@ -147,9 +157,7 @@ def _provenance(plan: dict, summaries: dict, machine: str) -> Provenance:
         summary="The small Depth Anything that comes with depth_anything_hf: it works offline and may be used for anything.",
         training=f"From random weights, on {count:,} worlds rendered by depth_anything_hf with exact depth (rooms, table-tops, "
         f"things before a backdrop, streets, country, clutter), and on nothing else: no photograph, no weights of others. "
-        f"{plan['teacher_steps']} steps of {plan['teacher_batch']} crops of {plan['teacher_size'][0]} x "
-        f"{plan['teacher_size'][1]} pixels, then {plan['student_steps']} steps of {sum(plan['student_batch'])} crops of "
-        f"{height} x {width}, on {machine}: `python examples/train_mini.py --out mini_run`.",
+        f"{', then '.join(_stages(plan))}, on {machine}: `python examples/train_mini.py --out mini_run`.",
         limits=LIMITS.format(count=count, height=height, width=width),
     )
 

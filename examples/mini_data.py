@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,23 @@ from depth_anything_hf.data.records import DepthSample
 from depth_anything_hf.data.worlds.rendering import WorldStyle, render_worlds
 
 CHUNK = 256  # worlds of a file
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """Say which worlds, and how they are rendered.
+
+    Args:
+        count: How many different ones.
+        size: Height and width, pixels.
+        first: Seed of the first.
+        style: What is rendered.
+    """
+
+    count: int
+    size: tuple[int, int]
+    first: int = 0
+    style: WorldStyle = field(default_factory=WorldStyle)
 
 
 class RenderedWorlds(Dataset):
@@ -42,7 +61,7 @@ class RenderedWorlds(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> DepthSample:
-        images, disparity = (np.load(path, mmap_mode="r") for path in files_of(self.folder, index // CHUNK))
+        images, disparity = map(_opened, files_of(self.folder, index // CHUNK))
         return as_sample(images[index % CHUNK], disparity[index % CHUNK], index)
 
 
@@ -52,20 +71,18 @@ class LiveWorlds(Dataset):
     The same records as those that `render_to` writes, up to the last bits of a GPU.
 
     Args:
-        count: How many different ones there are.
-        size: Height and width, pixels.
-        style: What is rendered.
+        worlds: Which.
         device: Of the renderer.
     """
 
-    def __init__(self, count: int, size: tuple[int, int], style: WorldStyle, device: str):
-        self.count, self.size, self.style, self.device = count, size, style, device
+    def __init__(self, worlds: Worlds, device: str):
+        self.worlds, self.device = worlds, device
 
     def __len__(self) -> int:
-        return self.count
+        return self.worlds.count
 
     def __getitems__(self, indices: list[int]) -> list[DepthSample]:
-        arrays = render_arrays(indices, self.size, self.style, self.device)
+        arrays = render_arrays(self.worlds, indices, self.device)
         return [as_sample(*one) for one in zip(*arrays, indices, strict=True)]
 
     def __getitem__(self, index: int) -> DepthSample:
@@ -79,11 +96,9 @@ def as_sample(image: np.ndarray, disparity: np.ndarray, index: int) -> DepthSamp
     return DepthSample(Image.fromarray(image), values, mask, "disparity", source=f"world:{index}")
 
 
-def render_arrays(
-    seeds: Sequence[int], size: tuple[int, int], style: WorldStyle, device: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Render worlds together: images `(worlds, height, width, 3)` uint8, disparity `(worlds, height, width)` float16."""
-    scenes = render_worlds(seeds, *size, style, device)
+def render_arrays(worlds: Worlds, indices: Sequence[int], device: str) -> tuple[np.ndarray, np.ndarray]:
+    """Render some together: images `(worlds, height, width, 3)` uint8, disparity `(worlds, height, width)` float16."""
+    scenes = render_worlds([worlds.first + index for index in indices], *worlds.size, worlds.style, device)
     disparity = torch.where(scenes.sky, 0, 1 / scenes.depth)
     return scenes.images.permute(0, 2, 3, 1).numpy(), disparity.numpy().astype(np.float16)
 
@@ -93,34 +108,30 @@ def files_of(folder: Path, part: int) -> tuple[Path, Path]:
     return folder / f"{part:05d}_images.npy", folder / f"{part:05d}_disparity.npy"
 
 
-def _render_part(task: tuple) -> None:
+@functools.cache
+def _opened(path: Path) -> np.ndarray:
+    """Open a file once in a process."""
+    return np.load(path, mmap_mode="r")
+
+
+def _render_part(task: tuple[Path, Worlds, int, str, int]) -> None:
     """Render one part and write it whole."""
-    folder, part, size, style, device, batch = task
+    folder, worlds, part, device, batch = task
     torch.set_num_threads(1)
     starts = range(part * CHUNK, (part + 1) * CHUNK, batch)
-    rendered = [render_arrays(range(start, start + batch), size, style, device) for start in starts]
+    rendered = [render_arrays(worlds, range(start, start + batch), device) for start in starts]
     for path, arrays in zip(files_of(folder, part), zip(*rendered, strict=True), strict=True):
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
             np.save(file, np.concatenate(arrays))
         Path(file.name).replace(path)
 
 
-def render_to(
-    folder: Path,
-    count: int,
-    size: tuple[int, int],
-    style: WorldStyle,
-    device: str,
-    processes: int,
-    until: float = math.inf,
-) -> bool:
-    """Render worlds 0 to `count` into a folder, part by part; what is there already stays.
+def render_to(folder: Path, worlds: Worlds, device: str, processes: int, until: float = math.inf) -> bool:
+    """Render worlds into a folder, part by part, rounded up to whole files; what is there already stays.
 
     Args:
         folder: Where.
-        count: How many, rounded up to whole files.
-        size: Height and width, pixels.
-        style: What is rendered.
+        worlds: Which.
         device: Of the renderer; on a GPU one process renders large batches.
         processes: On a CPU.
         until: `time.monotonic()` after which no part is waited for.
@@ -130,8 +141,9 @@ def render_to(
     """
     folder.mkdir(parents=True, exist_ok=True)
     batch = 1 if device == "cpu" else 64
-    parts = [part for part in range(-(-count // CHUNK)) if not all(path.is_file() for path in files_of(folder, part))]
-    tasks = [(folder, part, size, style, device, batch) for part in parts]
+    parts = range(-(-worlds.count // CHUNK))
+    missing = [part for part in parts if not all(path.is_file() for path in files_of(folder, part))]
+    tasks = [(folder, worlds, part, device, batch) for part in missing]
     with tqdm(total=len(tasks) * CHUNK, desc=f"render {folder.name}", unit="world") as bar:
         if device != "cpu" or processes < 2:
             return all(_in_time(bar, until) for _ in map(_render_part, tasks))

@@ -1,14 +1,15 @@
 """Train `mini`, the small model that comes with the package, from nothing but rendered worlds.
 
-    python examples/train_mini.py --out mini_run                       # about an hour on 2 CPU cores
+    python examples/train_mini.py --out mini_run                       # under two hours on 2 CPU cores
     python examples/train_mini.py --out mini_run --max-minutes 9       # a piece of it; the same command goes on
-    python examples/train_mini.py --out mini_run --worlds 10000000 --teacher-steps 100000 --student-steps 50000   # a GPU
+    python examples/train_mini.py --out mini_run --small-worlds 5000000 --worlds 4000000 --teacher-steps 100000   # a GPU
     python examples/train_mini.py --out mini_run --photographs DIR     # with photographs of yours, too
     python examples/mini_card.py mini_run --eval DIR                   # measure it and write its card
 
 Depth Anything V2's recipe: a teacher learns from rendered worlds, whose depth is exact; it labels photographs; the
 student goes on from the teacher's weights, at a higher resolution, on worlds and photographs, the latter under strong
 perturbation. Without photographs the worlds are all there is: so `mini` was made, and owes nothing to anybody's pictures.
+The teacher begins at a low resolution, where a step costs half and teaches as much: the beginner.
 On a GPU every batch is rendered there when it is asked for; on a CPU, where that costs more than the step, once ahead.
 Seeded, and resumed where it was stopped: every stage keeps what it finished. Needs PyTorch 2.9 or newer (Muon). What came
 out: docs/mini.md.
@@ -24,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from mini_data import LiveWorlds, RenderedWorlds, render_to
+from mini_data import LiveWorlds, RenderedWorlds, Worlds, render_to
 from mini_model import MuonAndAdamW, mimetic_attention, new_model, new_processor, whiten_patches
 from transformers import TrainerCallback
 from transformers.optimization import get_scheduler
@@ -37,7 +38,6 @@ from depth_anything_hf import (
     label_images,
     load_folder,
 )
-from depth_anything_hf.data.worlds.rendering import WorldStyle
 from depth_anything_hf.training.checkpoints import last_whole_checkpoint
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,18 +47,23 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 class MiniPlan:
     """Sizes and lengths of a run; the defaults are those of the model that comes with the package."""
 
-    worlds: int = 14_080
     hidden_size: int = 192
     layers: int = 8
     patch_size: int = 8
-    world_size: tuple[int, int] = (192, 256)  # as rendered, pixels
-    teacher_size: tuple[int, int] = (72, 96)  # of its crops
+    small_worlds: int = 28_160
+    worlds: int = 14_080
+    small_world_size: tuple[int, int] = (96, 128)  # as rendered, pixels
+    world_size: tuple[int, int] = (192, 256)
+    beginner_size: tuple[int, int] = (48, 64)  # of its crops
+    teacher_size: tuple[int, int] = (72, 96)
     student_size: tuple[int, int] = (96, 128)
-    teacher_steps: int = 5000
-    student_steps: int = 150
+    beginner_steps: int = 10_000
+    teacher_steps: int = 3000
+    student_steps: int = 600
+    beginner_batch: int = 32
     teacher_batch: int = 24
     student_batch: tuple[int, int] = (24, 8)  # worlds, photographs
-    learning_rate: float = 6e-4
+    learning_rate: float = 1e-3  # of the beginner; half of it for each that goes on from another
     weight_decay: float = 0.05
     gradient_matching: float = 0.5  # V2's 2 is for a teacher that has its layout right
     seed: int = 0
@@ -143,7 +148,7 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
 def start(plan: MiniPlan, worlds: RenderedWorlds | LiveWorlds) -> DepthAnythingForDepthEstimation:
     """Make the fresh network: what it sees at first is fitted to the first worlds."""
     model = new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
-    processor = new_processor(plan.teacher_size, plan.patch_size)
+    processor = new_processor(plan.beginner_size, plan.patch_size)
     images = [worlds[i].image for i in range(min(200, len(worlds)))]
     whiten_patches(model, processor(images, return_tensors="pt")["pixel_values"])
     mimetic_attention(model, plan.seed)
@@ -161,20 +166,32 @@ def label(photographs: Path, out: Path, plan: MiniPlan):
     return load_folder(out / "labels")
 
 
+def worlds_in(folder: Path, worlds: Worlds, live: bool, processes: int, deadline: Deadline):
+    """Give the records of worlds, rendered live or kept in a folder; None where the time was up."""
+    if live:
+        return LiveWorlds(worlds, DEVICE)
+    done = render_to(folder, worlds, DEVICE, processes, deadline.at)
+    return RenderedWorlds(folder, worlds.count) if done else None
+
+
 def run(out: Path, plan: MiniPlan, photographs: Path | None, live: bool, processes: int, max_minutes: float) -> bool:
     """Go through the stages; say whether all are done."""
     deadline = Deadline(time.monotonic() + 60 * max_minutes)
     out.mkdir(parents=True, exist_ok=True)
     (out / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
-    if live:
-        data = {"train_dataset": LiveWorlds(plan.worlds, plan.world_size, WorldStyle(), DEVICE)}
-    elif render_to(out / "worlds", plan.worlds, plan.world_size, WorldStyle(), DEVICE, processes, deadline.at):
-        data = {"train_dataset": RenderedWorlds(out / "worlds", plan.worlds)}
-    else:
+    small = Worlds(plan.small_worlds, plan.small_world_size)
+    large = Worlds(plan.worlds, plan.world_size, first=plan.small_worlds)
+    rate, half = plan.learning_rate, plan.learning_rate / 2
+
+    if (worlds := worlds_in(out / "small_worlds", small, live, processes, deadline)) is None:
         return False
-    fresh = start(plan, data["train_dataset"])
-    stage = Stage(plan.teacher_size, plan.teacher_steps, (plan.teacher_batch, 0), plan.learning_rate)
-    teacher = train(fresh, out / "teacher", plan, stage, deadline, **data)
+    stage = Stage(plan.beginner_size, plan.beginner_steps, (plan.beginner_batch, 0), rate)
+    beginner = train(start(plan, worlds), out / "beginner", plan, stage, deadline, train_dataset=worlds)
+    if beginner is None or (worlds := worlds_in(out / "worlds", large, live, processes, deadline)) is None:
+        return False
+    data = {"train_dataset": worlds}
+    stage = Stage(plan.teacher_size, plan.teacher_steps, (plan.teacher_batch, 0), half)
+    teacher = train(beginner, out / "teacher", plan, stage, deadline, **data)
     if teacher is None:
         return False
     batch = plan.student_batch
@@ -182,7 +199,7 @@ def run(out: Path, plan: MiniPlan, photographs: Path | None, live: bool, process
         batch = (sum(batch), 0)
     else:
         data["unlabeled_dataset"] = label(photographs, out, plan)
-    stage = Stage(plan.student_size, plan.student_steps, batch, plan.learning_rate / 2)
+    stage = Stage(plan.student_size, plan.student_steps, batch, half)
     student = train(teacher, out / "student", plan, stage, deadline, **data)
     if student is None:
         return False

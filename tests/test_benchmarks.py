@@ -57,25 +57,26 @@ def test_training_input__says_how_long_the_step_waited(run):
 
 
 def test_mini_ablation__second_stage_goes_on_from_the_first(tmp_path):
-    plan = {"worlds": 256, "world_size": [24, 32], "teacher_size": [24, 32], "teacher_steps": 2, "teacher_batch": 4}
+    plan = {"small_worlds": 256, "small_world_size": [24, 32], "beginner_size": [24, 32], "beginner_steps": 2}
     sizes = {
-        "plan": plan | {"hidden_size": 64, "layers": 4},
+        "plan": plan | {"beginner_batch": 4, "hidden_size": 64, "layers": 4},
         "second_steps": 1,
         "labelled_worlds": 3,
         "held_out_worlds": 1,
     }
     labels = "at 72 x 96, other worlds with the teacher's labels"
     command = [sys.executable, str(BENCHMARKS / "mini_ablation.py"), "--out", str(tmp_path / "mini.json")]
-    command += ["--work", str(tmp_path / "work"), "--sizes", json.dumps(sizes), "--variants", labels]
+    command += ["--work", str(tmp_path / "work"), "--sizes", json.dumps(sizes)]
+    command += ["--variants", labels, "the quickstart's renderer"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads((tmp_path / "mini.json").read_text())
-    first, second = found["results"]
-    assert (first["variant"], second["variant"]) == ("all", labels)
+    first, second, third = found["results"]
+    assert [first["variant"], second["variant"], third["variant"]] == ["all", labels, "the quickstart's renderer"]
     assert len(first["scores"]["loss"]) == 2
     assert len(second["scores"]["loss"]) == 1
     assert first["scores"]["worlds: room"]["images"] == 1
     lines = (tmp_path / "mini.md").read_text().splitlines()
-    assert f"| second stage | {labels} | {second['scores']['loss'][0]:.3f} |" in lines[-1]
+    assert f"| second stage | {labels} | {second['scores']['loss'][0]:.3f} |" in lines[-2]
     assert len(list((tmp_path / "work" / "seed0").rglob("pictures/*.png"))) == 3

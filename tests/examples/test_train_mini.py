@@ -8,11 +8,14 @@ import torch
 
 from depth_anything_hf.data.folder import write_image_folder
 from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.data.worlds.rendering import render_worlds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = [
-    "--worlds", "8", "--world-size", "48", "64", "--hidden-size", "64", "--layers", "4", "--teacher-size", "24", "32",
-    "--student-size", "32", "48", "--teacher-steps", "4", "--student-steps", "2", "--teacher-batch", "4", "--student-batch", "2", "1", "--processes", "1",
+    "--small-worlds", "8", "--worlds", "4", "--small-world-size", "24", "32", "--world-size", "48", "64", "--hidden-size", "64",
+    "--layers", "4", "--beginner-size", "16", "24", "--teacher-size", "24", "32", "--student-size", "32", "48",
+    "--beginner-steps", "3", "--teacher-steps", "4", "--student-steps", "2", "--beginner-batch", "4", "--teacher-batch", "4",
+    "--student-batch", "2", "1", "--processes", "1",
 ]  # fmt: skip
 
 
@@ -50,7 +53,7 @@ def weights_of(folder):
 def test_a_run_in_pieces_gives_the_weights_of_a_whole_one(mini, monkeypatch, tmp_path, photographs, capsys):
     photographs = ("--photographs", str(photographs))
     assert start(mini, monkeypatch, tmp_path / "whole", *photographs) == 0
-    for _ in range(12):
+    for _ in range(20):
         start(mini, monkeypatch, tmp_path / "pieces", *photographs, "--max-minutes", "0")
         if (tmp_path / "pieces" / "mini").is_dir():
             break
@@ -83,8 +86,8 @@ def test_card_says_what_was_measured_and_on_what_it_was_trained(
     card = (tmp_path / "run" / "mini" / "README.md").read_text(encoding="utf-8")
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert "license: apache-2.0" in card
-    assert "on 8 worlds rendered" in card
-    assert "4 steps of 4 crops of 24 x 32" in card
+    assert "on 12 worlds rendered" in card
+    assert "3 steps of 4 crops of 16 x 24 pixels, then 4 steps of 4 crops of 24 x 32" in card
     assert (
         f"| real images, outdoors | this model | {scores['real images, outdoors']['mini']['group_abs_rel']:.3f} |"
         in card
@@ -96,14 +99,14 @@ def test_card_says_what_was_measured_and_on_what_it_was_trained(
 
 
 def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
-    render = mini.render_to
-    render(tmp_path / "worlds", 6, (24, 32), mini.WorldStyle(), "cpu", 1)
+    which = mini.Worlds(6, (24, 32))
+    mini.render_to(tmp_path / "worlds", which, "cpu", 1)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "worlds").iterdir()}
     assert len(before) == 4  # two parts of four worlds
     (tmp_path / "worlds" / "00001_images.npy").unlink()
     with pytest.raises(FileNotFoundError, match="00001_images"):
         mini.RenderedWorlds(tmp_path / "worlds", 6)
-    render(tmp_path / "worlds", 6, (24, 32), mini.WorldStyle(), "cpu", 1)
+    mini.render_to(tmp_path / "worlds", which, "cpu", 1)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "worlds").iterdir()}
     assert after["00000_images.npy"] == before["00000_images.npy"]
     worlds = mini.RenderedWorlds(tmp_path / "worlds", 6)
@@ -115,8 +118,11 @@ def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
 
 
 def test_worlds_rendered_live_are_those_rendered_ahead(mini, monkeypatch, tmp_path):
-    mini.render_to(tmp_path / "worlds", 6, (24, 32), mini.WorldStyle(), "cpu", 1)
-    ahead, live = mini.RenderedWorlds(tmp_path / "worlds", 6), mini.LiveWorlds(6, (24, 32), mini.WorldStyle(), "cpu")
+    which = mini.Worlds(6, (24, 32), first=7)
+    mini.render_to(tmp_path / "worlds", which, "cpu", 1)
+    ahead, live = mini.RenderedWorlds(tmp_path / "worlds", 6), mini.LiveWorlds(which, "cpu")
+    fresh = render_worlds([12], 24, 32)
+    np.testing.assert_array_equal(np.asarray(live[5].image), fresh.images[0].permute(1, 2, 0).numpy())
     assert len(live) == 6
     for index, together in zip((5, 0), live.__getitems__([5, 0]), strict=True):
         for sample in (together, live[index]):
