@@ -103,10 +103,11 @@ def worlds_of(name: str, work: Path, plan):
     parts, style = mini(), style_name(name)
     if style != QUICKSTART:
         return parts.data.RenderedWorlds(work / "worlds" / str(list(VARIANTS).index(style)), plan.small_worlds)
-    from depth_anything_hf.data.records import decode_record
+    from depth_anything_hf.data.records import DepthSample
     from depth_anything_hf.data.synthetic import iter_synthetic_records
 
-    return [decode_record(scene) for scene in iter_synthetic_records(plan.small_worlds, *plan.small_world_size)]
+    scenes = iter_synthetic_records(plan.small_worlds, *plan.small_world_size)
+    return [DepthSample(one["image"], one["depth"], ~one["sky"], "depth", one["sky"]) for one in scenes]
 
 
 def teacher_labels(folder: Path, teacher: Path, parts: SimpleNamespace, plan, count: int):

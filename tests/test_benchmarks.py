@@ -76,6 +76,7 @@ def test_mini_ablation__second_stage_goes_on_from_the_first(tmp_path):
     assert [first["variant"], second["variant"], third["variant"]] == ["all", labels, "the quickstart's renderer"]
     assert len(first["scores"]["loss"]) == 2
     assert len(second["scores"]["loss"]) == 1
+    assert third["scores"]["loss"][0] > 0.5  # it learnt from labels
     assert first["scores"]["worlds: room"]["images"] == 1
     lines = (tmp_path / "mini.md").read_text().splitlines()
     assert f"| second stage | {labels} | {second['scores']['loss'][0]:.3f} |" in lines[-2]

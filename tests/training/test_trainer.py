@@ -601,6 +601,14 @@ def test_init__photographs_without_a_teacher(make_trainer, make_model, labeled, 
         make_trainer(make_model(), train_dataset=labeled, unlabeled_dataset=photographs)
 
 
+def test_init__labelled_records_without_a_label(make_trainer, make_model, labeled, photographs):
+    with pytest.raises(
+        ValueError, match=rf"none of the first {len(photographs)} records of train_dataset has a depth_map"
+    ):
+        make_trainer(make_model(), train_dataset=photographs)
+    make_trainer(make_model(), train_dataset=[photographs[0], labeled[0]])  # some may be missing
+
+
 @pytest.mark.parametrize(("teacher", "student"), [(80.0, None), (None, 80.0)])
 def test_init__teacher_of_the_other_kind(make_trainer, make_model, photographs, teacher, student):
     with pytest.raises(ValueError, match=r"the teacher is '\w+' and the student '\w+'; both must predict the same"):

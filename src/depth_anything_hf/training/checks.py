@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -67,6 +68,30 @@ def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabel
             "Label offline and convert, or choose another teacher."
         )
     return teacher
+
+
+def check_labels(train_dataset, records: int = 32) -> None:
+    """Raise unless there is a labelled record among the first ones: without labels the loss is 0 and nothing is learnt.
+
+    Args:
+        train_dataset (*optional*): Records, map-style or streamed.
+        records (`int`): How many are looked at before the search is given up.
+
+    Raises:
+        ValueError: None of them has a label.
+    """
+    if train_dataset is None:
+        return
+    looked_at = 0
+    for record in islice(train_dataset, records):
+        if _has_label(record):
+            return
+        looked_at += 1
+    if looked_at:
+        raise ValueError(
+            f"none of the first {looked_at} records of train_dataset has a depth_map; labels are read from that column "
+            "(encode_record makes it). Pass photographs as unlabeled_dataset, with a teacher."
+        )
 
 
 def _has_label(record: Mapping | DepthSample) -> bool:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
 
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.checks import check_labels
 from depth_anything_hf.training.shares import is_stream, max_workers
 from depth_anything_hf.training.streaming import StreamCollator, StreamedBatches, StreamPosition
 from depth_anything_hf.training.streams import TrainingStreams
@@ -22,7 +23,12 @@ from depth_anything_hf.training.streams import TrainingStreams
 def make_streams(
     labeled, unlabeled, batch_sizes: tuple[int, int], args: DepthAnythingTrainingArguments
 ) -> TrainingStreams | StreamedBatches | None:
-    """Join the two data sets: with an index if both have one, else as streams; None where both are missing."""
+    """Join the two data sets: with an index if both have one, else as streams; None where both are missing.
+
+    Raises:
+        ValueError: The labelled one has no labels.
+    """
+    check_labels(labeled)
     if is_stream(labeled) or is_stream(unlabeled):
         place = (args.process_index, args.world_size, args.stream_block_size)
         return StreamedBatches(labeled, unlabeled, batch_sizes, args.seed, *place)
