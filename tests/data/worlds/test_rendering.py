@@ -34,6 +34,12 @@ def test_a_seed_fixes_a_world():
     assert not torch.equal(one.images, render_worlds([6], HEIGHT, WIDTH_OF_IMAGE).images)
 
 
+def test_a_camera_that_sees_nothing_but_the_sky():
+    scene = render_worlds([15276], 96, 128)  # no solid's outline meets the image
+    assert scene.sky.all()
+    assert (scene.depth == 0).all()
+
+
 def test_a_batch_gives_what_its_worlds_give_alone():
     together = render_worlds([3, 4], HEIGHT, WIDTH_OF_IMAGE)
     alone = render_worlds([4], HEIGHT, WIDTH_OF_IMAGE)

@@ -74,6 +74,13 @@ def test_sky_is_infinite_and_belongs_to_nobody():
     assert hits.solid.view(SIZE)[0, 0] == -1
 
 
+@pytest.mark.parametrize("center", [(0, -5, 0), (50, 5, 0)])  # behind the camera, and beside its view
+def test_nothing_in_view_is_all_sky(center):
+    hits = trace(solids_of((BALL, center, (1, 1, 1)), clear=1.0), looking_along_y(), *SIZE)
+    assert torch.isinf(hits.depth).all()
+    assert (hits.solid == -1).all()
+
+
 def test_clear_solid_lets_see_what_is_behind_it():
     glass = solids_of((BALL, (0, 5, 0), (1, 1, 1)), clear=0.5)
     wall = solids_of((BOX, (0, 9, 0), (9, 1, 9)))

@@ -176,9 +176,7 @@ def trace(solids: Solids, camera: Camera, height: int, width: int, through: bool
     constants = torch.cat([direction.flatten(1), origin], 1).T.contiguous()  # (12, solids)
     found = []
     for kind, intersect in _INTERSECT.items():
-        own = (shape == kind).nonzero()[:, 0]
-        if len(own) == 0:
-            continue
+        own = (shape == kind).nonzero()[:, 0]  # may be none at all: a camera that looks at nothing but the sky
         which, where = pick(solid, own), pick(pixel, own)
         columns, x, y = constants.index_select(1, which), pick(u, where), pick(v, where)
         # No exact zero: 0 / 0 would be NaN in the middle of a face.
