@@ -1,4 +1,4 @@
-"""The network of `train_mini.py`, its start and its optimizer."""
+"""The network of `train_mini.py` and its optimizer."""
 
 from __future__ import annotations
 
@@ -52,62 +52,6 @@ def new_processor(size: tuple[int, int], patch_size: int) -> DepthAnythingImageP
     return DepthAnythingImageProcessor(
         size={"height": size[0], "width": size[1]}, ensure_multiple_of=patch_size, keep_aspect_ratio=False
     )
-
-
-@torch.no_grad()
-def whiten_patches(model: DepthAnythingForDepthEstimation, pixel_values: torch.Tensor, floor: float = 1e-2) -> None:
-    """Start the patch embedding as the principal components of real patches, each at unit variance, in a random mix.
-
-    Random filters see little but a patch's mean; these see its edges as loudly from the first step on.
-
-    Args:
-        model: Changed.
-        pixel_values: `(images, 3, height, width)`, normalised.
-        floor: Added to each component's variance, so that noise is not made loud.
-    """
-    layer = model.backbone.embeddings.patch_embeddings.projection
-    width, patch = layer.weight.shape[0], layer.weight.shape[-1]
-    pieces = torch.nn.functional.unfold(pixel_values, patch, stride=patch).transpose(1, 2).flatten(0, 1)
-    mean = pieces.mean(0)
-    variance, components = torch.linalg.eigh(torch.cov((pieces - mean).T))
-    kept = min(width, len(variance))
-    filters = (components[:, -kept:] / (variance[-kept:].clamp(min=0) + floor).sqrt()).T
-    generator = torch.Generator().manual_seed(0)
-    mix = torch.linalg.qr(torch.randn(width, width, generator=generator))[0][:, :kept]
-    layer.weight.copy_((mix @ filters).view_as(layer.weight))
-    layer.bias.copy_(-(mix @ filters) @ mean)
-
-
-@torch.no_grad()
-def mimetic_attention(model: DepthAnythingForDepthEstimation, seed: int) -> None:
-    """Start attention as trained networks have it: patches look at what is like and near them.
-
-    Query times key is close to the identity, value times output close to minus the identity (Trockman and Kolter, Mimetic
-    Initialization of Self-Attention Layers, 2023, section 4, with their strengths).
-
-    Args:
-        model: Changed.
-        seed: Of what is random in it.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for layer in model.backbone.modules():
-        if not hasattr(layer, "q_proj"):
-            continue
-        width, heads = layer.q_proj.weight.shape[0], model.config.backbone_config.num_attention_heads
-        own, step = torch.eye(width), width // heads
-
-        def noisy(share: float, identity: float, own=own, width=width):
-            noise = torch.randn(width, width, generator=generator) / width**0.5
-            return torch.linalg.svd(share * noise + identity * own)
-
-        for head in range(heads):
-            rows = slice(head * step, (head + 1) * step)
-            left, scale, right = noisy(0.7, 0.7)
-            layer.q_proj.weight[rows] = (left[:, :step] * scale[:step].sqrt()).T
-            layer.k_proj.weight[rows] = right[:step] * scale[:step, None].sqrt()
-        left, scale, right = noisy(0.4, -0.4)
-        layer.v_proj.weight.copy_(right * scale[:, None].sqrt())
-        layer.o_proj.weight.copy_(left * scale.sqrt())
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 from mini_data import LiveWorlds, RenderedWorlds, Worlds, render_to
-from mini_model import MuonAndAdamW, mimetic_attention, new_model, new_processor, whiten_patches
+from mini_model import MuonAndAdamW, new_model, new_processor
 from transformers import TrainerCallback
 from transformers.optimization import get_scheduler
 
@@ -50,22 +50,22 @@ class MiniPlan:
     hidden_size: int = 192
     layers: int = 8
     patch_size: int = 8
-    small_worlds: int = 28_160
-    worlds: int = 14_080
+    small_worlds: int = 20_480
+    worlds: int = 5120
     small_world_size: tuple[int, int] = (96, 128)  # as rendered, pixels
     world_size: tuple[int, int] = (192, 256)
     beginner_size: tuple[int, int] = (48, 64)  # of its crops
     teacher_size: tuple[int, int] = (72, 96)
     student_size: tuple[int, int] = (96, 128)
-    beginner_steps: int = 10_000
-    teacher_steps: int = 3000
-    student_steps: int = 600
-    beginner_batch: int = 32
+    beginner_steps: int = 7500
+    teacher_steps: int = 1500
+    student_steps: int = 160
+    beginner_batch: int = 24
     teacher_batch: int = 24
     student_batch: tuple[int, int] = (24, 8)  # worlds, photographs
     learning_rate: float = 1e-3  # of the beginner; half of it for each that goes on from another
     weight_decay: float = 0.05
-    gradient_matching: float = 0.5  # V2's 2 is for a teacher that has its layout right
+    gradient_matching: float = 2.0
     seed: int = 0
 
 
@@ -145,16 +145,6 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
     return DepthAnythingForDepthEstimation.from_pretrained(finished)  # as a later piece of the run will find it
 
 
-def start(plan: MiniPlan, worlds: RenderedWorlds | LiveWorlds) -> DepthAnythingForDepthEstimation:
-    """Make the fresh network: what it sees at first is fitted to the first worlds."""
-    model = new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
-    processor = new_processor(plan.beginner_size, plan.patch_size)
-    images = [worlds[i].image for i in range(min(200, len(worlds)))]
-    whiten_patches(model, processor(images, return_tensors="pt")["pixel_values"])
-    mimetic_attention(model, plan.seed)
-    return model
-
-
 def label(photographs: Path, out: Path, plan: MiniPlan):
     """Label photographs with the teacher, once; return the records."""
     if not (out / "labels" / "manifest.json").is_file():
@@ -185,8 +175,9 @@ def run(out: Path, plan: MiniPlan, photographs: Path | None, live: bool, process
 
     if (worlds := worlds_in(out / "small_worlds", small, live, processes, deadline)) is None:
         return False
+    fresh = new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
     stage = Stage(plan.beginner_size, plan.beginner_steps, (plan.beginner_batch, 0), rate)
-    beginner = train(start(plan, worlds), out / "beginner", plan, stage, deadline, train_dataset=worlds)
+    beginner = train(fresh, out / "beginner", plan, stage, deadline, train_dataset=worlds)
     if beginner is None or (worlds := worlds_in(out / "worlds", large, live, processes, deadline)) is None:
         return False
     data = {"train_dataset": worlds}

@@ -79,5 +79,5 @@ def test_mini_ablation__second_stage_goes_on_from_the_first(tmp_path):
     assert third["scores"]["loss"][0] > 0.5  # it learnt from labels
     assert first["scores"]["worlds: room"]["images"] == 1
     lines = (tmp_path / "mini.md").read_text().splitlines()
-    assert f"| second stage | {labels} | {second['scores']['loss'][0]:.3f} |" in lines[-2]
+    assert f"| second stage | {labels} | 0 | {second['scores']['loss'][0]:.3f} |" in lines[-2]
     assert len(list((tmp_path / "work" / "seed0").rglob("pictures/*.png"))) == 3

@@ -160,36 +160,6 @@ def test_optimizer_trains_matrices_with_muon_and_obeys_one_schedule(mini):
     assert fresh.parts[0].param_groups[0] is fresh.param_groups[0]
 
 
-def test_whitened_patches_are_of_unit_variance_and_uncorrelated(mini):
-    model = mini.new_model(64, 4, 4, 0)
-    noise = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    images = noise + 0.5 * noise.cumsum(-1)  # smooth along one side: raw patches are far from white
-    mini.whiten_patches(model, images, 1e-6)
-    with torch.no_grad():
-        features = (
-            model.backbone.embeddings.patch_embeddings.projection(images).flatten(2).transpose(1, 2).flatten(0, 1)
-        )
-    covariance = torch.cov(features.T)
-    kept = torch.linalg.eigvalsh(covariance)[-48:]  # 4 x 4 x 3 numbers of a patch in 64 features
-    torch.testing.assert_close(kept, torch.ones(48), atol=0.02, rtol=0)
-    torch.testing.assert_close(features.mean(0), torch.zeros(64), atol=1e-3, rtol=0)
-
-
-def test_mimetic_attention_looks_at_like_patches_and_takes_them_away(mini):
-    model = mini.new_model(128, 4, 8, 0)
-    mini.mimetic_attention(model, 0)
-    layer = next(layer for layer in model.backbone.modules() if hasattr(layer, "q_proj"))
-    query, key = (getattr(layer, name).weight.detach() for name in ("q_proj", "k_proj"))
-    value, output = (getattr(layer, name).weight.detach() for name in ("v_proj", "o_proj"))
-    for head in range(2):
-        rows = slice(64 * head, 64 * head + 64)
-        product = query[rows].T @ key[rows]
-        assert product.diagonal().mean() > 5 * product.mean().abs()
-        assert 0.2 < product.diagonal().mean() < 0.9
-    product = output @ value
-    assert -0.6 < product.diagonal().mean() < -0.2
-
-
 def test_positions_tell_rows_and_columns_apart(mini):
     table = mini.new_model.__globals__["positions"](3, 4, 16)
     assert table.shape == (12, 16)
