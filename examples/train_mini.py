@@ -1,6 +1,6 @@
 """Train `mini`, the small model that comes with the package, from nothing but rendered worlds.
 
-    python examples/train_mini.py --out mini_run                       # under two hours on 2 CPU cores
+    python examples/train_mini.py --out mini_run                       # 40 minutes on 2 CPU cores
     python examples/train_mini.py --out mini_run --max-minutes 9       # a piece of it; the same command goes on
     python examples/train_mini.py --out mini_run --small-worlds 5000000 --worlds 4000000 --teacher-steps 100000   # a GPU
     python examples/train_mini.py --out mini_run --photographs DIR     # with photographs of yours, too
@@ -45,7 +45,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @dataclass(frozen=True)
 class MiniPlan:
-    """Sizes and lengths of a run; the defaults are those of the model that comes with the package."""
+    """Sizes and lengths of a run."""
 
     hidden_size: int = 192
     layers: int = 8
@@ -58,7 +58,7 @@ class MiniPlan:
     teacher_size: tuple[int, int] = (72, 96)
     student_size: tuple[int, int] = (96, 128)
     beginner_steps: int = 7500
-    teacher_steps: int = 1500
+    teacher_steps: int = 1000
     student_steps: int = 160
     beginner_batch: int = 24
     teacher_batch: int = 24
