@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,12 @@ def render_to(folder: Path, worlds: Worlds, device: str, processes: int, until: 
 
     Returns:
         Whether all are there.
+
+    Raises:
+        ValueError: The folder holds worlds of another size, seed or style.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _check_kept(folder / "worlds.json", worlds)
     batch = 1 if device == "cpu" else 64
     parts = range(-(-worlds.count // CHUNK))
     missing = [part for part in parts if not all(path.is_file() for path in files_of(folder, part))]
@@ -149,6 +154,16 @@ def render_to(folder: Path, worlds: Worlds, device: str, processes: int, until: 
             return all(_in_time(bar, until) for _ in map(_render_part, tasks))
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             return all(_in_time(bar, until) for _ in pool.imap_unordered(_render_part, tasks))
+
+
+def _check_kept(path: Path, worlds: Worlds) -> None:
+    """Say beside the files what they hold, and raise a `ValueError` where they hold something else."""
+    asked = json.dumps({name: value for name, value in asdict(worlds).items() if name != "count"})
+    if path.is_file() and path.read_text() != asked:
+        raise ValueError(
+            f"{path.parent} holds other worlds: {path.read_text()} instead of {asked}. Delete it, or take another --out."
+        )
+    path.write_text(asked)
 
 
 def _in_time(bar: tqdm, until: float) -> bool:

@@ -102,7 +102,7 @@ def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
     which = mini.Worlds(6, (24, 32))
     mini.render_to(tmp_path / "worlds", which, "cpu", 1)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "worlds").iterdir()}
-    assert len(before) == 4  # two parts of four worlds
+    assert len(before) == 5  # two parts of four worlds, and what they are
     (tmp_path / "worlds" / "00001_images.npy").unlink()
     with pytest.raises(FileNotFoundError, match="00001_images"):
         mini.RenderedWorlds(tmp_path / "worlds", 6)
@@ -115,6 +115,14 @@ def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
     assert sample.values.dtype == np.float32
     assert (sample.values >= 0).all()
     assert np.isfinite(sample.values).all()
+
+
+def test_worlds_of_another_run_are_not_taken_for_these(mini, tmp_path):
+    mini.render_to(tmp_path, mini.Worlds(4, (24, 32)), "cpu", 1)
+    mini.render_to(tmp_path, mini.Worlds(8, (24, 32)), "cpu", 1)  # more of the same
+    for other in (mini.Worlds(4, (24, 40)), mini.Worlds(4, (24, 32), first=4)):
+        with pytest.raises(ValueError, match=r"holds other worlds.*Delete it, or take another --out"):
+            mini.render_to(tmp_path, other, "cpu", 1)
 
 
 def test_worlds_rendered_live_are_those_rendered_ahead(mini, monkeypatch, tmp_path):
