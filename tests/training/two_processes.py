@@ -157,3 +157,5 @@ def main(out: Path, resume: str | None = None, kill: str | None = None) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), *sys.argv[2:])
+    if torch.distributed.is_initialized():  # else gloo's threads may outlive the interpreter, which aborts
+        torch.distributed.destroy_process_group()
