@@ -11,6 +11,7 @@ Finished runs are kept in the work folder, so that the same command goes on wher
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -68,8 +69,9 @@ SIZES = {
 # fmt: on
 
 
+@functools.cache
 def mini() -> SimpleNamespace:
-    """Import the example's parts."""
+    """Import the example's parts, where they are needed."""
     sys.path.insert(0, str(ROOT / "examples"))
     import mini_card
     import mini_data
@@ -77,6 +79,11 @@ def mini() -> SimpleNamespace:
     import train_mini
 
     return SimpleNamespace(card=mini_card, data=mini_data, model=mini_model, train=train_mini)
+
+
+def numbered(folder: Path, name: str) -> Path:
+    """Say where a variant's files lie."""
+    return folder / str(list(VARIANTS).index(name))
 
 
 def style_name(name: str) -> str:
@@ -90,17 +97,16 @@ def render(names: list[str], work: Path, plan: dict, processes: int) -> None:
     sizes = replace(parts.train.MiniPlan(), **plan)
     for name in dict.fromkeys(style_name(name) for name in names):
         if name != QUICKSTART:
-            folder = work / "worlds" / str(list(VARIANTS).index(name))
             style = parts.data.WorldStyle(**VARIANTS[name].style)
             worlds = parts.data.Worlds(sizes.small_worlds, sizes.small_world_size, style=style)
-            parts.data.render_to(folder, worlds, "cpu", processes)
+            parts.data.render_to(numbered(work / "worlds", name), worlds, "cpu", processes)
 
 
 def worlds_of(name: str, work: Path, plan):
     """Give the records that a variant learns from."""
     parts, style = mini(), style_name(name)
     if style != QUICKSTART:
-        return parts.data.RenderedWorlds(work / "worlds" / str(list(VARIANTS).index(style)), plan.small_worlds)
+        return parts.data.RenderedWorlds(numbered(work / "worlds", style), plan.small_worlds)
     from depth_anything_hf.data.records import DepthSample
     from depth_anything_hf.data.synthetic import iter_synthetic_records
 
@@ -124,16 +130,16 @@ def teacher_labels(folder: Path, teacher: Path, parts: SimpleNamespace, plan, co
     return load_folder(folder / "labels")
 
 
-def train_one(seed: int, name: str, work: Path, sizes: dict):
-    """Train one model and return it."""
+def train_one(seed: int, name: str, work: Path, sizes: dict) -> Path:
+    """Train one model and return its folder."""
     parts, variant = mini(), VARIANTS[name]
     train = parts.train
     plan = replace(train.MiniPlan(), seed=seed, **(sizes["plan"] | variant.plan))
-    folder = work / f"seed{seed}" / str(list(VARIANTS).index(name))
+    folder = numbered(work / f"seed{seed}", name)
     data = {"train_dataset": worlds_of(name, work, plan)}
     batch, rate, steps = (plan.beginner_batch, 0), plan.learning_rate, plan.beginner_steps
     if variant.second_stage:
-        first = work / f"seed{seed}" / "0" / "model"
+        first = numbered(work / f"seed{seed}", ALL) / "model"
         model = train.DepthAnythingForDepthEstimation.from_pretrained(first)
         rate, steps = rate / 2, sizes["second_steps"]
         if variant.second_stage == "labels":
@@ -142,7 +148,7 @@ def train_one(seed: int, name: str, work: Path, sizes: dict):
     else:
         model = parts.model.new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
     stage = train.Stage(plan.beginner_size, steps, batch, rate)
-    model = train.train(model, folder, plan, stage, train.Deadline(float("inf")), **data)
+    train.train(model, folder, plan, stage, train.Deadline(float("inf")), **data)
     parts.model.new_processor(plan.beginner_size, plan.patch_size).save_pretrained(folder / "model")
     return folder / "model"
 
@@ -207,20 +213,11 @@ def main() -> None:
     passed = ["--sizes", json.dumps(options.sizes), *(["--eval", options.eval] if options.eval else [])]
     results = run_all(list(VARIANTS), options.seeds, options.jobs, options.work, passed, names)
 
-    from reporting import stamp
+    from reporting import report_table
 
-    made = stamp()
-    made["machine"] += ", one thread a model"
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(made | {"sizes": sizes, "results": results}, indent=1))
-    text = table(results)
-    head = (
-        f"AbsRel ↓ / δ1 ↑ after {sizes['plan']['beginner_steps']} steps (a second stage: {sizes['second_steps']} more). "
-        f"Machine: {made['machine']}; torch {made['versions']['torch']}, transformers "
-        f"{made['versions']['transformers']}. Command: `{made['command']}`."
-    )
-    options.out.with_suffix(".md").write_text(f"# What pays in the training of mini\n\n{head}\n\n{text}\n")
-    print(text)
+    protocol = f"AbsRel ↓ / δ1 ↑ after {sizes['plan']['beginner_steps']} steps (a second stage: {sizes['second_steps']} more)."
+    result = {"sizes": sizes, "results": results}
+    report_table(options.out, "What pays in the training of mini", protocol, table(results), result)
 
 
 if __name__ == "__main__":

@@ -75,3 +75,17 @@ def report(name: str, result: dict, out: Path = RESULTS) -> None:
     text = json.dumps(stamp() | result, indent=1, default=str)
     (out / f"{name}.json").write_text(text + "\n")
     print(text)
+
+
+def report_table(path: Path, title: str, protocol: str, table: str, result: dict) -> None:
+    """Write what models trained with one thread each scored: to `path` with its stamp, and as a table beside it; print it."""
+    made = stamp()
+    made["machine"] += ", one thread a model"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(made | result, indent=1))
+    head = (
+        f"{protocol} Machine: {made['machine']}; torch {made['versions']['torch']}, transformers "
+        f"{made['versions']['transformers']}. Command: `{made['command']}`."
+    )
+    path.with_suffix(".md").write_text(f"# {title}\n\n{head}\n\n{table}\n")
+    print(table)

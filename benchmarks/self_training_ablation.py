@@ -21,7 +21,6 @@ the work folder, so that the same command goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -126,22 +125,13 @@ def main() -> None:
         return run_one(int(options.one[0]), options.one[1], options.work)
     results = run_all([TEACHER, *VARIANTS], options.seeds, options.jobs, options.work)
 
-    from reporting import stamp
+    from reporting import report_table
 
     from depth_anything_hf.quickstart.experiment import Plan
 
-    made = stamp()
-    made["machine"] += ", one thread a model"
-    written = made | {"plan": asdict(replace(Plan(), **PLAN)), "results": results}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(written, indent=1))
-    text = table(results, options.seeds)
-    head = (
-        f"Held-out images of the unlabelled domain, {options.seeds} seeds, mean ± standard deviation. Machine: {made['machine']}; "
-        f"torch {made['versions']['torch']}, transformers {made['versions']['transformers']}. Command: `{made['command']}`."
-    )
-    options.out.with_suffix(".md").write_text(f"# Self-training ablation\n\n{head}\n\n{text}\n")
-    print(text)
+    protocol = f"Held-out images of the unlabelled domain, {options.seeds} seeds, mean ± standard deviation."
+    result = {"plan": asdict(replace(Plan(), **PLAN)), "results": results}
+    report_table(options.out, "Self-training ablation", protocol, table(results, options.seeds), result)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def run_script() -> Callable[..., list]:
         environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(out), *arguments]
-        for _ in range(2):  # gloo itself may crash on a busy machine, seen twice in dozens of runs: then once more
+        for _ in range(2):  # gloo itself may crash on a busy machine, seen once in dozens of runs: then once more
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-            if not any(signal in done.stderr for signal in ("SIGSEGV", "SIGABRT")):
+            if "SIGSEGV" not in done.stderr:
                 break
         assert done.returncode == 0, done.stderr[-4000:]
         return [torch.load(path, weights_only=False) for path in sorted(out.glob("rank*.pt"))]
