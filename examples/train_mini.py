@@ -40,6 +40,7 @@ from depth_anything_hf import (
 )
 from depth_anything_hf.training.checkpoints import last_whole_checkpoint
 
+COLORS = {"gamma": (0.5, 2.0), "brightness": (0.5, 2.0), "color": (0.8, 1.25)}  # far beyond those of V1
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -47,25 +48,26 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 class MiniPlan:
     """Sizes and lengths of a run."""
 
-    hidden_size: int = 192
+    hidden_size: int = 128
     layers: int = 8
     patch_size: int = 8
     small_worlds: int = 20_480
-    worlds: int = 5120
+    worlds: int = 10_240
     small_world_size: tuple[int, int] = (96, 128)  # as rendered, pixels
     world_size: tuple[int, int] = (192, 256)
     beginner_size: tuple[int, int] = (48, 64)  # of its crops
     teacher_size: tuple[int, int] = (72, 96)
     student_size: tuple[int, int] = (96, 128)
-    beginner_steps: int = 7500
-    teacher_steps: int = 1000
-    student_steps: int = 160
-    beginner_batch: int = 24
-    teacher_batch: int = 24
+    beginner_steps: int = 5000
+    teacher_steps: int = 3500
+    student_steps: int = 800
+    beginner_batch: int = 48
+    teacher_batch: int = 32
     student_batch: tuple[int, int] = (24, 8)  # worlds, photographs
     learning_rate: float = 1e-3  # of the beginner; half of it for each that goes on from another
     weight_decay: float = 0.05
     gradient_matching: float = 2.0
+    color_probability: float = 0.8  # share of the worlds whose exposure, contrast and colours are changed
     seed: int = 0
 
 
@@ -123,7 +125,7 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
         labeled_batch_size=worlds, unlabeled_batch_size=photographs or None, zoom=1.3, max_grad_norm=1.0,
         gradient_matching_weight=plan.gradient_matching, feature_alignment_weight=0.0,
         strong_perturbation=photographs > 0, cutmix_probability=0.5 if photographs else 0.0,
-        perturbation_kwargs={"blur_sigma": (0.1, 1.0)},
+        perturbation_kwargs={"blur_sigma": (0.1, 1.0)}, color_ranges=COLORS | {"probability": plan.color_probability},
         bf16=has_bf16(), use_cpu=DEVICE == "cpu", seed=plan.seed, report_to="none", disable_tqdm=False,
         save_steps=500, save_total_limit=1, logging_steps=min(25, -(-stage.steps // 40)),
         dataloader_num_workers=1 if DEVICE == "cpu" else 12, dataloader_pin_memory=DEVICE == "cuda",

@@ -6,7 +6,8 @@ import torch
 
 from depth_anything_hf.data.worlds.layouts import LAYOUTS
 from depth_anything_hf.data.worlds.rendering import FARTHEST, NEAREST, WorldStyle, render_worlds
-from depth_anything_hf.data.worlds.solids import COLUMNS, WIDTH, World
+from depth_anything_hf.data.worlds.shots import Shot
+from depth_anything_hf.data.worlds.solids import BOX, COLUMNS, WIDTH, World
 from depth_anything_hf.data.worlds.textures import FAMILIES, LEVELS, SIDE, TEXELS, TEXTURES, atlas
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,10 +35,22 @@ def test_a_seed_fixes_a_world():
     assert not torch.equal(one.images, render_worlds([6], HEIGHT, WIDTH_OF_IMAGE).images)
 
 
-def test_a_camera_that_sees_nothing_but_the_sky():
-    scene = render_worlds([15276], 96, 128)  # no solid's outline meets the image
-    assert scene.sky.all()
+def test_a_camera_that_sees_nothing_but_the_sky(monkeypatch):
+    def upward(world):
+        world.at(0, 0).add(BOX, (0, 0, -1), (9, 9, 0.5), world.material("grass"))
+        return Shot(np.zeros(3), heading=0, pitch=1.5, roll=0, fov=1, sun=True, lamps=[np.array([0, 9, 99])])
+
+    monkeypatch.setitem(LAYOUTS, "upward", upward)
+    scene = render_worlds([0], 48, 64, WorldStyle(kinds={"upward": 1.0}))
+    assert scene.sky.all()  # no solid's outline meets the image
     assert (scene.depth == 0).all()
+
+
+def test_no_sky_is_seen_in_a_room_through_its_gaps():
+    scenes = render_worlds(
+        range(60), 12, 16, WorldStyle(kinds={"room": 1.0}, textures=False, shadows=False, sensor=False)
+    )
+    assert not scenes.sky.any()
 
 
 def test_a_batch_gives_what_its_worlds_give_alone():

@@ -60,8 +60,8 @@ def street(world: World) -> Shot:
             rng.uniform(1.1, 2.4) if driver else rng.uniform(1.3, 4),
         ]
     )
-    heading = rng.normal(0, 0.1) if rng.random() < 0.6 else rng.uniform(-1.3, 1.3)
-    if rng.random() < 0.12:  # the own bonnet
+    heading = rng.normal(0, 0.1) if rng.random() < 0.6 else rng.uniform(-1.6, 1.6)
+    if rng.random() < 0.2:  # the own bonnet
         ground.add(
             BALL,
             (eye[0] + rng.uniform(-0.3, 0.3), 0.9, eye[2] - 0.75),
@@ -77,7 +77,7 @@ def street(world: World) -> Shot:
         lens(rng, 32, 100),
         True,
         sun(rng),
-        rng.choice([0, 0, 0.001, 0.004, 0.015]),
+        rng.choice([0, 0, 0, 0.001, 0.004]),
     )
 
 
@@ -93,11 +93,11 @@ def _roadside(world: World, side: int, edge: float, town: float, green: float) -
             y += 2 * half + rng.exponential(6) * (1.1 - town)
         else:
             y += rng.uniform(4, 15)
-    for _ in range(int(rng.poisson(14 * green))):
+    for _ in range(int(rng.poisson(20 * green))):
         x = side * (edge + rng.exponential(5) - 0.6)
         y = 3 * 30 ** rng.random()
         if rng.random() < 0.65:
-            outdoor_objects.tree(world.at(x + side, y), rng.uniform(3, 13))
+            outdoor_objects.tree(world.at(x + side, y), rng.uniform(4, 18))
         else:
             outdoor_objects.bush(world.at(x + side * 0.5, y), rng.uniform(0.4, 1.5))
     if rng.random() < 0.5:
@@ -117,10 +117,9 @@ def _traffic(world: World, road: float, taken: list) -> None:
         x, y = rng.choice(lanes) + rng.normal(0, 0.2), 4.5 * 16 ** rng.random()
         if is_free(taken, x, y, 2.4):
             outdoor_objects.car(world.at(x, y, 0, rng.choice([0, math.pi]) + rng.normal(0, 0.06)))
-    if rng.random() < 0.6:  # parked
-        side = rng.choice([-1, 1])
-        for y in np.arange(rng.uniform(2, 8), 60, rng.uniform(5.5, 9)):
-            if rng.random() < 0.7 and is_free(taken, side * (road - 0.9), y, 2.3):
+    for side in (-1, 1):  # parked
+        for y in np.arange(rng.uniform(1, 6), 60, rng.uniform(5, 8)) if rng.random() < 0.45 else ():
+            if rng.random() < 0.8 and is_free(taken, side * (road - 0.9), y, 2.3):
                 outdoor_objects.car(world.at(side * (road - 0.9), y, 0, rng.choice([0, math.pi])))
 
 
@@ -194,5 +193,5 @@ def country(world: World) -> Shot:
         lens(rng, 32, 88),
         True,
         sun(rng),
-        rng.choice([0, 0.0005, 0.003, 0.01]),
+        rng.choice([0, 0, 0.0005, 0.003]),
     )

@@ -94,7 +94,8 @@ def _light(rng: np.random.Generator, shot: Shot) -> dict[str, np.ndarray]:
     warm = np.array([1.0, rng.uniform(0.75, 1.0), rng.uniform(0.5, 1.05)])
     lamps, reach = list(shot.lamps[:2]), [1e9 if shot.sun else rng.uniform(1, 5)] * len(shot.lamps[:2])
     overcast = shot.sun and rng.random() < 0.35
-    colors = [warm * rng.uniform(0.5, 2.0) * (0.1 if overcast else 1.0) for _ in lamps]
+    bright = rng.uniform(1.0, 3.0) if shot.sun else rng.uniform(0.5, 2.0)  # a sun's shadows are dark
+    colors = [warm * bright * (0.1 if overcast else 1.0) for _ in lamps]
     span = 300.0 if shot.sun else 2.0
     while len(lamps) < 3:
         direction = rng.normal(0, 1, 3) * (1, 1, 0.5) + (0, 0, 0.8)
@@ -107,14 +108,15 @@ def _light(rng: np.random.Generator, shot: Shot) -> dict[str, np.ndarray]:
     blue = np.array([rng.uniform(0.15, 0.6), rng.uniform(0.35, 0.7), rng.uniform(0.6, 1.0)])
     grey = np.ones(3) * rng.uniform(0.5, 1.0)
     zenith, horizon = (grey, grey * rng.uniform(0.9, 1.2)) if overcast else (blue, 0.4 * blue + 0.6 * grey)
+    glare = math.exp(rng.uniform(0, 1.4)) if shot.sun else 1.0  # exposed for the ground, a sky is often white
     return {
         "lamps": np.array(lamps[:3]),
         "colors": np.array(colors[:3]),
         "reach": np.array(reach[:3]),
         "ambient": rng.uniform(0.1, 0.5) * (0.6 * np.ones(3) + 0.4 * zenith / zenith.mean()),
         "flash": np.array(rng.uniform(0, 0.3) if rng.random() < 0.6 else rng.uniform(0.3, 1.2)),
-        "zenith": zenith,
-        "horizon": horizon,
+        "zenith": glare * zenith,
+        "horizon": glare * horizon,
         "fog": np.array(shot.fog),
         "clouds": np.array([rng.uniform(0.2, 0.9) if shot.sun else 0.0, rng.integers(*FAMILIES["noise"])]),
     }
@@ -139,7 +141,7 @@ def _develop(linear: torch.Tensor, seed: int, sensor: bool) -> torch.Tensor:
     """Return what a camera makes of linear light `(3, height, width)`: uint8, same shape, on the CPU."""
     rng = np.random.default_rng([seed, 99])
     level = linear.flatten(1).mean(0).quantile(0.5) * 0.5 + linear.mean() * 0.5
-    aim = rng.uniform(0.1, 0.4) if sensor else 0.2
+    aim = (rng.uniform(0.1, 0.4) if rng.random() < 0.85 else rng.uniform(0.05, 0.8)) if sensor else 0.2
     linear = linear * (aim / level.clamp(min=1e-3))
     if not sensor:
         return (linear.clamp(0, 1) ** (1 / 2.2) * 255).round().to(torch.uint8).cpu()
@@ -148,11 +150,11 @@ def _develop(linear: torch.Tensor, seed: int, sensor: bool) -> torch.Tensor:
         v = torch.linspace(-1, 1, height, device=linear.device)[:, None]
         u = torch.linspace(-1, 1, width, device=linear.device)
         linear = linear * (1 - rng.uniform(0, 0.3) * (u * u + v * v))
-    cast = np.exp(rng.normal(0, 0.12, 3))
+    cast = np.exp(rng.normal(0, 0.07, 3))
     linear = linear * torch.tensor(cast, dtype=torch.float32, device=linear.device)[:, None, None]
-    soft = rng.uniform(0.35, 0.7) if rng.random() < 0.7 else rng.uniform(0.5, 1.6)
+    soft = rng.uniform(0.3, 0.5) if rng.random() < 0.8 else rng.uniform(0.5, 1.5)  # few stay soft when made so small
     linear = _blur(linear, soft * rng.uniform(0.9, 1.1), soft * rng.uniform(0.9, 1.1))
-    noise = rng.uniform(0, 0.015) if rng.random() < 0.7 else rng.uniform(0, 0.06)
+    noise = rng.uniform(0, 0.006) if rng.random() < 0.8 else rng.uniform(0, 0.05)
     grain = torch.from_numpy(rng.standard_normal(linear.shape, np.float32)).to(linear.device)
     if rng.random() < 0.5:
         grain = 1.6 * _blur(grain, 0.6, 0.6)
@@ -163,11 +165,15 @@ def _develop(linear: torch.Tensor, seed: int, sensor: bool) -> torch.Tensor:
     curve = rng.uniform(0, 0.9)  # contrast: from none to a full smooth step
     encoded = torch.lerp(encoded, encoded * encoded * (3 - 2 * encoded), curve)
     grey = encoded.mean(0, keepdim=True)
-    encoded = (grey + rng.uniform(0.5, 1.5) * (encoded - grey)) if rng.random() < 0.95 else grey.expand(3, -1, -1)
+    encoded = (grey + rng.uniform(0.5, 1.5) * (encoded - grey)) if rng.random() < 0.97 else grey.expand(3, -1, -1)
+    if rng.random() < 0.75:  # most pictures reach from black to white
+        dark, light = grey.clamp(0, 1).flatten().quantile(torch.tensor([0.01, 0.99], device=grey.device))
+        low, high = rng.uniform(0, 0.12), rng.uniform(0.8, 1.1)
+        encoded = low + (encoded - dark) * ((high - low) / (light - dark).clamp(min=0.4))
     image = (encoded.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    if rng.random() < 0.7:
+    if rng.random() < 0.4:
         file = io.BytesIO()
-        quality = int(rng.integers(35, 97))
+        quality = int(rng.integers(50, 97))
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality)
         image = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
     return image

@@ -18,8 +18,9 @@ def walls(world: World, half_x: float, half_y: float, height: float) -> None:
     wall, far = world.material(rng.choice(["paint", "paint", "wallpaper", "facade"], p=[0.45, 0.25, 0.2, 0.1])), 0.1
     other = wall if rng.random() < 0.7 else world.material("wallpaper")
     ground = world.at(0, 0)
-    ground.add(BOX, (0, 0, -far), (half_x * 3, half_y * 3, far), world.material("floor"))
-    ground.add(BOX, (0, 0, height + far), (half_x * 3, half_y * 3, far), world.material("paint"))
+    reach = max(half_x, half_y) * 3 + 5  # beyond what is seen through a gap
+    ground.add(BOX, (0, 0, -far), (reach, reach, far), world.material("floor"))
+    ground.add(BOX, (0, 0, height + far), (reach, reach, far), world.material("paint"))
     skirting = world.material("paint") if rng.random() < 0.6 else None
     for i, (x, y, length) in enumerate(
         ((0, half_y, half_x), (half_x, 0, half_y), (-half_x, 0, half_y), (0, -half_y, half_x))
@@ -33,7 +34,7 @@ def walls(world: World, half_x: float, half_y: float, height: float) -> None:
                 if end > start:
                     side.add(BOX, ((start + end) / 2, far, height / 2), ((end - start) / 2, far, height / 2), material)
             side.add(BOX, (at, far, height - 0.2), (gap, far, max(height - 2.1, 0.1)), material)
-            side.add(BOX, (0, rng.uniform(1, 4), height / 2), (half_x * 3, far, height / 2), world.material("paint"))
+            side.add(BOX, (0, rng.uniform(1, 4), height / 2), (reach, far, height / 2), world.material("paint"))
         else:
             side.add(BOX, (0, far, height / 2), (length * 1.05, far, height / 2), material)
             _on_the_wall(side, length, height)

@@ -100,8 +100,10 @@ class World:
         family = FAMILIES[finish.families[rng.integers(len(finish.families))]]
         dark, light = np.array(finish.dark), np.array(finish.light)
         shade = rng.random(3) if finish.free else np.clip(rng.random() + rng.normal(0, 0.06, 3), 0, 1)
-        if finish.free and rng.random() < 0.4:  # greys are common
-            shade = np.clip(rng.random() + rng.normal(0, 0.03, 3), 0, 1)
+        if finish.free:  # pure colours are rare
+            shade = shade.mean() + rng.random() * (shade - shade.mean())
+            if rng.random() < 0.4:
+                shade = np.clip(rng.random() + rng.normal(0, 0.03, 3), 0, 1)
         period = math.exp(rng.uniform(*np.log(finish.period)))
         holes = rng.uniform(*finish.holes)
         gloss = finish.gloss * rng.random() ** 2
