@@ -38,6 +38,7 @@ class Variant:
 
 VARIANTS = {
     ALL: Variant(""),
+    "another seed": Variant("chance", {"seed": 1}),  # what differs by no more says nothing
     QUICKSTART: Variant("renderer"),
     "plain surfaces": Variant("renderer", style={"textures": False}),
     "no shadows": Variant("renderer", style={"shadows": False}),
@@ -48,8 +49,9 @@ VARIANTS = {
     "a third of the worlds": Variant("renderer", {"small_worlds": 1024}),
     "gradient matching 0": Variant("loss", {"gradient_matching": 0.0}),
     "gradient matching 0.5": Variant("loss", {"gradient_matching": 0.5}),
-    "width 128": Variant("capacity", {"hidden_size": 128}),
-    "width 256, 6 blocks": Variant("capacity", {"hidden_size": 256, "layers": 6}),
+    "no change of colours": Variant("augmentation", {"color_probability": 0.0}),
+    "width 64": Variant("capacity", {"hidden_size": 64}),
+    "width 192": Variant("capacity", {"hidden_size": 192}),
     "as long again": Variant("second stage", second_stage="worlds"),
     "at 72 x 96": Variant("second stage", {"beginner_size": (72, 96)}, second_stage="worlds"),
     "at 72 x 96, other worlds with the teacher's labels": Variant(
@@ -134,7 +136,7 @@ def train_one(seed: int, name: str, work: Path, sizes: dict) -> Path:
     """Train one model and return its folder."""
     parts, variant = mini(), VARIANTS[name]
     train = parts.train
-    plan = replace(train.MiniPlan(), seed=seed, **(sizes["plan"] | variant.plan))
+    plan = replace(train.MiniPlan(), **({"seed": seed} | sizes["plan"] | variant.plan))
     folder = numbered(work / f"seed{seed}", name)
     data = {"train_dataset": worlds_of(name, work, plan)}
     batch, rate, steps = (plan.beginner_batch, 0), plan.learning_rate, plan.beginner_steps

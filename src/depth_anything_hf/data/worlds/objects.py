@@ -9,80 +9,101 @@ import numpy as np
 from depth_anything_hf.data.worlds.solids import BALL, BOX, CONE, ROD, Place, rotation
 
 
+def _packet(place: Place, s: float) -> None:
+    rng, world = place.world.rng, place.world
+    half = (s * rng.uniform(0.3, 1), s * rng.uniform(0.2, 0.8), s)
+    place.add(BOX, (0, 0, s), half, world.material(rng.choice(["paper", "paper", "plastic", "wood"])))
+
+
+def _bottle(place: Place, s: float) -> None:
+    rng, world = place.world.rng, place.world
+    body = world.material(rng.choice(["plastic", "any", "lacquer"]), clear=rng.choice([0, 0, 0.7]))
+    r = s * rng.uniform(0.25, 0.45)
+    place.add(ROD, (0, 0, s * 0.65), (r, r, s * 0.65), body)
+    place.add(CONE, (0, 0, s * 1.3 + r * 0.6), (r, r, r * 0.6), body)
+    place.add(ROD, (0, 0, s * 1.6), (r * 0.35, r * 0.35, s * 0.4), world.material("plastic"))
+
+
+def _can(place: Place, s: float) -> None:
+    rng, world = place.world.rng, place.world
+    r = s * rng.uniform(0.4, 0.8)
+    place.add(ROD, (0, 0, s), (r, r, s), world.material(rng.choice(["paper", "metal", "plastic"])))
+
+
+def _mug(place: Place, s: float) -> None:
+    cup, r = place.world.material("plastic"), s * 0.7
+    place.add(ROD, (0, 0, s * 0.8), (r, r, s * 0.8), cup)
+    place.add(BOX, (r * 1.2, 0, s * 0.8), (r * 0.35, r * 0.12, s * 0.45), cup)
+    place.add(ROD, (0, 0, s * 1.56), (r * 0.85, r * 0.85, s * 0.05), place.world.material("lacquer"))
+
+
+def _bowl(place: Place, s: float) -> None:
+    """Build a bowl or a plate: flat, with a darker hollow."""
+    rng, world = place.world.rng, place.world
+    r, tall = s * rng.uniform(0.8, 1.6), s * rng.uniform(0.05, 0.6)
+    place.add(ROD, (0, 0, tall), (r, r, tall), world.material("plastic"))
+    place.add(ROD, (0, 0, 2 * tall), (r * 0.9, r * 0.9, tall * 0.1), world.material("any"))
+
+
+def _ball(place: Place, s: float) -> None:
+    high = s * place.world.rng.uniform(0.5, 0.8)
+    place.add(BALL, (0, 0, s * 0.7), (s * 0.7, s * 0.7, high), place.world.material("any"))
+
+
+def _lying_books(place: Place, s: float) -> None:
+    rng, world = place.world.rng, place.world
+    z = 0.0
+    for _ in range(rng.integers(1, 5)):
+        thick = s * rng.uniform(0.06, 0.2)
+        half = (s * rng.uniform(0.6, 1), s * rng.uniform(0.45, 0.75), thick)
+        place.add(BOX, (0, 0, z + thick), half, world.material("paper"), rotation(rng.normal(0, 0.2)))
+        z += 2 * thick
+
+
+def _tool(place: Place, s: float) -> None:
+    """Build a pen, a stick or a tool: long and thin, lying."""
+    rng, world = place.world.rng, place.world
+    thin = s * rng.uniform(0.03, 0.12)
+    turn = rotation(0, math.pi / 2)
+    place.add(ROD, (0, 0, thin), (thin, thin, s), world.material("any"), turn)
+    if rng.random() < 0.5:
+        place.add(BOX, (0, s * 0.8, thin * 1.5), (thin * 3, s * 0.3, thin * 1.5), world.material("any"))
+
+
+def _cone(place: Place, s: float) -> None:
+    rng, world = place.world.rng, place.world
+    half = (s * rng.uniform(0.3, 0.7),) * 2 + (s,)
+    place.add(CONE, (0, 0, s), half, world.material(rng.choice(["any", "paper", "plastic"])))
+
+
+def _glass(place: Place, s: float) -> None:
+    rng, world = place.world.rng, place.world
+    r = s * rng.uniform(0.3, 0.6)
+    place.add(ROD, (0, 0, s), (r, r, s), world.material("plastic", clear=rng.uniform(0.5, 0.85)))
+
+
+def _toy(place: Place, s: float) -> None:
+    """Build a heap of balls and boxes."""
+    rng, cloth = place.world.rng, place.world.material("any")
+    for _ in range(rng.integers(3, 7)):
+        where = rng.normal(0, 0.35, 3) * s + np.array([0, 0, s * 0.7])
+        shape, half = rng.choice([BALL, BALL, BOX]), s * rng.uniform(0.2, 0.5, 3)
+        place.add(shape, where, half, cloth, rotation(*rng.uniform(-1, 1, 3)))
+
+
+def _machine(place: Place, s: float) -> None:
+    place.add(BOX, (0, 0, s * 0.5), (s, s * 0.7, s * 0.5), place.world.material("plastic"))
+    place.add(BOX, (0, -s * 0.3, s), (s * 0.8, s * 0.35, s * 0.15), place.world.material("any"))
+
+
+_THINGS = (
+    _packet, _bottle, _can, _mug, _bowl, _ball, _lying_books, _tool, _cone, _glass, _toy, _machine,
+)  # fmt: skip
+
+
 def thing(place: Place, size: float) -> None:
     """Build one of the small things that lie on tables and shelves, about `size` metres high or long."""
-    rng, world = place.world.rng, place.world
-    s, kind = size / 2, rng.integers(12)
-    if kind == 0:  # box or packet
-        place.add(
-            BOX,
-            (0, 0, s),
-            (s * rng.uniform(0.3, 1), s * rng.uniform(0.2, 0.8), s),
-            world.material(rng.choice(["paper", "paper", "plastic", "wood"])),
-        )
-    elif kind == 1:  # bottle
-        body = world.material(rng.choice(["plastic", "any", "lacquer"]), clear=rng.choice([0, 0, 0.7]))
-        r = s * rng.uniform(0.25, 0.45)
-        place.add(ROD, (0, 0, s * 0.65), (r, r, s * 0.65), body)
-        place.add(CONE, (0, 0, s * 1.3 + r * 0.6), (r, r, r * 0.6), body)
-        place.add(ROD, (0, 0, s * 1.6), (r * 0.35, r * 0.35, s * 0.4), world.material("plastic"))
-    elif kind == 2:  # can or jar, with a label
-        r = s * rng.uniform(0.4, 0.8)
-        place.add(ROD, (0, 0, s), (r, r, s), world.material(rng.choice(["paper", "metal", "plastic"])))
-    elif kind == 3:  # mug
-        cup, r = world.material("plastic"), s * 0.7
-        place.add(ROD, (0, 0, s * 0.8), (r, r, s * 0.8), cup)
-        place.add(BOX, (r * 1.2, 0, s * 0.8), (r * 0.35, r * 0.12, s * 0.45), cup)
-        place.add(ROD, (0, 0, s * 1.56), (r * 0.85, r * 0.85, s * 0.05), world.material("lacquer"))
-    elif kind == 4:  # bowl or plate: flat, with a darker hollow
-        r, tall = s * rng.uniform(0.8, 1.6), s * rng.uniform(0.05, 0.6)
-        place.add(ROD, (0, 0, tall), (r, r, tall), world.material("plastic"))
-        place.add(ROD, (0, 0, 2 * tall), (r * 0.9, r * 0.9, tall * 0.1), world.material("any"))
-    elif kind == 5:  # fruit, ball
-        place.add(BALL, (0, 0, s * 0.7), (s * 0.7, s * 0.7, s * rng.uniform(0.5, 0.8)), world.material("any"))
-    elif kind == 6:  # lying books
-        z = 0.0
-        for _ in range(rng.integers(1, 5)):
-            thick = s * rng.uniform(0.06, 0.2)
-            place.add(
-                BOX,
-                (0, 0, z + thick),
-                (s * rng.uniform(0.6, 1), s * rng.uniform(0.45, 0.75), thick),
-                world.material("paper"),
-                rotation(rng.normal(0, 0.2)),
-            )
-            z += 2 * thick
-    elif kind == 7:  # pen, stick, tool: long and thin, lying
-        thin = s * rng.uniform(0.03, 0.12)
-        turn = rotation(0, math.pi / 2)
-        place.add(ROD, (0, 0, thin), (thin, thin, s), world.material("any"), turn)
-        if rng.random() < 0.5:
-            place.add(BOX, (0, s * 0.8, thin * 1.5), (thin * 3, s * 0.3, thin * 1.5), world.material("any"))
-    elif kind == 8:  # cone
-        place.add(
-            CONE,
-            (0, 0, s),
-            (s * rng.uniform(0.3, 0.7),) * 2 + (s,),
-            world.material(rng.choice(["any", "paper", "plastic"])),
-        )
-    elif kind == 9:  # glass
-        r = s * rng.uniform(0.3, 0.6)
-        place.add(ROD, (0, 0, s), (r, r, s), world.material("plastic", clear=rng.uniform(0.5, 0.85)))
-    elif kind == 10:  # toy: a heap of balls and boxes
-        cloth = world.material("any")
-        for _ in range(rng.integers(3, 7)):
-            where = rng.normal(0, 0.35, 3) * s + np.array([0, 0, s * 0.7])
-            place.add(
-                rng.choice([BALL, BALL, BOX]),
-                where,
-                s * rng.uniform(0.2, 0.5, 3),
-                cloth,
-                rotation(*rng.uniform(-1, 1, 3)),
-            )
-    else:  # machine
-        case = world.material("plastic")
-        place.add(BOX, (0, 0, s * 0.5), (s, s * 0.7, s * 0.5), case)
-        place.add(BOX, (0, -s * 0.3, s), (s * 0.8, s * 0.35, s * 0.15), world.material("any"))
+    _THINGS[place.world.rng.integers(len(_THINGS))](place, size / 2)
 
 
 def is_free(taken: list[tuple[float, float, float]], x: float, y: float, radius: float) -> bool:

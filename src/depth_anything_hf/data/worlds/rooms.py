@@ -79,6 +79,7 @@ def _on_the_wall(side, length: float, height: float) -> None:
 
 
 _ALONG_WALLS = ("shelf", "cabinet", "cabinet", "sofa", "bed", "desk", "plant", "lamp", "boxes")
+_IN_THE_MIDDLE = ("dining", "dining", "sofa", "boxes", "plant", "chair", "chair", "desk")
 
 
 def _stand(world: World, name: str, x: float, y: float, yaw: float) -> None:
@@ -125,7 +126,22 @@ def room(world: World) -> Shot:
     eye = np.array(
         [rng.uniform(-0.6, 0.6) * half_x, -half_y + rng.uniform(0.2, 0.9), rng.uniform(0.7, min(2.0, height - 0.3))]
     )
-    taken = [(eye[0], eye[1], 0.45)]
+    _furnish(world, half_x, half_y, [(eye[0], eye[1], 0.45)])
+    aim = rng.uniform(-0.7, 0.7) * half_x - eye[0]
+    lamps = [
+        np.array([*rng.uniform(-0.6, 0.6, 2) * (half_x, half_y), height - 0.15]) for _ in range(rng.integers(1, 3))
+    ]
+    if rng.random() < 0.35:  # daylight from a side
+        lamps[0] = np.array([rng.choice([-1, 1]) * half_x * 0.95, rng.uniform(-0.5, 0.5) * half_y, rng.uniform(1, 2)])
+    for lamp in lamps:
+        world.at(*lamp).add(BOX, (0, 0, 0.12), (0.2, 0.2, 0.02), world.material("paint", glow=2.0))
+    pitch, roll = rng.normal(-0.15, 0.17), rng.normal(0, 0.04)
+    return Shot(eye, math.atan2(aim, half_y * 1.3), pitch, roll, lens(rng, 42, 88), False, lamps)
+
+
+def _furnish(world: World, half_x: float, half_y: float, taken: list[tuple[float, float, float]]) -> None:
+    """Stand furniture along three walls and in the middle, where nothing is taken; perhaps a carpet and a person."""
+    rng = world.rng
     for _ in range(rng.integers(2, 10)):
         side = rng.integers(3)
         t = rng.uniform(-0.85, 0.85)
@@ -139,32 +155,14 @@ def room(world: World) -> Shot:
             _stand(world, name, x, y, yaw)
     for _ in range(rng.integers(0, 4)):
         x, y = rng.uniform(-0.7, 0.7) * half_x, rng.uniform(-0.5, 0.8) * half_y
-        name = str(rng.choice(["dining", "dining", "sofa", "boxes", "plant", "chair", "chair", "desk"]))
+        name = str(rng.choice(_IN_THE_MIDDLE))
         if is_free(taken, x, y, 0.9 if name == "dining" else 0.5):
             _stand(world, name, x, y, rng.uniform(0, math.tau))
     if rng.random() < 0.3:
         half = rng.uniform(0.5, 1.8, 2)
-        world.at(*rng.uniform(-0.4, 0.4, 2) * (half_x, half_y), 0, rng.normal(0, 0.2)).add(
-            BOX, (0, 0, 0.006), (*half, 0.006), world.material("fabric")
-        )
+        place = world.at(*rng.uniform(-0.4, 0.4, 2) * (half_x, half_y), 0, rng.normal(0, 0.2))
+        place.add(BOX, (0, 0, 0.006), (*half, 0.006), world.material("fabric"))
     if rng.random() < 0.15:
         x, y = rng.uniform(-0.6, 0.6) * half_x, rng.uniform(-0.3, 0.8) * half_y
         if is_free(taken, x, y, 0.4):
             person(world.at(x, y, 0, rng.uniform(0, math.tau)))
-    aim = rng.uniform(-0.7, 0.7) * half_x - eye[0]
-    lamps = [
-        np.array([*rng.uniform(-0.6, 0.6, 2) * (half_x, half_y), height - 0.15]) for _ in range(rng.integers(1, 3))
-    ]
-    if rng.random() < 0.35:  # daylight from a side
-        lamps[0] = np.array([rng.choice([-1, 1]) * half_x * 0.95, rng.uniform(-0.5, 0.5) * half_y, rng.uniform(1, 2)])
-    for lamp in lamps:
-        world.at(*lamp).add(BOX, (0, 0, 0.12), (0.2, 0.2, 0.02), world.material("paint", glow=2.0))
-    return Shot(
-        eye,
-        math.atan2(aim, half_y * 1.3),
-        rng.normal(-0.15, 0.17),
-        rng.normal(0, 0.04),
-        lens(rng, 42, 88),
-        False,
-        lamps,
-    )
