@@ -56,7 +56,8 @@ class Protocol:
     source: str = ""
     resolution: int | None = None
     resize: str = (
-        "Depth Anything: aspect kept, shorter side to the resolution, multiples of the patch, bicubic; others: own"
+        "Depth Anything: aspect kept (not where its processor squeezes, as mini's), shorter side to the resolution, "
+        "multiples of the patch, bicubic; others: own"
     )
     upsampling: str = "Depth Anything: bilinear, aligned corners; others: their processor's"
     averaging: str = "mean over images with labels"
