@@ -182,7 +182,8 @@ def table(results: list[dict]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for one in results:
         scores, loss = one["scores"], np.mean(one["scores"]["loss"][-8:])
-        cells = [VARIANTS[one["variant"]].part, one["variant"], str(one["seed"]), f"{loss:.3f}"]
+        variant = VARIANTS[one["variant"]]
+        cells = [variant.part, one["variant"], str(variant.plan.get("seed", one["seed"])), f"{loss:.3f}"]
         for _, members, prefix in columns:
             pair = (np.mean([scores[on][prefix + metric] for on in members]) for metric in ("abs_rel", "delta1"))
             cells.append(" / ".join(f"{value:.3f}" for value in pair))
