@@ -73,6 +73,13 @@ def test_what_comes_out_runs_in_the_stock_pipeline_in_float32(mini, monkeypatch,
     assert depth(noise_image(60, 80))["predicted_depth"].shape == (60, 80)
 
 
+def test_worlds_are_learnt_under_changed_colours(mini, monkeypatch, tmp_path):
+    for share in ("0", "1"):
+        start(mini, monkeypatch, tmp_path / share, "--color-probability", share)
+    plain, changed = (weights_of(tmp_path / share / "mini") for share in ("0", "1"))
+    assert any(not torch.equal(values, changed[name]) for name, values in plain.items())
+
+
 def test_card_says_what_was_measured_and_on_what_it_was_trained(
     mini, load_example, monkeypatch, tmp_path, noise_image
 ):

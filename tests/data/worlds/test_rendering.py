@@ -53,6 +53,12 @@ def test_no_sky_is_seen_in_a_room_through_its_gaps():
     assert not scenes.sky.any()
 
 
+def test_most_pictures_reach_from_dark_to_light():
+    grey = render_worlds(range(40), 24, 32).images.float().mean(1).flatten(1)
+    low, high = grey.quantile(torch.tensor([0.02, 0.98]), dim=1)
+    assert (high - low).median() > 160  # of 255
+
+
 def test_a_batch_gives_what_its_worlds_give_alone():
     together = render_worlds([3, 4], HEIGHT, WIDTH_OF_IMAGE)
     alone = render_worlds([4], HEIGHT, WIDTH_OF_IMAGE)

@@ -108,8 +108,10 @@ def _traffic(world: World, road: float, taken: list) -> None:
         x, y = rng.choice(lanes) + rng.normal(0, 0.2), 4.5 * 16 ** rng.random()
         if is_free(taken, x, y, 2.4):
             outdoor_objects.car(world.at(x, y, 0, rng.choice([0, math.pi]) + rng.normal(0, 0.06)))
-    for side in (-1, 1):  # parked
-        for y in np.arange(rng.uniform(1, 6), 60, rng.uniform(5, 8)) if rng.random() < 0.45 else ():
+    for side in (-1, 1):
+        if rng.random() >= 0.45:  # nobody parks here
+            continue
+        for y in np.arange(rng.uniform(1, 6), 60, rng.uniform(5, 8)):
             if rng.random() < 0.8 and is_free(taken, side * (road - 0.9), y, 2.3):
                 outdoor_objects.car(world.at(side * (road - 0.9), y, 0, rng.choice([0, math.pi])))
 
