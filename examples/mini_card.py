@@ -101,6 +101,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run, mini = options.run, options.run / "mini"
     plan = json.loads((run / "plan.json").read_text())
+    if plan["start"] is not None:
+        parser.error(
+            f"{run} went on from {plan['start']}, of which the card would say nothing; measure {mini} with depth-anything-hf "
+            "evaluate, and have depth-anything-hf push write its card."
+        )
     real = load_folder(options.eval) if options.eval else None
     summaries, worlds, errors = measure({"mini": mini, "teacher": run / "teacher" / "model"}, real, options.worlds)
     (run / "scores.json").write_text(json.dumps(summaries, indent=1))

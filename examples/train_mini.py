@@ -4,6 +4,7 @@
     python examples/train_mini.py --out mini_run --max-minutes 9       # a piece of it; the same command goes on
     python examples/train_mini.py --out mini_run --small-worlds 5000000 --worlds 4000000 --teacher-steps 100000   # a GPU
     python examples/train_mini.py --out mini_run --photographs DIR     # with photographs of yours, too
+    python examples/train_mini.py --out more --start mini --student-steps 750 --worlds 2560   # go on from what comes along
     python examples/mini_card.py mini_run --eval DIR                   # measure it and write its card
 
 Depth Anything V2's recipe: a teacher learns from rendered worlds, whose depth is exact; it labels photographs; the
@@ -21,7 +22,9 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,6 +41,7 @@ from depth_anything_hf import (
     label_images,
     load_folder,
 )
+from depth_anything_hf.inference import load_model
 from depth_anything_hf.training.checkpoints import last_whole_checkpoint
 
 COLORS = {"gamma": (0.5, 2.0), "brightness": (0.5, 2.0), "color": (0.8, 1.25)}  # far beyond those of V1
@@ -69,6 +73,14 @@ class MiniPlan:
     gradient_matching: float = 2.0
     color_probability: float = 0.8  # share of the worlds whose exposure, contrast and colours are changed
     seed: int = 0
+
+    def beginners_worlds(self) -> Worlds:
+        """Say which worlds the beginner learns from."""
+        return Worlds(self.small_worlds, self.small_world_size)
+
+    def later_worlds(self) -> Worlds:
+        """Say which worlds teacher and student learn from."""
+        return Worlds(self.worlds, self.world_size, first=self.small_worlds)
 
 
 class Deadline(TrainerCallback):
@@ -159,7 +171,7 @@ def label(photographs: Path, out: Path, plan: MiniPlan):
     return load_folder(out / "labels")
 
 
-def worlds_in(folder: Path, worlds: Worlds, live: bool, processes: int, deadline: Deadline):
+def worlds_in(folder: Path, worlds: Worlds, *, live: bool, processes: int, deadline: Deadline):
     """Give the records of worlds, rendered live or kept in a folder; None where the time was up."""
     if live:
         return LiveWorlds(worlds, DEVICE)
@@ -167,33 +179,59 @@ def worlds_in(folder: Path, worlds: Worlds, live: bool, processes: int, deadline
     return RenderedWorlds(folder, worlds.count) if done else None
 
 
-def run(out: Path, plan: MiniPlan, photographs: Path | None, live: bool, processes: int, max_minutes: float) -> bool:
-    """Go through the stages; say whether all are done."""
-    deadline = Deadline(time.monotonic() + 60 * max_minutes)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "plan.json").write_text(json.dumps(asdict(plan), indent=1))
-    small = Worlds(plan.small_worlds, plan.small_world_size)
-    large = Worlds(plan.worlds, plan.world_size, first=plan.small_worlds)
-    rate, half = plan.learning_rate, plan.learning_rate / 2
+def given_teacher(start: str, folder: Path, plan: MiniPlan):
+    """Take a checkpoint for the teacher, and put it where one that was trained would lie; return it."""
+    model, _ = load_model(start)
+    if model.config.patch_size != plan.patch_size:
+        raise ValueError(
+            f"{start} has patches of {model.config.patch_size} pixels and the run of {plan.patch_size}; pass --patch-size "
+            f"{model.config.patch_size}, and --student-size in multiples of it."
+        )
+    model.save_pretrained(folder)
+    return model
 
-    if (worlds := worlds_in(out / "small_worlds", small, live, processes, deadline)) is None:
-        return False
+
+def new_teacher(out: Path, plan: MiniPlan, deadline: Deadline, render: Callable):
+    """Train the beginner and, from its weights, the teacher; return it, or None where the time was up."""
+    if (worlds := render(out / "small_worlds", plan.beginners_worlds())) is None:
+        return None
     fresh = new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
-    stage = Stage(plan.beginner_size, plan.beginner_steps, (plan.beginner_batch, 0), rate)
+    stage = Stage(plan.beginner_size, plan.beginner_steps, (plan.beginner_batch, 0), plan.learning_rate)
     beginner = train(fresh, out / "beginner", plan, stage, deadline, train_dataset=worlds)
-    if beginner is None or (worlds := worlds_in(out / "worlds", large, live, processes, deadline)) is None:
+    if beginner is None or (worlds := render(out / "worlds", plan.later_worlds())) is None:
+        return None
+    stage = Stage(plan.teacher_size, plan.teacher_steps, (plan.teacher_batch, 0), plan.learning_rate / 2)
+    return train(beginner, out / "teacher", plan, stage, deadline, train_dataset=worlds)
+
+
+def run(
+    out: Path, plan: MiniPlan, photographs: Path | None, start: str | None, deadline: Deadline, render: Callable
+) -> bool:
+    """Go through the stages; say whether all are done.
+
+    Args:
+        out: Folder of the run.
+        plan: Its sizes and lengths.
+        photographs: Folder of those that the teacher labels.
+        start: Checkpoint that takes the teacher's place.
+        deadline: When to stop.
+        render: Gives the records of worlds, or None where the time was up: `worlds_in`, of a folder and its worlds.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "plan.json").write_text(json.dumps(asdict(plan) | {"start": start}, indent=1))
+    if start is None:
+        teacher = new_teacher(out, plan, deadline, render)
+    else:
+        teacher = given_teacher(start, out / "teacher" / "model", plan)
+    if teacher is None or (worlds := render(out / "worlds", plan.later_worlds())) is None:
         return False
     data = {"train_dataset": worlds}
-    stage = Stage(plan.teacher_size, plan.teacher_steps, (plan.teacher_batch, 0), half)
-    teacher = train(beginner, out / "teacher", plan, stage, deadline, **data)
-    if teacher is None:
-        return False
     batch = plan.student_batch
     if photographs is None:
         batch = (sum(batch), 0)
     else:
         data["unlabeled_dataset"] = label(photographs, out, plan)
-    stage = Stage(plan.student_size, plan.student_steps, batch, half)
+    stage = Stage(plan.student_size, plan.student_steps, batch, plan.learning_rate / 2)
     student = train(teacher, out / "student", plan, stage, deadline, **data)
     if student is None:
         return False
@@ -208,6 +246,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="everything goes there")
     parser.add_argument("--photographs", type=Path, metavar="DIR", help="label these for the student")
+    parser.add_argument(
+        "--start",
+        metavar="MODEL",
+        help="mini, a Hub id or a folder: the student goes on from it, without stages before",
+    )
     parser.add_argument(
         "--render", choices=("ahead", "live"), default="live" if DEVICE == "cuda" else "ahead",
         help="keep the worlds on disk, or render each batch when it is asked for (default here: %(default)s)",
@@ -232,8 +275,10 @@ def main() -> int:
     plan = MiniPlan(**{name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
     if DEVICE == "cuda":  # so that the data loader's workers can render there
         torch.multiprocessing.set_start_method("spawn", force=True)
+    deadline = Deadline(time.monotonic() + 60 * options.max_minutes)
     live = options.render == "live"
-    done = run(options.out, plan, options.photographs, live, options.processes, options.max_minutes)
+    render = partial(worlds_in, live=live, processes=options.processes, deadline=deadline)
+    done = run(options.out, plan, options.photographs, options.start, deadline, render)
     print(f"{options.out / 'mini'} is ready." if done else "Stopped in time; the same command goes on.")
     return 0
 

@@ -73,6 +73,28 @@ def test_what_comes_out_runs_in_the_stock_pipeline_in_float32(mini, monkeypatch,
     assert depth(noise_image(60, 80))["predicted_depth"].shape == (60, 80)
 
 
+def test_a_run_that_goes_on_from_a_model_trains_the_student_alone(
+    mini, load_example, monkeypatch, tmp_path, photographs, capsys
+):
+    start(mini, monkeypatch, tmp_path / "run")
+    first = tmp_path / "run" / "mini"
+    start(mini, monkeypatch, tmp_path / "more", "--start", str(first), "--photographs", str(photographs))
+    assert {path.name for path in (tmp_path / "more").iterdir()} == {
+        "plan.json", "worlds", "teacher", "labels", "student", "mini",
+    }  # fmt: skip
+    before, after = weights_of(first), weights_of(tmp_path / "more" / "mini")
+    moved = [(after[name].float() - values.float()).abs().max().item() for name, values in before.items()]
+    assert 0 < max(moved) < 0.01  # two steps from there, and not from random weights
+    with pytest.raises(SystemExit):
+        load_example("mini_card").main([str(tmp_path / "more")])
+    assert "went on from" in capsys.readouterr().err
+
+
+def test_a_start_with_other_patches_is_refused(mini, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=r"mini has patches of 8 pixels and the run of 16; pass --patch-size 8"):
+        start(mini, monkeypatch, tmp_path, "--start", "mini", "--patch-size", "16")
+
+
 def test_worlds_are_learnt_under_changed_colours(mini, monkeypatch, tmp_path):
     for share in ("0", "1"):
         start(mini, monkeypatch, tmp_path / share, "--color-probability", share)
