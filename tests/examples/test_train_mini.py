@@ -50,11 +50,16 @@ def weights_of(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_a_run_in_pieces_gives_the_weights_of_a_whole_one(mini, monkeypatch, tmp_path, photographs, capsys):
-    photographs = ("--photographs", str(photographs))
-    assert start(mini, monkeypatch, tmp_path / "whole", *photographs) == 0
+@pytest.mark.parametrize("goes_on", [False, True], ids=["anew", "from-a-model"])
+def test_a_run_in_pieces_gives_the_weights_of_a_whole_one(mini, monkeypatch, tmp_path, photographs, capsys, goes_on):
+    options = ["--photographs", str(photographs)]
+    if goes_on:
+        start(mini, monkeypatch, tmp_path / "first")
+        options += ["--start", str(tmp_path / "first" / "mini")]
+    assert start(mini, monkeypatch, tmp_path / "whole", *options) == 0
+    capsys.readouterr()
     for _ in range(20):
-        start(mini, monkeypatch, tmp_path / "pieces", *photographs, "--max-minutes", "0")
+        start(mini, monkeypatch, tmp_path / "pieces", *options, "--max-minutes", "0")
         if (tmp_path / "pieces" / "mini").is_dir():
             break
         assert "Stopped in time" in capsys.readouterr().out
