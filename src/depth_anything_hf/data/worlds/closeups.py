@@ -19,21 +19,21 @@ def tabletop(world: World) -> Shot:
     half_x, half_y = rng.uniform(0.3, 1.0, 2)
     on_floor = rng.random() < 0.25
     z = 0.0 if on_floor else rng.uniform(0.4, 1.0)
-    walls(world, *rng.uniform((1.5, 1.2), (4, 4)), rng.uniform(2.3, 3.2))
-    if not on_floor:
-        furniture.table(world.at(0, 0), half_x, half_y, z)
-    size = rng.uniform(0.08, 0.3)
+    half_room = np.array([*rng.uniform((1.5, 1.2), (4, 4)), rng.uniform(2.3, 3.2)])
+    walls(world, *half_room)
+    is_round = not on_floor and furniture.table(world.at(0, 0), half_x, half_y, z)
+    size, bottom = rng.uniform(0.08, 0.3), z
     if rng.random() < 0.25:  # a tray or a box without a lid
         a, b, rim, wall = (
             *rng.uniform(0.5, 0.95, 2) * (half_x, half_y),
             rng.uniform(0.02, 0.25),
             world.material("plastic"),
         )
-        tray = world.at(0, 0, z)
+        tray, bottom = world.at(0, 0, z), z + 0.016
         tray.add(BOX, (0, 0, 0.008), (a, b, 0.008), wall)
         for x, y, hx, hy in ((a, 0, 0.01, b), (-a, 0, 0.01, b), (0, b, a, 0.01), (0, -b, a, 0.01)):
             tray.add(BOX, (x, y, rim / 2), (hx, hy, rim / 2), wall)
-    litter(world.at(0, 0), half_x, half_y, z + 0.01, int(rng.integers(4, 34)), (size * 0.5, size * 2))
+    litter(world.at(0, 0), half_x, half_y, bottom, int(rng.integers(4, 34)), (size * 0.5, size * 2), is_round)
     if rng.random() < 0.3 and not on_floor:
         furniture.screen(world.at(rng.uniform(-0.4, 0.4) * half_x, half_y * 0.6, z, rng.uniform(-0.4, 0.4)))
     if rng.random() < 0.2:
@@ -45,6 +45,9 @@ def tabletop(world: World) -> Shot:
     target = np.array([*rng.uniform(-0.4, 0.4, 2) * (half_x, half_y), z])
     turn = rng.uniform(-0.6, 0.6)
     back = np.array([-math.sin(turn) * math.cos(down), -math.cos(turn) * math.cos(down), math.sin(down)])
+    # Whoever would stand behind a wall comes nearer.
+    free = np.where(back > 0, half_room - target, target + half_room * (1, 1, 0)) - 0.15
+    distance = min(distance, *(free / np.maximum(np.abs(back), 1e-6)))
     lamps = [np.array([*rng.uniform(-1.2, 1.2, 2), z + rng.uniform(0.8, 1.9)]) for _ in range(rng.integers(1, 3))]
     pitch = -down + rng.normal(0, 0.08)
     return Shot(
@@ -63,10 +66,14 @@ def backdrop(world: World) -> Shot:
     rng = world.rng
     ground = world.at(0, 0)
     depth = rng.uniform(0.5, 2.5)
-    ground.add(BOX, (0, 0, -0.1), (9, 9, 0.1), world.material(rng.choice(["floor", "fabric", "any"])))
+    ground.add(BOX, (0, 0, -0.1), (60, 60, 0.1), world.material(rng.choice(["floor", "fabric", "any"])))
     lean = rotation(rng.normal(0, 0.25), rng.normal(0, 0.1))
     ground.add(
-        BOX, (0, depth + 0.5, 0), (9, 0.1, 9), world.material(rng.choice(["wallpaper", "fabric", "any", "wood"])), lean
+        BOX,
+        (0, depth + 0.5, 0),
+        (60, 0.1, 60),
+        world.material(rng.choice(["wallpaper", "fabric", "any", "wood"])),
+        lean,
     )
     scale = rng.uniform(0.2, 0.6)
     for _ in range(rng.integers(6, 30)):

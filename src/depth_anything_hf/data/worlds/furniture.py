@@ -17,8 +17,8 @@ def _legs(place: Place, half_x: float, half_y: float, height: float, material, s
             place.add(shape, (x, y, height / 2), (thick, thick, height / 2), material)
 
 
-def table(place: Place, half_x: float, half_y: float, height: float) -> None:
-    """Build a table: a top on four legs, on a foot, or on panels."""
+def table(place: Place, half_x: float, half_y: float, height: float) -> bool:
+    """Build a table: a top on four legs, on a foot, or on panels; say whether it is round."""
     rng, world = place.world.rng, place.world
     top = world.material(rng.choice(["wood", "wood", "plastic", "floor", "paint"]))
     legs = top if rng.random() < 0.5 else world.material("metal")
@@ -42,6 +42,7 @@ def table(place: Place, half_x: float, half_y: float, height: float) -> None:
             place.add(
                 BOX, (side * half_x * 0.9, 0, height / 2 - thick), (0.02, half_y * 0.9, height / 2 - thick), legs
             )
+    return shape == ROD
 
 
 def chair(place: Place) -> None:
@@ -61,18 +62,20 @@ def chair(place: Place) -> None:
             place.add(
                 BOX, (0.15 * math.cos(turn), 0.15 * math.sin(turn), 0.06), (0.16, 0.02, 0.02), frame, rotation(turn)
             )
-    lean = rotation(0, rng.uniform(-0.05, 0.25))
-    middle = (0, half + 0.12 * lean[1, 2] * back, height + back * rng.uniform(0.55, 0.65))
+    lean = rotation(0, -rng.uniform(-0.05, 0.25))
+    foot, up = np.array([0, half, height]), lean[2]  # of the back, which leans away from who sits
+    middle = foot + back * rng.uniform(0.55, 0.65) * up
     if rng.random() < 0.6:
         place.add(BOX, middle, (half, 0.025, back / 2), seat, lean)
     else:
         count = int(rng.integers(2, 6))
         upright = rng.random() < 0.5
         for k in np.linspace(-0.9, 0.9, count):
-            where = (k * half, middle[1], middle[2]) if upright else (0, middle[1], middle[2] + k * back / 2)
+            where = middle + ((k * half, 0, 0) if upright else k * back / 2 * up)
             place.add(BOX, where, (0.015, 0.012, back / 2) if upright else (half, 0.012, 0.025), frame, lean)
     for side in (-1, 1):
-        place.add(BOX, (side * half, half - 0.02, height + back / 2), (0.02, 0.02, back / 2 + 0.05), frame)
+        post = foot + back / 2 * up + (side * half, 0, 0)
+        place.add(BOX, post, (0.02, 0.02, back / 2 + 0.05), frame, lean)
         if rng.random() < 0.3:
             place.add(BOX, (side * half, 0, height + 0.22), (0.025, half * 0.9, 0.015), frame)
 
@@ -83,12 +86,12 @@ def sofa(place: Place) -> None:
     cloth, wide, deep = world.material("fabric"), rng.uniform(0.45, 1.2), rng.uniform(0.4, 0.5)
     seat, back = rng.uniform(0.35, 0.45), rng.uniform(0.7, 1.0)
     place.add(BOX, (0, 0, seat / 2), (wide, deep, seat / 2), cloth)
-    place.add(BOX, (0, deep - 0.1, back / 2), (wide, 0.12, back / 2), cloth, rotation(0, rng.uniform(0, 0.15)))
+    place.add(BOX, (0, deep - 0.1, back / 2), (wide, 0.12, back / 2), cloth, rotation(0, -rng.uniform(0, 0.15)))
     for side in (-1, 1):
         place.add(BOX, (side * (wide + 0.08), 0, seat * 0.7), (0.09, deep, seat * 0.7), cloth)
     for _ in range(rng.integers(0, 4)):
         x = rng.uniform(-0.8, 0.8) * wide
-        turn = rotation(rng.uniform(-0.4, 0.4), rng.uniform(0.1, 0.6), rng.uniform(-0.6, 0.6))
+        turn = rotation(rng.uniform(-0.4, 0.4), -rng.uniform(0.1, 0.6), rng.uniform(-0.6, 0.6))
         place.add(
             BOX if rng.random() < 0.5 else BALL,
             (x, deep - 0.3, seat + 0.18),

@@ -31,14 +31,14 @@ def street(world: World) -> Shot:
         if is_free(taken, x, y, 0.6):
             person(world.at(x, y, 0.1, rng.uniform(0, math.tau)))
     _posts_and_wires(world, road + 0.5)
-    if rng.random() < 0.65:  # from a car
+    if driven := rng.random() < 0.65:
         eye = np.array([rng.uniform(-0.6, 0.6) * road, 0.0, rng.uniform(1.1, 2.4)])
     else:
         eye = np.array([rng.choice([-1, 1]) * (road + 0.5 * paving), 0.0, rng.uniform(1.3, 4)])
     heading = rng.normal(0, 0.1) if rng.random() < 0.6 else rng.uniform(-1.6, 1.6)
-    if rng.random() < 0.2:  # the own bonnet
-        middle = (eye[0] + rng.uniform(-0.3, 0.3), 0.9, eye[2] - 0.75)
-        world.at(0, 0).add(BALL, middle, (0.9, 0.7, 0.3), world.material("lacquer"), rotation(-heading))
+    if driven and rng.random() < 0.3:  # the own bonnet
+        car = world.at(*eye, -heading)
+        car.add(BALL, (rng.uniform(-0.3, 0.3), 0.9, -0.75), (0.9, 0.7, 0.3), world.material("lacquer"))
     pitch, roll, fov = rng.normal(-0.03, 0.06), rng.normal(0, 0.025), lens(rng, 32, 100)
     return Shot(eye, heading, pitch, roll, fov, True, sun(rng), rng.choice([0, 0, 0, 0.001, 0.004]))
 
@@ -80,7 +80,7 @@ def _roadside(world: World, side: int, edge: float, town: float, green: float) -
         if rng.random() < 0.25 + 0.7 * town:
             half, deep = rng.uniform(3, 12), rng.uniform(3, 8)
             tall = rng.uniform(3, 8) if town < 0.6 else rng.uniform(6, 35)
-            outdoor_objects.house(world.at(side * (back + deep), y + half, 0, side * math.pi / 2), half, deep, tall)
+            outdoor_objects.house(world.at(side * (back + deep), y + half, 0, -side * math.pi / 2), half, deep, tall)
             y += 2 * half + rng.exponential(6) * (1.1 - town)
         else:
             y += rng.uniform(4, 15)

@@ -114,18 +114,22 @@ def is_free(taken: list[tuple[float, float, float]], x: float, y: float, radius:
     return True
 
 
-def litter(place, half_x: float, half_y: float, z: float, count: int, sizes: tuple[float, float]) -> None:
+def litter(
+    place: Place, half_x: float, half_y: float, z: float, count: int, sizes: tuple[float, float], is_round=False
+) -> None:
     """Scatter things over a surface."""
     rng, taken = place.world.rng, []
     for _ in range(count):
         size = math.exp(rng.uniform(*np.log(sizes)))
         x, y = rng.uniform(-0.9, 0.9, 2) * (half_x, half_y)
+        if is_round and math.hypot(x / half_x, y / half_y) > 0.9:
+            continue
         if is_free(taken, x, y, size * 0.45):
             thing(place.at(x, y, z, rng.uniform(0, math.tau)), size)
 
 
 def plant(place: Place, height: float) -> None:
-    """Build a pot with long leaves that arch, or with a crown."""
+    """Build a pot with long leaves that rise from it, or with a crown."""
     rng, world = place.world.rng, place.world
     pot = height * rng.uniform(0.12, 0.25)
     place.add(ROD, (0, 0, pot), (pot, pot, pot), world.material(rng.choice(["paint", "plastic", "earth"])))
@@ -138,9 +142,7 @@ def plant(place: Place, height: float) -> None:
     slim = rng.uniform(0.04, 0.3)
     for _ in range(rng.integers(5, 18)):
         length, rise = height * rng.uniform(0.25, 0.5), rng.uniform(0.1, 1.4)
-        axes = (
-            rotation(rng.uniform(0, math.tau)) if rise > 9 else rotation(0, -rise) @ rotation(rng.uniform(0, math.tau))
-        )
+        axes = rotation(0, rise) @ rotation(rng.uniform(0, math.tau))
         middle = np.array([0, 0, 2 * pot]) + axes[1] * length * np.array([1, 1, 1])
         place.add(BALL, middle, (length * slim, length, max(length * 0.03, 0.002)), leaf, axes)
 
@@ -151,7 +153,7 @@ def person(place: Place) -> None:
     coat, trousers, skin = world.material("fabric"), world.material("fabric"), world.material("skin")
     for side in (-1, 1):
         stride = rotation(0, side * rng.uniform(0, 0.35))
-        place.add(ROD, (side * 0.1, 0.1 * stride[1, 2], 0.42), (0.08, 0.09, 0.43), trousers, stride)
+        place.add(ROD, (side * 0.1, 0.43 * stride[1, 2], 0.42), (0.08, 0.09, 0.43), trousers, stride)
         swing = rotation(0, -side * rng.uniform(-0.1, 0.6), side * rng.uniform(0, 0.3))
         place.add(BALL, (side * 0.25, 0.15 * swing[1, 2], 1.1), (0.06, 0.06, 0.35), coat, swing)
     place.add(BALL, (0, 0, 1.12), (0.22, 0.15, 0.4), coat)

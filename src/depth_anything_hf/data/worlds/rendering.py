@@ -15,7 +15,7 @@ from depth_anything_hf.data.synthetic import SceneBatch, check_seeds
 from depth_anything_hf.data.worlds.layouts import LAYOUTS
 from depth_anything_hf.data.worlds.shading import Light, shade
 from depth_anything_hf.data.worlds.shots import Shot
-from depth_anything_hf.data.worlds.solids import COLUMNS, World
+from depth_anything_hf.data.worlds.solids import BALL, BOX, COLUMNS, CONE, ROD, World
 from depth_anything_hf.data.worlds.textures import FAMILIES
 from depth_anything_hf.data.worlds.tracing import Camera, Solids, trace
 
@@ -31,7 +31,11 @@ class WorldStyle:
         textures: Off, every surface is plain.
         shadows: Off, lamps shine through things.
         sensor: Off, an ideal camera: no exposure error, colour cast, noise, blur, vignetting or JPEG.
-        squeeze: Largest ratio of width to height of a view, which is squeezed into the image; 0 = the image's own.
+        squeeze: Largest ratio of width to height of a view, which is squeezed into the image, at least 1.6; 0 = the image's
+            own.
+
+    Raises:
+        ValueError: A kind is unknown, the shares are no shares, or `squeeze` is out of range.
     """
 
     kinds: dict[str, float] = field(
@@ -43,6 +47,15 @@ class WorldStyle:
     shadows: bool = True
     sensor: bool = True
     squeeze: float = 3.3
+
+    def __post_init__(self):
+        if unknown := sorted(set(self.kinds) - set(LAYOUTS)):
+            raise ValueError(f"kinds names {unknown}; there are {', '.join(LAYOUTS)}.")
+        shares = list(self.kinds.values())
+        if not all(0 <= share < math.inf for share in shares) or not sum(shares) > 0:
+            raise ValueError(f"kinds is {self.kinds}; shares must be at least 0, and one of them more.")
+        if self.squeeze and not 1.6 <= self.squeeze < math.inf:
+            raise ValueError(f"squeeze is {self.squeeze}; it must be 0 or at least 1.6.")
 
 
 def _aspect(rng: np.random.Generator, style: WorldStyle, own: float) -> float:
@@ -56,24 +69,34 @@ def _aspect(rng: np.random.Generator, style: WorldStyle, own: float) -> float:
 
 
 def _build(seed: int, style: WorldStyle, own_aspect: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Draw a world until its camera sees something and stands in nothing; return its table, camera and light."""
+    """Draw a kind, and a world of it until its camera stands in nothing; return its table, camera and light."""
+    share = np.array(list(style.kinds.values()))
+    kind = list(style.kinds)[np.random.default_rng(seed).choice(len(share), p=share / share.sum())]
     for attempt in range(20):
         rng = np.random.default_rng([seed, attempt])
-        kinds = list(style.kinds)
-        share = np.array([style.kinds[kind] for kind in kinds])
-        kind = kinds[rng.choice(len(kinds), p=share / share.sum())]
         world = World(rng)
         shot = LAYOUTS[kind](world)
         table = world.table()
         if not style.textures:
             table[:, COLUMNS["texture"]], table[:, COLUMNS["contrast"]] = FAMILIES["plain"][0], 0
-        inside = np.einsum(
-            "nij,nj->ni", table[:, COLUMNS["axes"]].reshape(-1, 3, 3), shot.eye - table[:, COLUMNS["center"]]
-        )
-        if (np.abs(inside) > table[:, COLUMNS["half"]] + NEAREST).any(1).all():
+        if not _stands_in(table, shot.eye):
             break
     aspect = _aspect(rng, style, own_aspect)
     return table, _camera(shot, aspect) | _light(rng, shot)
+
+
+def _stands_in(table: np.ndarray, eye: np.ndarray) -> bool:
+    """Say whether a point lies within a solid, or nearer to one than `NEAREST`."""
+    axes = table[:, COLUMNS["axes"]].reshape(-1, 3, 3)
+    own = np.einsum("nij,nj->in", axes, eye - table[:, COLUMNS["center"]]) / (table[:, COLUMNS["half"]].T + NEAREST)
+    aside, level = own[0] ** 2 + own[1] ** 2, np.abs(own[2]) <= 1
+    within = {
+        BOX: (np.abs(own) <= 1).all(0),
+        BALL: aside + own[2] ** 2 <= 1,
+        ROD: level & (aside <= 1),
+        CONE: level & (aside <= ((1 - own[2]) / 2) ** 2),
+    }
+    return any((within[shape] & (table[:, COLUMNS["shape"]] == shape)).any() for shape in within)
 
 
 def _camera(shot: Shot, aspect: float) -> dict[str, np.ndarray]:
@@ -94,8 +117,8 @@ def _light(rng: np.random.Generator, shot: Shot) -> dict[str, np.ndarray]:
     warm = np.array([1.0, rng.uniform(0.75, 1.0), rng.uniform(0.5, 1.05)])
     lamps, reach = list(shot.lamps[:2]), [1e9 if shot.sun else rng.uniform(1, 5)] * len(shot.lamps[:2])
     overcast = shot.sun and rng.random() < 0.35
-    bright = rng.uniform(1.0, 3.0) if shot.sun else rng.uniform(0.5, 2.0)  # a sun's shadows are dark
-    colors = [warm * bright * (0.1 if overcast else 1.0) for _ in lamps]
+    bright = (1.0, 3.0) if shot.sun else (0.5, 2.0)  # a sun's shadows are dark
+    colors = [warm * rng.uniform(*bright) * (0.1 if overcast else 1.0) for _ in lamps]
     span = 300.0 if shot.sun else 2.0
     while len(lamps) < 3:
         direction = rng.normal(0, 1, 3) * (1, 1, 0.5) + (0, 0, 0.8)
@@ -137,10 +160,17 @@ def _blur(image: torch.Tensor, sigma_x: float, sigma_y: float) -> torch.Tensor:
     return image
 
 
+def _quantiles(values: torch.Tensor, *shares: float) -> torch.Tensor:
+    """Return the nearest of the values to quantiles: `torch.quantile` refuses large pictures."""
+    ordered = values.flatten().sort().values
+    return ordered[[round(share * (len(ordered) - 1)) for share in shares]]
+
+
 def _develop(linear: torch.Tensor, seed: int, sensor: bool) -> torch.Tensor:
     """Return what a camera makes of linear light `(3, height, width)`: uint8, same shape, on the CPU."""
     rng = np.random.default_rng([seed, 99])
-    level = linear.flatten(1).mean(0).quantile(0.5) * 0.5 + linear.mean() * 0.5
+    mean = linear.mean(dtype=torch.float64).float()  # in float32 the last bit hangs on the number of threads
+    level = _quantiles(linear.mean(0), 0.5) * 0.5 + mean * 0.5
     aim = (rng.uniform(0.1, 0.4) if rng.random() < 0.85 else rng.uniform(0.05, 0.8)) if sensor else 0.2
     linear = linear * (aim / level.clamp(min=1e-3))
     if not sensor:
@@ -167,9 +197,10 @@ def _develop(linear: torch.Tensor, seed: int, sensor: bool) -> torch.Tensor:
     grey = encoded.mean(0, keepdim=True)
     encoded = (grey + rng.uniform(0.5, 1.5) * (encoded - grey)) if rng.random() < 0.97 else grey.expand(3, -1, -1)
     if rng.random() < 0.75:  # most pictures reach from black to white
-        dark, light = grey.clamp(0, 1).flatten().quantile(torch.tensor([0.01, 0.99], device=grey.device))
-        low, high = rng.uniform(0, 0.12), rng.uniform(0.8, 1.1)
-        encoded = low + (encoded - dark) * ((high - low) / (light - dark).clamp(min=0.4))
+        dark, light = _quantiles(grey.clamp(0, 1), 0.01, 0.99)
+        low, high, span = rng.uniform(0, 0.12), rng.uniform(0.8, 1.1), (light - dark).clamp(min=0.4)
+        dark = ((dark + light - span) / 2).clamp(min=0).minimum(1 - span)  # what has little contrast keeps its level
+        encoded = low + (encoded - dark) * ((high - low) / span)
     image = (encoded.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     if rng.random() < 0.4:
         file = io.BytesIO()

@@ -34,7 +34,10 @@ def walls(world: World, half_x: float, half_y: float, height: float) -> None:
                 if end > start:
                     side.add(BOX, ((start + end) / 2, far, height / 2), ((end - start) / 2, far, height / 2), material)
             side.add(BOX, (at, far, height - 0.2), (gap, far, max(height - 2.1, 0.1)), material)
-            side.add(BOX, (0, rng.uniform(1, 4), height / 2), (reach, far, height / 2), world.material("paint"))
+            deep, paint = rng.uniform(1, 4), world.material("paint")
+            side.add(BOX, (0, deep, height / 2), (reach, far, height / 2), paint)
+            for end in (-reach, reach):  # who looks along the wall sees no end
+                side.add(BOX, (end, deep / 2, height / 2), (far, deep / 2 + far, height / 2), paint)
         else:
             side.add(BOX, (0, far, height / 2), (length * 1.05, far, height / 2), material)
             _on_the_wall(side, length, height)
@@ -51,8 +54,9 @@ def _on_the_wall(side, length: float, height: float) -> None:
         high = min(high, height - 0.1)
         side.add(BOX, (x, 0, (low + high) / 2), (half + 0.05, 0.03, (high - low) / 2 + 0.05), world.material("paint"))
         day = world.material("paint", glow=rng.uniform(0, 2.5))
-        for k in range(int(rng.integers(1, 4)) + 1):
-            panes = 2 * half / 3
+        count = int(rng.integers(2, 5))
+        panes = 2 * half / count
+        for k in range(count):
             side.add(
                 BOX,
                 (x - half + panes * (k + 0.5), -0.02, (low + high) / 2),
@@ -78,7 +82,9 @@ def _on_the_wall(side, length: float, height: float) -> None:
         side.add(BOX, (rng.uniform(-0.5, 0.5) * length, -0.08, 0.4), (0.5, 0.06, 0.3), world.material("paint"))
 
 
-_ALONG_WALLS = ("shelf", "cabinet", "cabinet", "sofa", "bed", "desk", "plant", "lamp", "boxes")
+_ALONG_WALLS = {  # metres from the middle of a piece to the wall behind it
+    "shelf": 0.25, "cabinet": 0.38, "sofa": 0.6, "bed": 1.08, "desk": 0.48, "plant": 0.45, "lamp": 0.45, "boxes": 0.5,
+}  # fmt: skip
 _IN_THE_MIDDLE = ("dining", "dining", "sofa", "boxes", "plant", "chair", "chair", "desk")
 
 
@@ -87,15 +93,15 @@ def _stand(world: World, name: str, x: float, y: float, yaw: float) -> None:
     rng, place = world.rng, world.at(x, y, 0, yaw)
     if name == "desk":
         half_x, half_y, height = rng.uniform((0.4, 0.3, 0.65), (0.9, 0.45, 0.8))
-        furniture.table(place, half_x, half_y, height)
+        is_round = furniture.table(place, half_x, half_y, height)
         if rng.random() < 0.6:
             furniture.screen(place.at(rng.uniform(-0.3, 0.3) * half_x, 0.1, height, rng.uniform(-0.4, 0.4)))
-        litter(place, half_x, half_y, height, int(rng.integers(0, 9)), (0.05, 0.3))
+        litter(place, half_x, half_y, height, int(rng.integers(0, 9)), (0.05, 0.3), is_round)
         furniture.chair(place.at(rng.uniform(-0.3, 0.3), -half_y - 0.2, 0, math.pi + rng.uniform(-0.8, 0.8)))
     elif name == "dining":
         half_x, half_y, height = rng.uniform((0.4, 0.35, 0.68), (1.1, 0.6, 0.8))
-        furniture.table(place, half_x, half_y, height)
-        litter(place, half_x, half_y, height, int(rng.integers(0, 8)), (0.06, 0.35))
+        is_round = furniture.table(place, half_x, half_y, height)
+        litter(place, half_x, half_y, height, int(rng.integers(0, 8)), (0.06, 0.35), is_round)
         for x_of in np.arange(-half_x + 0.3, half_x, 0.65):
             for side in (-1, 1):
                 if rng.random() < 0.75:
@@ -145,13 +151,14 @@ def _furnish(world: World, half_x: float, half_y: float, taken: list[tuple[float
     for _ in range(rng.integers(2, 10)):
         side = rng.integers(3)
         t = rng.uniform(-0.85, 0.85)
+        name = str(rng.choice([*_ALONG_WALLS, "cabinet"]))
+        deep = _ALONG_WALLS[name]
         x, y, yaw = (
-            (t * half_x, half_y - 0.45, 0),
-            (half_x - 0.45, t * half_y, -math.pi / 2),
-            (-half_x + 0.45, t * half_y, math.pi / 2),
+            (t * half_x, half_y - deep, 0),
+            (half_x - deep, t * half_y, -math.pi / 2),
+            (-half_x + deep, t * half_y, math.pi / 2),
         )[side]
-        name = str(rng.choice(_ALONG_WALLS))
-        if is_free(taken, x, y, 0.55):
+        if is_free(taken, x, y, 0.9 if name == "bed" else 0.55):
             _stand(world, name, x, y, yaw)
     for _ in range(rng.integers(0, 4)):
         x, y = rng.uniform(-0.7, 0.7) * half_x, rng.uniform(-0.5, 0.8) * half_y

@@ -16,7 +16,7 @@ class Shot:
     heading: float  # clockwise from y
     pitch: float  # up
     roll: float
-    fov: float  # along the width
+    fov: float  # along the longer side
     sun: bool  # light from far away; else lamps in a room
     lamps: list[np.ndarray] = field(default_factory=list)  # places of the lamps
     fog: float = 0.0

@@ -138,19 +138,24 @@ def _rod(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Ten
 
 def _cone(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """The set x^2 + y^2 <= ((1 - z) / 2)^2, |z| <= 1: at its foot as wide as the unit rod."""
-    (ox, oy, oz), (rx, ry, rz) = origin, ray
+    rx, ry, rz = ray
+    middle = -sum(o * r for o, r in zip(origin, ray, strict=True)) / (rx * rx + ry * ry + rz * rz)
+    # From the ray's nearest point, and with b^2 - ac as a sum of squares: as it stands it cancels for small, far solids.
+    ox, oy, oz = (o + middle * r for o, r in zip(origin, ray, strict=True))
     size, shrink = (1 - oz) / 2, -rz / 2
     a, b, c = rx * rx + ry * ry - shrink * shrink, ox * rx + oy * ry - size * shrink, ox * ox + oy * oy - size * size
-    root = (b * b - a * c).sqrt()
-    one, other = (-b - root) / a, (-b + root) / a
+    root = ((ox * shrink - size * rx) ** 2 + (oy * shrink - size * ry) ** 2 - (ox * ry - oy * rx) ** 2).sqrt()
+    far = -(b + root.copysign(b))
+    one, other = far / a, c / far  # a is 0 where the ray runs along the side: one is infinite
     below = [size + t * shrink >= 0 for t in (one, other)]  # on the mirrored cone above the tip it is negative
+    one, other = middle + one, middle + other
     first, second = torch.minimum(one, other), torch.maximum(one, other)
     both = below[0] & below[1]
     inner = torch.where(below[0], one, other)  # where one root lies on the mirrored cone, the ray stays in this one
     downward = rz < 0
     enter = torch.where(both, first, torch.where(downward, inner, -math.inf))
     leave = torch.where(both, second, torch.where(downward, math.inf, inner))
-    low, high = _between(-oz / rz, 1 / rz.abs())
+    low, high = _between(middle - oz / rz, 1 / rz.abs())
     enter, leave = torch.maximum(enter, low), torch.minimum(leave, high)
     return torch.where(below[0] | below[1], enter, math.nan), leave
 
