@@ -62,7 +62,7 @@ class RenderedWorlds(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> DepthSample:
-        images, disparity = map(_opened, files_of(self.folder, index // CHUNK))
+        images, disparity = (_opened(path, path.stat().st_mtime_ns) for path in files_of(self.folder, index // CHUNK))
         return as_sample(images[index % CHUNK], disparity[index % CHUNK], index)
 
 
@@ -110,15 +110,14 @@ def files_of(folder: Path, part: int) -> tuple[Path, Path]:
 
 
 @functools.cache
-def _opened(path: Path) -> np.ndarray:
-    """Open a file once in a process."""
+def _opened(path: Path, written: int) -> np.ndarray:
+    """Open a file once in a process, and again if it was written anew."""
     return np.load(path, mmap_mode="r")
 
 
 def _render_part(task: tuple[Path, Worlds, int, str, int]) -> None:
     """Render one part and write it whole."""
     folder, worlds, part, device, batch = task
-    torch.set_num_threads(1)
     starts = range(part * CHUNK, (part + 1) * CHUNK, batch)
     rendered = [render_arrays(worlds, range(start, start + batch), device) for start in starts]
     for path, arrays in zip(files_of(folder, part), zip(*rendered, strict=True), strict=True):
@@ -152,7 +151,7 @@ def render_to(folder: Path, worlds: Worlds, device: str, processes: int, until: 
     with tqdm(total=len(tasks) * CHUNK, desc=f"render {folder.name}", unit="world") as bar:
         if device != "cpu" or processes < 2:
             return all(_in_time(bar, until) for _ in map(_render_part, tasks))
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
             return all(_in_time(bar, until) for _ in pool.imap_unordered(_render_part, tasks))
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -149,6 +150,25 @@ def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
     assert sample.values.dtype == np.float32
     assert (sample.values >= 0).all()
     assert np.isfinite(sample.values).all()
+
+
+def test_worlds_rendered_anew_are_read_anew(mini, tmp_path):
+    seen = []
+    for first in (0, 4):
+        mini.render_to(tmp_path / "worlds", mini.Worlds(4, (24, 32), first=first), "cpu", 1)
+        seen.append(np.asarray(mini.RenderedWorlds(tmp_path / "worlds", 4)[0].image))
+        shutil.rmtree(tmp_path / "worlds")
+    assert not np.array_equal(*seen)
+
+
+def test_rendering_leaves_the_number_of_threads_alone(mini, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        mini.render_to(tmp_path, mini.Worlds(4, (24, 32)), "cpu", 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_worlds_of_another_run_are_not_taken_for_these(mini, tmp_path):

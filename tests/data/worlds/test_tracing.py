@@ -59,6 +59,35 @@ def test_cone_ends_at_its_tip_and_has_no_mirrored_twin():
     assert widths[rows[:-1]].diff().min() >= 0  # it only grows downward, to the front of its foot
 
 
+@pytest.mark.parametrize(
+    ("eye", "ray", "expected"),
+    [((0.0, 0.0, -5.5), (0.0, 1.0, 1.0), (4.5, 5.25)), ((0.0, 10.0, 4.5), (0.0, -1.0, -1.0), (4.75, 5.5))],
+    ids=["from-below", "from-above"],
+)
+def test_a_ray_along_the_side_of_a_cone_meets_it(eye, ray, expected):
+    """There the quadratic equation is a linear one. The cone is as wide as it is below its tip: y - 5 = z and 5 - y = z."""
+    assert thrown(CONE, (0.0, 5.0, -0.5), (1.0, 1.0, 0.5), eye, ray) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [BALL, ROD, CONE])
+def test_small_far_solids_are_met_where_they_are(shape):
+    """In float32, against the middle of the solid: b^2 - ac would cancel here."""
+    half = (0.03, 0.03, 0.03)
+    for distance in (30.0, 300.0):
+        # Past the tip of a cone the ray meets its side at half its height.
+        enter, leave = thrown(shape, (0.0, distance, 0.0), half, (0.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+        near = 0.015 if shape == CONE else 0.03
+        assert (enter, leave) == pytest.approx((distance - near, distance + near), abs=2e-7 * distance)
+
+
+def thrown(shape, center, half, eye, ray):
+    """Distances, in lengths of the ray, at which a ray enters and leaves a solid."""
+    origin = [torch.tensor((e - c) / h) for e, c, h in zip(eye, center, half, strict=True)]
+    direction = [torch.tensor(r / h + 1e-12) for r, h in zip(ray, half, strict=True)]  # as `trace` does
+    enter, leave = tracing._INTERSECT[shape](origin, direction)
+    return enter.item(), leave.item()
+
+
 def test_nearer_solid_hides_the_farther_and_says_whose_pixel_it_is():
     solids = solids_of((BOX, (0, 9, 0), (9, 1, 9)), (BALL, (0, 5, 0), (1, 1, 1)))
     hits = trace(solids, looking_along_y(), *SIZE)
