@@ -2,7 +2,7 @@
 
     python examples/mini_card.py mini_run --eval DIR
 
-DIR holds labelled records of real images (docs/data_format.md), whose column `scene` begins with "outdoor" or not. Also
+DIR holds labelled records of real images (docs/data_format.md), whose column `scene`, if they have one, begins with "outdoor" or not. Also
 scored: worlds of each kind that nothing was trained on. The card, `provenance.json`, the picture and the curves of the
 training go to `mini_run/mini`, and the numbers to `mini_run/scores.json`.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mini_plan import STAGES
 from PIL import Image
 
 from depth_anything_hf.charts import curves
@@ -32,7 +33,6 @@ from depth_anything_hf.sharing.licenses import Source
 from depth_anything_hf.visualization import prediction_row, sheet
 
 HELD_OUT = 10_000_000  # first seed of the worlds that nothing was trained on
-STAGES = ("beginner", "teacher", "student")
 PRIOR = "prior (disparity = image row)"
 LIMITS = """\
 It is small, has seen {count:,} rendered worlds and no photograph, and works at {height} x {width} pixels: expect the layout of
@@ -79,10 +79,13 @@ def measure(folders: Mapping[str, Path], real: Sequence | None, count: int) -> t
     sets: dict[str, Sequence] = {f"worlds: {kind}": held_out_worlds(kind, count) for kind in LAYOUTS}
     worlds = {name.removeprefix("worlds: "): samples for name, samples in sets.items()}
     if real is not None:
-        outdoor = [str(scene).startswith("outdoor") for scene in real["scene"]]
         sets |= {"real images": real}
+        outdoor = [
+            str(scene).startswith("outdoor") for scene in (real["scene"] if "scene" in real.column_names else ())
+        ]
         for name, chosen in (("real images, indoors", False), ("real images, outdoors", True)):
-            sets[name] = real.select([i for i, one in enumerate(outdoor) if one == chosen])
+            if rows := [i for i, one in enumerate(outdoor) if one == chosen]:
+                sets[name] = real.select(rows)
     scores = {name: score_models(models, records, description=name) for name, records in sets.items()}
     errors = {kind: scores[f"worlds: {kind}"][first].scores["abs_rel"].numpy() for kind in worlds}
     summaries = {
@@ -101,10 +104,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     run, mini = options.run, options.run / "mini"
     plan = json.loads((run / "plan.json").read_text())
-    if plan["start"] is not None:
+    if (other := plan["start"] or plan["photographs"]) is not None:
         parser.error(
-            f"{run} went on from {plan['start']}, of which the card would say nothing; measure {mini} with depth-anything-hf "
-            "evaluate, and have depth-anything-hf push write its card."
+            f"{run} learnt from {other}, of which the card would say nothing; measure {mini} with depth-anything-hf evaluate, "
+            "and have depth-anything-hf push write its card."
         )
     real = load_folder(options.eval) if options.eval else None
     summaries, worlds, errors = measure({"mini": mini, "teacher": run / "teacher" / "model"}, real, options.worlds)

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import multiprocessing
+import signal
 import tempfile
 import time
 from collections.abc import Sequence
@@ -115,6 +116,12 @@ def _opened(path: Path, written: int) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
+def _start_worker() -> None:
+    """Take one thread, and leave Ctrl-C to the parent."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _render_part(task: tuple[Path, Worlds, int, str, int]) -> None:
     """Render one part and write it whole."""
     folder, worlds, part, device, batch = task
@@ -151,7 +158,7 @@ def render_to(folder: Path, worlds: Worlds, device: str, processes: int, until: 
     with tqdm(total=len(tasks) * CHUNK, desc=f"render {folder.name}", unit="world") as bar:
         if device != "cpu" or processes < 2:
             return all(_in_time(bar, until) for _ in map(_render_part, tasks))
-        with multiprocessing.get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
+        with multiprocessing.get_context("spawn").Pool(processes, _start_worker) as pool:
             return all(_in_time(bar, until) for _ in pool.imap_unordered(_render_part, tasks))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from transformers import Dinov2Config
@@ -52,6 +54,30 @@ def new_processor(size: tuple[int, int], patch_size: int) -> DepthAnythingImageP
     return DepthAnythingImageProcessor(
         size={"height": size[0], "width": size[1]}, ensure_multiple_of=patch_size, keep_aspect_ratio=False
     )
+
+
+@torch.no_grad()
+def quiet_head(model: DepthAnythingForDepthEstimation, pixel_values: torch.Tensor, loudest: float = 1000.0) -> None:
+    """Scale the head by powers of two, until float16 (65,504 at most) holds whatever it computes.
+
+    The losses do not see the unit of disparity, and training drives it to 10^6. With ReLU between, a layer's factor goes
+    through to the end, so that the model predicts the same times a constant.
+
+    Args:
+        model: Changed in place.
+        pixel_values: Images `(images, 3, height, width)` to measure by.
+        loudest: Largest value to leave behind any convolution.
+    """
+    total = 1.0
+    for convolution in (model.head.conv1, model.head.conv2, model.head.conv3):
+        peaks = []
+        hook = convolution.register_forward_hook(lambda _, __, output, peaks=peaks: peaks.append(output.abs().max()))
+        model.eval()(pixel_values)
+        hook.remove()
+        factor = 2.0 ** -math.ceil(math.log2(max(peaks[0].item() / loudest, 1.0)))
+        total *= factor
+        convolution.weight *= factor
+        convolution.bias *= total
 
 
 class MuonAndAdamW(torch.optim.Optimizer):

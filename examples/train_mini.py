@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,7 +31,8 @@ from pathlib import Path
 
 import torch
 from mini_data import LiveWorlds, RenderedWorlds, Worlds, render_to
-from mini_model import MuonAndAdamW, new_model, new_processor
+from mini_model import MuonAndAdamW, new_model, new_processor, quiet_head
+from mini_plan import MiniPlan, keep_plan
 from transformers import TrainerCallback
 from transformers.optimization import get_scheduler
 
@@ -40,6 +43,7 @@ from depth_anything_hf import (
     LabelingArguments,
     label_images,
     load_folder,
+    load_images,
 )
 from depth_anything_hf.inference import load_model
 from depth_anything_hf.training.checkpoints import last_whole_checkpoint
@@ -48,43 +52,8 @@ COLORS = {"gamma": (0.5, 2.0), "brightness": (0.5, 2.0), "color": (0.8, 1.25)}  
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@dataclass(frozen=True)
-class MiniPlan:
-    """Sizes and lengths of a run."""
-
-    hidden_size: int = 128
-    layers: int = 8
-    patch_size: int = 8
-    small_worlds: int = 20_480
-    worlds: int = 10_240
-    small_world_size: tuple[int, int] = (96, 128)  # as rendered, pixels
-    world_size: tuple[int, int] = (192, 256)
-    beginner_size: tuple[int, int] = (48, 64)  # of its crops
-    teacher_size: tuple[int, int] = (72, 96)
-    student_size: tuple[int, int] = (96, 128)
-    beginner_steps: int = 5000
-    teacher_steps: int = 3500
-    student_steps: int = 800
-    beginner_batch: int = 48
-    teacher_batch: int = 32
-    student_batch: tuple[int, int] = (24, 8)  # worlds, photographs
-    learning_rate: float = 1e-3  # of the beginner; half of it for each that goes on from another
-    weight_decay: float = 0.05
-    gradient_matching: float = 2.0
-    color_probability: float = 0.8  # share of the worlds whose exposure, contrast and colours are changed
-    seed: int = 0
-
-    def beginners_worlds(self) -> Worlds:
-        """Say which worlds the beginner learns from."""
-        return Worlds(self.small_worlds, self.small_world_size)
-
-    def later_worlds(self) -> Worlds:
-        """Say which worlds teacher and student learn from."""
-        return Worlds(self.worlds, self.world_size, first=self.small_worlds)
-
-
 class Deadline(TrainerCallback):
-    """Save and stop when the time of this piece of a run is up.
+    """Save and stop when the time of this piece of a run is up, or at Ctrl-C; a second one stops at once.
 
     Args:
         at: `time.monotonic()` of the end.
@@ -92,6 +61,12 @@ class Deadline(TrainerCallback):
 
     def __init__(self, at: float):
         self.at, self.passed = at, False
+
+    def end(self, *_) -> None:
+        """Let the time be up; a handler of signals."""
+        print("Stopping after this step or file; once more stops at once.")
+        self.at = -math.inf
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_step_end(self, args, state, control, **kwargs):
         """Look at the clock."""
@@ -130,6 +105,7 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
     finished = out / "model"
     if finished.is_dir():
         return DepthAnythingForDepthEstimation.from_pretrained(finished)
+    partial = out / "model.partial"  # a kill while it is written leaves no half of a finished stage
     model.to(memory_format=torch.channels_last)  # saves a sixth of a step on a CPU
     worlds, photographs = stage.batch
     arguments = DepthAnythingTrainingArguments(
@@ -155,7 +131,8 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
     if deadline.passed:
         return None
     (out / "log.json").write_text(json.dumps(trainer.state.log_history))
-    trainer.save_model(str(finished))
+    trainer.save_model(str(partial))
+    partial.rename(finished)
     shutil.rmtree(out / "checkpoints")
     return DepthAnythingForDepthEstimation.from_pretrained(finished)  # as a later piece of the run will find it
 
@@ -171,6 +148,13 @@ def label(photographs: Path, out: Path, plan: MiniPlan):
     return load_folder(out / "labels")
 
 
+def seen(worlds, plan: MiniPlan) -> torch.Tensor:
+    """Give a few worlds as the student sees them, `(worlds, 3, height, width)`."""
+    processor = new_processor(plan.student_size, plan.patch_size)
+    count = min(len(worlds), 32)
+    return processor([worlds[index].image for index in range(count)], return_tensors="pt")["pixel_values"]
+
+
 def worlds_in(folder: Path, worlds: Worlds, *, live: bool, processes: int, deadline: Deadline):
     """Give the records of worlds, rendered live or kept in a folder; None where the time was up."""
     if live:
@@ -181,13 +165,17 @@ def worlds_in(folder: Path, worlds: Worlds, *, live: bool, processes: int, deadl
 
 def given_teacher(start: str, folder: Path, plan: MiniPlan):
     """Take a checkpoint for the teacher, and put it where one that was trained would lie; return it."""
+    if folder.is_dir():
+        return DepthAnythingForDepthEstimation.from_pretrained(folder)
     model, _ = load_model(start)
     if model.config.patch_size != plan.patch_size:
         raise ValueError(
             f"{start} has patches of {model.config.patch_size} pixels and the run of {plan.patch_size}; pass --patch-size "
             f"{model.config.patch_size}, and --student-size in multiples of it."
         )
-    model.save_pretrained(folder)
+    partial = folder.with_name("model.partial")
+    model.save_pretrained(partial)
+    partial.rename(folder)
     return model
 
 
@@ -218,7 +206,7 @@ def run(
         render: Gives the records of worlds, or None where the time was up: `worlds_in`, of a folder and its worlds.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "plan.json").write_text(json.dumps(asdict(plan) | {"start": start}, indent=1))
+    keep_plan(out / "plan.json", plan, start, photographs)
     if start is None:
         teacher = new_teacher(out, plan, deadline, render)
     else:
@@ -235,6 +223,7 @@ def run(
     student = train(teacher, out / "student", plan, stage, deadline, **data)
     if student is None:
         return False
+    quiet_head(student, seen(worlds, plan))
     # The file is half as large; the configuration says float32, in which any machine computes.
     student.save_pretrained(out / "mini", state_dict={name: v.half() for name, v in student.state_dict().items()})
     new_processor(plan.student_size, plan.patch_size).save_pretrained(out / "mini")
@@ -270,15 +259,27 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Parse and run."""
-    options = make_parser().parse_args()
+    parser = make_parser()
+    options = parser.parse_args()
+    if not options.max_minutes >= 0:
+        parser.error(f"--max-minutes is {options.max_minutes}; it must be at least 0.")
     sizes = {name: getattr(options, name) for name in asdict(MiniPlan())}
-    plan = MiniPlan(**{name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
+    try:
+        plan = MiniPlan(**{name: tuple(value) if isinstance(value, list) else value for name, value in sizes.items()})
+        if options.photographs is not None:
+            load_images(options.photographs)  # before the hour that comes first
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
     if DEVICE == "cuda":  # so that the data loader's workers can render there
         torch.multiprocessing.set_start_method("spawn", force=True)
     deadline = Deadline(time.monotonic() + 60 * options.max_minutes)
+    before = signal.signal(signal.SIGINT, deadline.end)
     live = options.render == "live"
     render = partial(worlds_in, live=live, processes=options.processes, deadline=deadline)
-    done = run(options.out, plan, options.photographs, options.start, deadline, render)
+    try:
+        done = run(options.out, plan, options.photographs, options.start, deadline, render)
+    finally:
+        signal.signal(signal.SIGINT, before)
     print(f"{options.out / 'mini'} is ready." if done else "Stopped in time; the same command goes on.")
     return 0
 

@@ -1,5 +1,9 @@
 import json
+import math
+import os
+import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -93,12 +97,99 @@ def test_a_run_that_goes_on_from_a_model_trains_the_student_alone(
     assert 0 < max(moved) < 0.01  # two steps from there, and not from random weights
     with pytest.raises(SystemExit):
         load_example("mini_card").main([str(tmp_path / "more")])
-    assert "went on from" in capsys.readouterr().err
+    assert "learnt from" in capsys.readouterr().err
+
+
+def test_a_stop_in_the_middle_of_saving_leaves_no_half_of_a_stage(mini, monkeypatch, tmp_path):
+    half = tmp_path / "run" / "beginner" / "model.partial"
+    half.mkdir(parents=True)
+    (half / "config.json").write_text("{")
+    start(mini, monkeypatch, tmp_path / "run")
+    assert (tmp_path / "run" / "beginner" / "model" / "model.safetensors").is_file()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_at_ctrl_c_a_run_saves_and_stops_and_the_same_command_goes_on(mini, monkeypatch, tmp_path, capsys):
+    start(mini, monkeypatch, tmp_path / "whole")
+    original, interrupted = mini.Deadline.on_step_end, []
+
+    def interrupt_the_second_step(self, args, state, control, **kwargs):
+        if state.global_step == 2 and not interrupted:
+            interrupted.append(state.global_step)
+            os.kill(os.getpid(), signal.SIGINT)
+        original(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(mini.Deadline, "on_step_end", interrupt_the_second_step)
+    before = signal.getsignal(signal.SIGINT)
+    start(mini, monkeypatch, tmp_path / "run")
+    assert "Stopped in time" in capsys.readouterr().out
+    assert (tmp_path / "run" / "beginner" / "checkpoints" / "checkpoint-2").is_dir()
+    assert signal.getsignal(signal.SIGINT) is before
+    start(mini, monkeypatch, tmp_path / "run")
+    for name, values in weights_of(tmp_path / "whole" / "mini").items():
+        torch.testing.assert_close(weights_of(tmp_path / "run" / "mini")[name], values, msg=name)
+
+
+def test_another_run_is_not_taken_for_this_one(mini, monkeypatch, tmp_path, photographs):
+    start(mini, monkeypatch, tmp_path / "run")
+    teacher = weights_of(tmp_path / "run" / "teacher" / "model")
+    for options, message in (
+        (["--seed", "5"], "seed 0, not 5"),
+        (["--start", "mini"], "start None, not mini"),
+        (["--photographs", str(photographs)], "photographs None, not .*another --out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            start(mini, monkeypatch, tmp_path / "run", *options)
+    kept = weights_of(tmp_path / "run" / "teacher" / "model")
+    assert all(torch.equal(values, kept[name]) for name, values in teacher.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--student-steps", "0"], "student_steps is 0; it must be at least 1"),
+        (["--student-size", "30", "48"], r"student_size is \(30, 48\); both sides must be multiples of patch_size, 8"),
+        (["--hidden-size", "100"], "hidden_size is 100"),
+        (["--student-batch", "0", "4"], "student_batch is"),
+        (["--max-minutes", "nan"], "max-minutes is nan"),
+        (["--photographs", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_done(mini, monkeypatch, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit):
+        start(mini, monkeypatch, tmp_path / "run", *options)
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_card_is_refused_where_photographs_were_learnt_from(mini, load_example, tmp_path, capsys):
+    (tmp_path / "plan.json").write_text('{"start": null, "photographs": "/holiday"}')
+    with pytest.raises(SystemExit):
+        load_example("mini_card").main([str(tmp_path)])
+    assert "learnt from /holiday" in capsys.readouterr().err
+
+
+def test_a_quiet_head_predicts_the_same_times_a_constant_also_in_float16(mini):
+    model = mini.new_model(64, 4, 8, 0)
+    with torch.no_grad():
+        model.head.conv1.weight *= 1e5
+        model.head.conv3.bias += 3.0
+    pixels = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    loud = model.eval()(pixels).predicted_depth
+    mini.quiet_head(model, pixels)
+    quiet = model(pixels).predicted_depth
+    factor = (loud.max() / quiet.max()).item()
+    assert factor > 8
+    assert math.log2(factor) == pytest.approx(round(math.log2(factor)), abs=1e-5)
+    torch.testing.assert_close(quiet * factor, loud)
+    half = model.half()(pixels.half()).predicted_depth
+    torch.testing.assert_close(half.float(), quiet, atol=0.01 * quiet.max().item(), rtol=0.05)
 
 
 def test_a_start_with_other_patches_is_refused(mini, monkeypatch, tmp_path):
+    sizes = ("--beginner-size", "16", "32", "--teacher-size", "32", "32")
     with pytest.raises(ValueError, match=r"mini has patches of 8 pixels and the run of 16; pass --patch-size 8"):
-        start(mini, monkeypatch, tmp_path, "--start", "mini", "--patch-size", "16")
+        start(mini, monkeypatch, tmp_path, "--start", "mini", "--patch-size", "16", *sizes)
 
 
 def test_worlds_are_learnt_under_changed_colours(mini, monkeypatch, tmp_path):
