@@ -42,6 +42,14 @@ def test_load_model__takes_its_name_and_computes_in_float32(tmp_path, monkeypatc
     assert model_revision(MINI, model).startswith("sha256:")
 
 
+def test_half_precision__is_finite_and_close(noise_image):
+    images = [noise_image(120, 160, seed=seed) for seed in range(3)]
+    whole, half = (predict_depth(*load_model(MINI, dtype=dtype), images) for dtype in (torch.float32, torch.float16))
+    for one, other in zip(whole, half, strict=True):
+        assert other.isfinite().all()
+        torch.testing.assert_close(other.float(), one, rtol=0.05, atol=0.02 * one.max().item())
+
+
 def test_a_folder_of_that_name_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / MINI).mkdir()
