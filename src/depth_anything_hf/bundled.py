@@ -12,7 +12,7 @@ def checkpoint_folder(name: str) -> str:
     """Turn "mini" into the folder of the checkpoint that comes with the package, and leave any other name alone.
 
     Args:
-        name (`str`): Hub id, folder or "mini". A folder of yours of that name wins.
+        name (`str`): Hub id, folder or "mini". A folder of yours of that name wins, if it holds a config.json.
 
     Returns:
         `str`: What transformers' `from_pretrained` and `pipeline` take.
@@ -24,4 +24,6 @@ def checkpoint_folder(name: str) -> str:
         >>> checkpoint_folder("somebody/their-model")
         'somebody/their-model'
     """
-    return str(Path(__file__).parent / MINI) if name == MINI and not Path(MINI).exists() else name
+    if name != MINI or (Path(MINI) / "config.json").is_file():  # a file or folder of other things is no model
+        return name
+    return str(Path(__file__).parent / MINI)
