@@ -315,3 +315,67 @@ def test_train__crop_that_is_no_multiple_of_the_patch(sizes, message, one_step, 
     assert one_step(MINI, *sizes) is None
     assert message in (error := capsys.readouterr().err)
     assert "leave it out for the model's own" in error
+
+
+# A run that is done
+
+
+@pytest.fixture
+def to_its_end(workplace, tmp_path):
+    """Function that trains to step 2 of an epoch of 4, and tells of the run: checkpoints, weights, metrics, history."""
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1.0e-3\nper_device_train_batch_size: 1\nlogging_steps: 1\n")
+    out = tmp_path / "out"
+
+    def run(*given, data="labeled"):
+        start = ["--model", str(workplace / "model"), "--eval", str(workplace / "labeled"), "--output_dir", str(out)]
+        data = ["--labeled", str(workplace / "labeled")] if data == "labeled" else data
+        assert main(["train", str(tmp_path / "recipe.yaml"), *start, *data, *ON_CPU, "--max_steps", "2", *given]) == 0
+        weights = next(out.glob("*model.safetensors")).read_bytes()
+        state = json.loads((out / "trainer_state.json").read_text())
+        checkpoints = sorted(path.name for path in out.glob("checkpoint-*"))
+        return checkpoints, weights, json.loads((out / "all_results.json").read_text()), state
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "given", [(), ("--lora_rank", "2"), ("--gradient_accumulation_steps", "2", "--max_steps", "1")]
+)
+def test_train__repeated_when_done_trains_nothing_and_says_the_same(given, to_its_end):
+    checkpoints, weights, metrics, state = to_its_end(*given)
+    for _ in range(2):
+        again = to_its_end(*given)
+        assert again[:2] == (checkpoints, weights)
+        assert again[2] == pytest.approx(metrics | {name: again[2][name] for name in metrics if "eval_" in name})
+        assert metrics["eval_abs_rel"] == pytest.approx(again[2]["eval_abs_rel"], rel=1e-6)
+        assert again[3]["global_step"] == state["global_step"]
+        for key in ("loss", "train_loss"):
+            told = [[entry[key] for entry in one["log_history"] if key in entry] for one in (state, again[3])]
+            assert told[0] == told[1]
+
+
+def test_train__repeated_when_done_with_a_stream_trains_nothing(to_its_end, workplace, tmp_path):
+    load_folder(workplace / "pseudo").to_parquet(tmp_path / "shards" / "data" / "part-0.parquet")
+    data = ["--unlabeled", str(tmp_path / "shards"), "--stream", "true", "--feature_alignment_weight", "0"]
+    first, again = to_its_end(data=data), to_its_end(data=data)
+    assert first[:2] == again[:2]
+    assert first[2].keys() == again[2].keys()
+
+
+def test_train__done_but_never_scored_is_scored_without_a_loss_that_nobody_knows(to_its_end, tmp_path):
+    """Killed between the last checkpoint and the end: what the run would have told of its training is lost."""
+    checkpoints, weights, metrics, _ = to_its_end()
+    for name in ("trainer_state.json", "all_results.json", "model.safetensors"):
+        (tmp_path / "out" / name).unlink()
+    again = to_its_end()
+    assert again[:2] == (checkpoints, weights)
+    assert metrics.keys() - again[2].keys() == {"train_loss", "train_samples_per_second", "train_steps_per_second"}
+    assert again[2]["eval_abs_rel"] == pytest.approx(metrics["eval_abs_rel"], rel=1e-6)
+
+
+def test_train__done_goes_on_to_a_later_end(to_its_end):
+    to_its_end()
+    to_its_end()
+    checkpoints, _, metrics, state = to_its_end("--max_steps", "3")
+    assert (checkpoints, state["global_step"]) == (["checkpoint-2", "checkpoint-3"], 3)
+    assert metrics["train_loss"] > 0
