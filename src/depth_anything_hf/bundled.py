@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MINI = "mini"
+_FOLDER = Path(__file__).parent / MINI
 BETTER = "depth-anything/Depth-Anything-V2-Small-hf"  # what to take where a download is no matter
 
 
@@ -26,4 +27,14 @@ def checkpoint_folder(name: str) -> str:
     """
     if name != MINI or (Path(MINI) / "config.json").is_file():  # a file or folder of other things is no model
         return name
-    return str(Path(__file__).parent / MINI)
+    return str(_FOLDER)
+
+
+def checkpoint_name(folder: str) -> str:
+    """Turn the folder of the checkpoint that comes with the package back into "mini": it lies elsewhere on other machines.
+
+    Example:
+        >>> checkpoint_name(checkpoint_folder("mini")), checkpoint_name("somebody/their-model")
+        ('mini', 'somebody/their-model')
+    """
+    return MINI if Path(folder).resolve() == _FOLDER.resolve() else folder
