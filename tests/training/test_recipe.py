@@ -307,14 +307,26 @@ def test_start_processor__carries_the_models_rules(workplace, tmp_path):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        (["--image_height", "518"], "image_height is 518; it must be a multiple of the patch size 8, such as 520"),
-        (["--image_width", "0"], "image_width is 0; it must be a multiple of the patch size 8, such as 8"),
+        (
+            ["--image_height", "518"],
+            "image_height is 518; it must be a multiple of the patch size 8, such as 96, the own of mini",
+        ),
+        (
+            ["--image_width", "0"],
+            "image_width is 0; it must be a multiple of the patch size 8, such as 128, the own of mini",
+        ),
     ],
 )
 def test_train__crop_that_is_no_multiple_of_the_patch(sizes, message, one_step, capsys):
     assert one_step(MINI, *sizes) is None
-    assert message in (error := capsys.readouterr().err)
-    assert "leave it out for the model's own" in error
+    assert message in capsys.readouterr().err
+
+
+def test_start_processor__crop_that_fits_no_patch_of_a_fresh_decoder(workplace):
+    recipe = RecipeArguments(encoder=str(workplace / "encoder"), labeled=["x"], image_height=520)
+    config = DepthAnythingForDepthEstimation.from_pretrained(workplace / "model").config
+    with pytest.raises(ValueError, match=r"multiple of the patch size 14, such as 518: give --image_height 518\.$"):
+        start_processor(recipe, config)
 
 
 # A run that is done

@@ -261,11 +261,11 @@ def start_processor(recipe: RecipeArguments, config) -> DepthAnythingImageProces
         own = processor.size[side]
         size[side] = length = own if given is None else given
         if length < multiple or length % multiple:
-            nearest = max(round(length / multiple), 1) * multiple
-            hint = f", or leave it out for the model's own {own}" if has_own and own % multiple == 0 else ""
+            fits = has_own and own >= multiple and own % multiple == 0
+            better = own if fits else max(round(length / multiple), 1) * multiple
             raise ValueError(
-                f"image_{side} is {length}; it must be a multiple of the patch size {multiple}, such as {nearest}: give "
-                f"--image_{side} {nearest}{hint}."
+                f"image_{side} is {length}; it must be a multiple of the patch size {multiple}, such as {better}"
+                f"{f', the own of {recipe.model}' if fits else ''}: give --image_{side} {better}."
             )
     processor.size = size
     return processor
