@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from transformers import AutoModelForDepthEstimation, Dinov2Config
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, config_for_encoder
 from depth_anything_hf.adapters import depth_lora_config, merge_adapter
-from depth_anything_hf.inference import FINGERPRINT, load_model, predict_depth, weights_fingerprint
+from depth_anything_hf.bundled import MINI, checkpoint_folder
+from depth_anything_hf.inference import FINGERPRINT, adapter_base, load_model, predict_depth, weights_fingerprint
+from depth_anything_hf.sharing.checkpoints import settle_adapter
 
 DECODERS = ["full", "lora"]
 OLD_NAMES = {  # of transformers 4
@@ -48,7 +51,8 @@ def edit_config(folder, **changes):
 
 
 def predicted(model, seed=1):
-    images = torch.randn(2, 3, 56, 70, generator=torch.Generator().manual_seed(seed))
+    size = (4 * model.config.patch_size, 5 * model.config.patch_size)
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         return model(pixel_values=images).predicted_depth
 
@@ -250,3 +254,47 @@ def test_merge_adapter__refuses(adapt, base, save_base, tmp_path):
     with pytest.raises(ValueError, match="was trained on a base model with the weights"):
         merge_adapter(tmp_path / "adapter", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+# --- on the model that comes with the package, which lies elsewhere on another machine
+
+
+@pytest.fixture
+def on_mini(adapt, tmp_path):
+    """An adapter on mini: the model in memory, and the folder that it was saved in."""
+    model = adapt(MINI)
+    model.save_pretrained(tmp_path / "adapter")
+    return model, str(tmp_path / "adapter")
+
+
+def test_save_pretrained__names_mini_and_not_where_it_is_installed(on_mini):
+    model, folder = on_mini
+    assert adapter_base(folder) == MINI
+    config = json.loads((Path(folder) / "adapter_config.json").read_text())
+    assert config["auto_mapping"][FINGERPRINT] == weights_fingerprint(MINI)
+    model.save_pretrained(folder)  # what is in memory is as it was: PEFT looks there for the base's files
+    assert model.peft_config["default"].base_model_name_or_path == checkpoint_folder(MINI)
+
+
+def test_load_model__finds_mini_from_anywhere(on_mini, tmp_path, monkeypatch):
+    model, _ = on_mini
+    monkeypatch.chdir(tmp_path)
+    loaded, processor = load_model("adapter")
+    assert processor.to_dict() == load_model(MINI)[1].to_dict()
+    torch.testing.assert_close(predicted(loaded), predicted(model), atol=1e-5, rtol=1e-4)
+    merged = load_model(str(merge_adapter("adapter", "merged")))[0]
+    torch.testing.assert_close(predicted(merged), predicted(loaded))
+
+
+def test_load_model__another_model_in_a_folder_named_mini_is_noticed(on_mini, save_base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_base(MINI)
+    with pytest.raises(ValueError, match="was trained on a base model with the weights"):
+        load_model(on_mini[1])
+
+
+def test_settle_adapter__of_mini_says_how_to_share_it(on_mini, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"belongs to 'mini', which is not on the Hub.*merge_adapter.*push the merged"
+    ):
+        settle_adapter(tmp_path / "adapter")

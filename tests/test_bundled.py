@@ -50,10 +50,25 @@ def test_half_precision__is_finite_and_close(noise_image):
         torch.testing.assert_close(other.float(), one, rtol=0.05, atol=0.02 * one.max().item())
 
 
-def test_a_folder_of_that_name_wins(tmp_path, monkeypatch):
+def test_checkpoint_folder__a_model_of_yours_of_that_name_wins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / MINI).mkdir()
+    (tmp_path / MINI / "config.json").write_text("{}")
     assert checkpoint_folder(MINI) == MINI
+
+
+@pytest.mark.parametrize("kind", ["a file", "an empty folder", "a folder of other things"])
+def test_checkpoint_folder__nothing_else_of_that_name_stands_in_the_way(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if kind == "a file":
+        (tmp_path / MINI).write_text("notes on a small car")
+    else:
+        (tmp_path / MINI).mkdir()
+    if kind == "a folder of other things":
+        Image.new("RGB", (4, 4)).save(tmp_path / MINI / "photo.jpg")
+    assert checkpoint_folder(MINI) == str(FOLDER)
+    model, _ = load_model(MINI)
+    assert model_revision(MINI, model) == model_revision(str(FOLDER), model)
 
 
 def test_pipeline__agrees_with_our_own_prediction(noise_image):

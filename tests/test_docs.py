@@ -23,7 +23,6 @@ STAND_INS = {
     "facebook/dinov2-small": "encoder",
     'size={"height": 518, "width": 518}': 'size={"height": 56, "width": 56}',
     "model.config, 1036)": "model.config, 84)",
-    '"my_photos", "labels")': '"my_photos", "labels", resolution=56)',
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
+from depth_anything_hf.bundled import checkpoint_name
 from depth_anything_hf.inference import FINGERPRINT, adapter_base, load_model, weights_fingerprint
 
 # transformers 5 renamed the attention's layers in memory; the left names are those of version 4.
@@ -44,14 +46,17 @@ class DepthLoraConfig(LoraConfig):
     """
 
     def save_pretrained(self, save_directory: str, **kwargs) -> None:
-        """Save adapter_config.json, with the base model's stock class and the fingerprint of its weights."""
+        """Save adapter_config.json, with the base model's stock class, its name and the fingerprint of its weights."""
         mapping = dict(kwargs.pop("auto_mapping_dict", None) or {})
         if mapping.get("parent_library", "").startswith("depth_anything_hf"):
             mapping["parent_library"] = "transformers"  # where a class of the same name loads the same weights
         fingerprint = self._fingerprint_of_base()
         if fingerprint is not None:
             mapping[FINGERPRINT] = fingerprint
-        super().save_pretrained(save_directory, auto_mapping_dict=mapping or None, **kwargs)
+        named = copy.copy(self)  # in memory the folder stays, where PEFT looks for the base's files
+        if named.base_model_name_or_path:
+            named.base_model_name_or_path = checkpoint_name(named.base_model_name_or_path)
+        super(DepthLoraConfig, named).save_pretrained(save_directory, auto_mapping_dict=mapping or None, **kwargs)
 
     def _fingerprint_of_base(self) -> str | None:
         """Read the base model's weights where its name says they lie, once a run."""

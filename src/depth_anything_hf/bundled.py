@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MINI = "mini"
+_FOLDER = Path(__file__).parent / MINI
 BETTER = "depth-anything/Depth-Anything-V2-Small-hf"  # what to take where a download is no matter
 
 
@@ -12,7 +13,7 @@ def checkpoint_folder(name: str) -> str:
     """Turn "mini" into the folder of the checkpoint that comes with the package, and leave any other name alone.
 
     Args:
-        name (`str`): Hub id, folder or "mini". A folder of yours of that name wins.
+        name (`str`): Hub id, folder or "mini". A folder of yours of that name wins, if it holds a config.json.
 
     Returns:
         `str`: What transformers' `from_pretrained` and `pipeline` take.
@@ -24,4 +25,16 @@ def checkpoint_folder(name: str) -> str:
         >>> checkpoint_folder("somebody/their-model")
         'somebody/their-model'
     """
-    return str(Path(__file__).parent / MINI) if name == MINI and not Path(MINI).exists() else name
+    if name != MINI or (Path(MINI) / "config.json").is_file():  # a file or folder of other things is no model
+        return name
+    return str(_FOLDER)
+
+
+def checkpoint_name(folder: str) -> str:
+    """Turn the folder of the checkpoint that comes with the package back into "mini": it lies elsewhere on other machines.
+
+    Example:
+        >>> checkpoint_name(checkpoint_folder("mini")), checkpoint_name("somebody/their-model")
+        ('mini', 'somebody/their-model')
+    """
+    return MINI if Path(folder).resolve() == _FOLDER.resolve() else folder

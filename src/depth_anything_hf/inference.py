@@ -151,13 +151,13 @@ def _adapter_config(name: str) -> tuple[str, dict] | None:
     """Read adapter_config.json and say where it lies; None for a whole model."""
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    if _find_file(name, "config.json") is not None:
+    if find_file(name, "config.json") is not None:
         return None
     path = find_adapter_config_file(name)
     return None if path is None else (path, json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-def _find_file(name: str, file: str) -> str | None:
+def find_file(name: str, file: str) -> str | None:
     """Find a file of a folder or Hub repository; None if it has no such file."""
     return cached_file(checkpoint_folder(name), file, _raise_exceptions_for_missing_entries=False)
 
@@ -208,13 +208,13 @@ def weights_fingerprint(name: str) -> str | None:
     Returns:
         `str`, *optional*: "sha256:" and 16 hexadecimal digits; None where there are no safetensors files.
     """
-    paths = [_find_file(name, "model.safetensors")]
+    paths = [find_file(name, "model.safetensors")]
     if paths == [None]:
-        index = _find_file(name, "model.safetensors.index.json")
+        index = find_file(name, "model.safetensors.index.json")
         if index is None:
             return None
         shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-        paths = [_find_file(name, shard) for shard in sorted(shards)]
+        paths = [find_file(name, shard) for shard in sorted(shards)]
     digest = hashlib.sha256()
     with ExitStack() as stack:
         owners = {}

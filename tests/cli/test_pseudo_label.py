@@ -73,6 +73,19 @@ def test_pseudo_label__options_reach_the_settings(command, tmp_path):
     assert len(manifest["shards"]) == 2
 
 
+def test_pseudo_label__at_the_teachers_own_resolution_goes_on_where_it_was(command, tmp_path):
+    """Left out or given, it is one setting: neither makes another set of a folder that was begun with it."""
+    plain = [word for word in command if word not in ("--resolution", "56")]
+    assert main([*plain, "--shard_size", "2"]) == 0
+    manifest = tmp_path / "out" / "manifest.json"
+    first = manifest.read_bytes()
+    assert json.loads(first)["resolution"] == 56
+    manifest.unlink()
+    (tmp_path / "out" / "data" / json.loads(first)["shards"][0]["file"].split("/")[-1]).unlink()
+    assert main([*command, "--shard_size", "2"]) == 0
+    assert manifest.read_bytes() == first
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,7 +11,7 @@ from depth_anything_hf.labeling.teacher import Preparation
 PREPARATION = Preparation(14, False, 1 / 255, (0.5,) * 3, (0.25,) * 3)
 
 
-def resolve(device="cpu", parts=("photographs",), whole_files=False, **given):
+def resolve(device="cpu", parts=("photographs",), whole_files=False, own=518, **given):
     args = LabelingArguments("teacher", "photos", "out", **given)
     source = ImageSource("photos", None, None, "image", tuple(parts), whole_files)
     model = nn.Linear(2, 3)
@@ -19,7 +19,7 @@ def resolve(device="cpu", parts=("photographs",), whole_files=False, **given):
         for parameter in model.parameters():
             parameter.fill_(1.0)
     model.config = SimpleNamespace()
-    return Settings.resolve(args, source, model, PREPARATION, "disparity", device)
+    return Settings.resolve(args, source, model, PREPARATION, "disparity", own, device)
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", ("float32", False, 1)), ("cuda", ("bfloat16", True, 32))])
@@ -28,6 +28,18 @@ def test_resolve__defaults_of_the_device(device, expected):
     assert (settings.dtype, settings.compiled, settings.batch_size) == expected
     settings = resolve(device, dtype="float16", compiled=device == "cpu", batch_size=3)
     assert (settings.dtype, settings.compiled, settings.batch_size) == ("float16", device == "cpu", 3)
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 392), ({"resolution": 56}, 56)])
+def test_resolve__resolution_is_the_teachers_own_unless_given(given, expected):
+    assert resolve(own=392, **given).resolution == expected
+
+
+def test_check_same__a_resolution_left_out_is_the_one_it_stands_for(tmp_path):
+    begun = resolve(own=56, resolution=518).as_json()
+    resolve(own=518).check_same(begun, tmp_path)
+    with pytest.raises(ValueError, match=r"\(resolution: 518 then, 56 now\); repeat those"):
+        resolve(own=56).check_same(begun, tmp_path)
 
 
 @pytest.mark.parametrize(

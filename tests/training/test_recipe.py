@@ -11,11 +11,12 @@ from PIL import Image
 from transformers import AutoModelForDepthEstimation, Dinov2Config, Dinov2Model
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+from depth_anything_hf.bundled import MINI, checkpoint_folder
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.folder import load_folder, write_image_folder
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.data.synthetic import iter_synthetic_records
-from depth_anything_hf.training.recipe import make_parser, parse_recipe
+from depth_anything_hf.training.recipe import RecipeArguments, make_parser, parse_recipe, start_processor
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
 ON_CPU = ["--bf16", "false", "--use_cpu", "true", "--image_height", "56", "--image_width", "56", "--report_to", "none"]
@@ -245,3 +246,148 @@ def test_train__reader_options_that_are_no_json_are_named(workplace, tmp_path, c
     for given in ("{kitti: 1}", "[1]"):
         assert main(["train", str(recipe), *start, "--reader_options", given, *ON_CPU]) == 1
         assert f"reader_options is {given!r}; it must be JSON" in capsys.readouterr().err
+
+
+# The start's own geometry
+
+
+@pytest.fixture
+def one_step(workplace, tmp_path):
+    """Function that trains a step from a model at the sizes given, and reads the processor that it saved."""
+    (tmp_path / "recipe.yaml").write_text("max_steps: 1\nper_device_train_batch_size: 2\nreport_to: none\n")
+
+    def run(model, *sizes) -> dict | None:
+        out = tmp_path / "out"
+        command = ["train", str(tmp_path / "recipe.yaml"), "--model", model, "--labeled", str(workplace / "labeled")]
+        if main([*command, "--use_cpu", "true", "--output_dir", str(out), *sizes]):
+            return None
+        trained_at = json.loads((out / "provenance.json").read_text())["recipe"]["image size"]
+        saved = json.loads((out / "preprocessor_config.json").read_text())
+        assert trained_at == f"{saved['size']['height']} x {saved['size']['width']}"
+        return saved
+
+    return run
+
+
+def test_train__from_mini_keeps_its_geometry(one_step, workplace, tmp_path):
+    assert one_step(MINI) == json.loads((Path(checkpoint_folder(MINI)) / "preprocessor_config.json").read_text())
+
+
+def test_train__sizes_given_win_one_by_one(one_step):
+    saved = one_step(MINI, "--image_height", "64")
+    assert saved["size"] == {"height": 64, "width": 128}
+    assert (saved["keep_aspect_ratio"], saved["ensure_multiple_of"]) == (False, 8)
+
+
+def test_train__sizes_default_to_those_of_the_model(one_step, workplace):
+    saved = one_step(str(workplace / "model"))
+    assert (saved["size"], saved["keep_aspect_ratio"]) == ({"height": 56, "width": 56}, True)
+
+
+@pytest.mark.parametrize("start", ["model", "encoder"])
+def test_start_processor__without_one_is_the_official(start, workplace, tmp_path):
+    model = DepthAnythingForDepthEstimation.from_pretrained(workplace / "model")
+    model.save_pretrained(tmp_path / "bare")
+    folder = str({"model": tmp_path / "bare", "encoder": workplace / "model"}[start])
+    processor = start_processor(RecipeArguments(labeled=["x"], **{start: folder}), model.config)
+    assert processor.to_dict() == DepthAnythingImageProcessor().to_dict()
+
+
+def test_start_processor__carries_the_models_rules(workplace, tmp_path):
+    model = DepthAnythingForDepthEstimation.from_pretrained(workplace / "model")
+    model.save_pretrained(tmp_path)
+    own = {"size": {"height": 112, "width": 56}, "ensure_multiple_of": 28, "keep_aspect_ratio": False}
+    own |= {"image_mean": (0.5,) * 3, "image_std": (0.25,) * 3}
+    DepthAnythingImageProcessor(**own).save_pretrained(tmp_path)
+    recipe = RecipeArguments(model=str(tmp_path), labeled=["x"], image_width=84)
+    made = start_processor(recipe, model.config).to_dict()
+    assert {name: made[name] for name in own} == own | {"size": {"height": 112, "width": 84}}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            ["--image_height", "518"],
+            "image_height is 518; it must be a multiple of the patch size 8, such as 96, the own of mini",
+        ),
+        (
+            ["--image_width", "0"],
+            "image_width is 0; it must be a multiple of the patch size 8, such as 128, the own of mini",
+        ),
+    ],
+)
+def test_train__crop_that_is_no_multiple_of_the_patch(sizes, message, one_step, capsys):
+    assert one_step(MINI, *sizes) is None
+    assert message in capsys.readouterr().err
+
+
+def test_start_processor__crop_that_fits_no_patch_of_a_fresh_decoder(workplace):
+    recipe = RecipeArguments(encoder=str(workplace / "encoder"), labeled=["x"], image_height=520)
+    config = DepthAnythingForDepthEstimation.from_pretrained(workplace / "model").config
+    with pytest.raises(ValueError, match=r"multiple of the patch size 14, such as 518: give --image_height 518\.$"):
+        start_processor(recipe, config)
+
+
+# A run that is done
+
+
+@pytest.fixture
+def to_its_end(workplace, tmp_path):
+    """Function that trains to step 2 of an epoch of 4, and tells of the run: checkpoints, weights, metrics, history."""
+    (tmp_path / "recipe.yaml").write_text("learning_rate: 1.0e-3\nper_device_train_batch_size: 1\nlogging_steps: 1\n")
+    out = tmp_path / "out"
+
+    def run(*given, data="labeled"):
+        start = ["--model", str(workplace / "model"), "--eval", str(workplace / "labeled"), "--output_dir", str(out)]
+        data = ["--labeled", str(workplace / "labeled")] if data == "labeled" else data
+        assert main(["train", str(tmp_path / "recipe.yaml"), *start, *data, *ON_CPU, "--max_steps", "2", *given]) == 0
+        weights = next(out.glob("*model.safetensors")).read_bytes()
+        state = json.loads((out / "trainer_state.json").read_text())
+        checkpoints = sorted(path.name for path in out.glob("checkpoint-*"))
+        return checkpoints, weights, json.loads((out / "all_results.json").read_text()), state
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "given", [(), ("--lora_rank", "2"), ("--gradient_accumulation_steps", "2", "--max_steps", "1")]
+)
+def test_train__repeated_when_done_trains_nothing_and_says_the_same(given, to_its_end):
+    checkpoints, weights, metrics, state = to_its_end(*given)
+    for _ in range(2):
+        again = to_its_end(*given)
+        assert again[:2] == (checkpoints, weights)
+        assert again[2] == pytest.approx(metrics | {name: again[2][name] for name in metrics if "eval_" in name})
+        assert metrics["eval_abs_rel"] == pytest.approx(again[2]["eval_abs_rel"], rel=1e-6)
+        assert again[3]["global_step"] == state["global_step"]
+        for key in ("loss", "train_loss"):
+            told = [[entry[key] for entry in one["log_history"] if key in entry] for one in (state, again[3])]
+            assert told[0] == told[1]
+
+
+def test_train__repeated_when_done_with_a_stream_trains_nothing(to_its_end, workplace, tmp_path):
+    load_folder(workplace / "pseudo").to_parquet(tmp_path / "shards" / "data" / "part-0.parquet")
+    data = ["--unlabeled", str(tmp_path / "shards"), "--stream", "true", "--feature_alignment_weight", "0"]
+    first, again = to_its_end(data=data), to_its_end(data=data)
+    assert first[:2] == again[:2]
+    assert first[2].keys() == again[2].keys()
+
+
+def test_train__done_but_never_scored_is_scored_without_a_loss_that_nobody_knows(to_its_end, tmp_path):
+    """Killed between the last checkpoint and the end: what the run would have told of its training is lost."""
+    checkpoints, weights, metrics, _ = to_its_end()
+    for name in ("trainer_state.json", "all_results.json", "model.safetensors"):
+        (tmp_path / "out" / name).unlink()
+    again = to_its_end()
+    assert again[:2] == (checkpoints, weights)
+    assert metrics.keys() - again[2].keys() == {"train_loss", "train_samples_per_second", "train_steps_per_second"}
+    assert again[2]["eval_abs_rel"] == pytest.approx(metrics["eval_abs_rel"], rel=1e-6)
+
+
+def test_train__done_goes_on_to_a_later_end(to_its_end):
+    to_its_end()
+    to_its_end()
+    checkpoints, _, metrics, state = to_its_end("--max_steps", "3")
+    assert (checkpoints, state["global_step"]) == (["checkpoint-2", "checkpoint-3"], 3)
+    assert metrics["train_loss"] > 0

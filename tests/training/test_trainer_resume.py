@@ -81,6 +81,16 @@ def test_train__epoch_with_a_remainder(run, tmp_path):
     assert_equal(straight, resumed)
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4], ids=lambda step: f"{step} of 2 an epoch")
+def test_train__done_to_its_last_step_trains_nothing(run, tmp_path, step):
+    straight = run(tmp_path / "straight", max_steps=step)
+    again = run(tmp_path / "again", tmp_path / "straight" / f"checkpoint-{step}", seed=8, max_steps=step)
+    assert again.state.global_step == step
+    assert again.keeper.rates == []  # no step began
+    assert not list((tmp_path / "again").glob("checkpoint-*"))
+    assert_equal(straight, again)
+
+
 def test_train__workers_do_not_change_the_result(run, tmp_path):
     weights = []
     for workers in (0, 2):

@@ -14,7 +14,8 @@ examples:
   depth-anything-hf train examples/recipes/v2_student.yaml --unlabeled pseudo_labels --output_dir student
   depth-anything-hf train examples/recipes/metric_nyuv2.yaml --labeled my_rooms --eval my_rooms_test --max_steps 1000
 
-The same command goes on from the last checkpoint in output_dir; --restart true starts anew.
+The same command goes on from the last checkpoint in output_dir, and saves and scores again what is trained to its end;
+--restart true starts anew.
 """
 
 

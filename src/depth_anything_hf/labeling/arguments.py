@@ -33,7 +33,11 @@ class LabelingArguments:
         metadata={"help": "Folder tree, glob in quotes, parquet or .tar files (or a folder of them), or Hub data set."}
     )
     out_dir: str = field(metadata={"aliases": ["--out"], "help": "Folder for the shards; an unfinished one goes on."})
-    resolution: int = _option(518, "Shorter side of the network's input, a multiple of the patch size.")
+    resolution: int | None = _option(
+        None,
+        "Shorter side of the network's input, a multiple of the patch size. Default: the teacher's, 518 for the official "
+        "checkpoints.",
+    )
     batch_size: int | None = _option(None, "Images a forward pass. Default: 32 on a GPU, 1 on a CPU.")
     image_column: str | None = _option(None, "Column of the images. Default: the only one of type image.")
     split: str = _option("train", "Split of a Hub data set.")
@@ -101,6 +105,7 @@ class Settings:
         model: nn.Module,
         preparation: Preparation,
         space: str,
+        own_resolution: int,
         device: str,
     ) -> Settings:
         """Fill in what the arguments leave open.
@@ -111,6 +116,7 @@ class Settings:
             model: The teacher.
             preparation: How it wants its images.
             space: What the teacher predicts.
+            own_resolution: The teacher's, taken where none is given.
             device: "cuda", "cpu", ...
 
         Returns:
@@ -134,7 +140,7 @@ class Settings:
             model=args.model,
             model_revision=model_revision(args.model, model),
             space=space,
-            resolution=check_resolution(args.resolution, preparation.multiple),
+            resolution=check_resolution(args.resolution or own_resolution, preparation.multiple),
             preparation=preparation,
             dtype=args.dtype or ("bfloat16" if fast else "float32"),
             compiled=fast if args.compiled is None else args.compiled,

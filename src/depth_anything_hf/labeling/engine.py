@@ -64,16 +64,16 @@ def label_images(args: LabelingArguments) -> dict[str, Any]:
         >>> _ = DepthAnythingImageProcessor(size={"height": 56, "width": 56}).save_pretrained(teacher)
         >>> Image.new("RGB", (80, 60)).save(photos + "/a.jpg")
         >>> manifest = label_images(
-        ...     LabelingArguments(teacher, photos, tempfile.mkdtemp(), resolution=56, num_workers=0, disable_tqdm=True)
+        ...     LabelingArguments(teacher, photos, tempfile.mkdtemp(), num_workers=0, disable_tqdm=True)
         ... )
-        >>> manifest["labeled"]
-        1
+        >>> manifest["labeled"], manifest["resolution"]
+        (1, 56)
     """
     state = PartialState(cpu=args.device == "cpu", timeout=timedelta(days=30))  # processes end at different times
     source = open_source(args.images, args.image_column, args.split, args.limit)
-    model, preparation, space = load_teacher(args.model, args.space)
+    model, preparation, space, own_resolution = load_teacher(args.model, args.space)
     model.to(state.device)
-    settings = Settings.resolve(args, source, model, preparation, space, state.device.type)
+    settings = Settings.resolve(args, source, model, preparation, space, own_resolution, state.device.type)
     folder = ShardFolder(Path(args.out_dir).expanduser())
     with state.main_process_first(), _clear_when_full(folder.path):
         claim_folder(folder, settings, is_main=state.is_main_process)

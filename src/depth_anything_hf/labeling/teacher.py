@@ -7,7 +7,9 @@ from typing import NamedTuple
 from torch import nn
 
 from depth_anything_hf.inference import input_multiple, load_model, space_of
-from depth_anything_hf.resizing import fixed_aspect
+from depth_anything_hf.resizing import fixed_aspect, resized_size
+
+OFFICIAL_RESOLUTION = 518  # for a processor that has none
 
 
 class Preparation(NamedTuple):
@@ -21,22 +23,28 @@ class Preparation(NamedTuple):
     std: tuple[float, ...]
 
 
-def load_teacher(name: str, space: str | None = None) -> tuple[nn.Module, Preparation, str]:
-    """Load the model, how it wants its images, and the space of its predictions.
+def load_teacher(name: str, space: str | None = None) -> tuple[nn.Module, Preparation, str, int]:
+    """Load the model, how it wants its images, the space of its predictions, and its own resolution.
 
     Args:
         name (`str`): Hub id or folder of a depth model or of a LoRA adapter.
         space (`str`, *optional*): Where its config does not tell.
 
     Returns:
-        `tuple[nn.Module, Preparation, str]`: The model in evaluation mode, on the CPU.
+        `tuple[nn.Module, Preparation, str, int]`: The model in evaluation mode, on the CPU.
 
     Raises:
         ValueError: The space is unknown.
     """
     model, processor = load_model(name)
     # Weights that are stored in half precision are computed with in `dtype`, as any others.
-    return model.float(), preparation_of(processor, model.config), space_of(model, name, space, processed=False)
+    preparation = preparation_of(processor, model.config)
+    return (
+        model.float(),
+        preparation,
+        space_of(model, name, space, processed=False),
+        own_resolution(processor, preparation),
+    )
 
 
 def preparation_of(processor, config=None) -> Preparation:
@@ -69,4 +77,31 @@ def preparation_of(processor, config=None) -> Preparation:
         factor,
         mean,
         std,
+    )
+
+
+def own_resolution(processor, preparation: Preparation) -> int:
+    """Give the shorter side of the network's input by a checkpoint's own processor.
+
+    It is no part of the `Preparation`, which a folder keeps beside the resolution that was taken.
+
+    Args:
+        processor: Of transformers.
+        preparation (`Preparation`): Read from it.
+
+    Returns:
+        `int`: Pixels; 518 where the processor takes images as large as they are.
+
+    Example:
+        >>> from depth_anything_hf import DepthAnythingImageProcessor
+        >>> processor = DepthAnythingImageProcessor(size={"height": 392, "width": 518})
+        >>> own_resolution(processor, preparation_of(processor))
+        392
+    """
+    size = getattr(processor, "size", None) or {}
+    sides = [size[name] for name in ("height", "width", "shortest_edge") if name in size]
+    side = min(sides, default=OFFICIAL_RESOLUTION)
+    # A side that is no multiple of the patch becomes one as in a prediction, whose user gave no resolution either.
+    return (
+        resized_size(side, side, (side, side), preparation.multiple, preparation.aspect is None)[0] if sides else side
     )

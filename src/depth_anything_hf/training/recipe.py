@@ -10,6 +10,7 @@ import yaml
 from peft import get_peft_model
 from torch.utils.data import ConcatDataset
 from transformers import HfArgumentParser, set_seed
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from depth_anything_hf.adapters import depth_lora_config, describe_adapter
 from depth_anything_hf.bundled import checkpoint_folder
@@ -17,7 +18,7 @@ from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.readers import READERS, open_reader
 from depth_anything_hf.data.streaming import stream_folder
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.inference import adapter_base, load_model
+from depth_anything_hf.inference import adapter_base, find_file, input_multiple, load_model
 from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.checkpoints import last_whole_checkpoint
@@ -88,8 +89,14 @@ class RecipeArguments:
     feature_encoder: str | None = field(
         default=None, metadata={"help": "Frozen encoder to align with. Default: the DINOv2 of the student's size."}
     )
-    image_height: int = field(default=518, metadata={"help": "Height of the training crop, a multiple of the patch."})
-    image_width: int = field(default=518, metadata={"help": "Width of the training crop, a multiple of the patch."})
+    image_height: int | None = field(
+        default=None,
+        metadata={
+            "help": "Height of the training crop, a multiple of the patch. Default: that of model's processor; with encoder "
+            "518."
+        },
+    )
+    image_width: int | None = field(default=None, metadata={"help": "Width of the training crop, likewise."})
     lora_rank: int = field(default=0, metadata={"help": "Train LoRA adapters of this rank; 0 trains all weights."})
     lora_decoder: str = field(default="full", metadata={"help": "With lora_rank: decoder 'full', 'lora' or 'frozen'."})
     restart: bool = field(default=False, metadata={"help": "Start anew, though output_dir has checkpoints."})
@@ -182,10 +189,7 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
     trainer = DepthAnythingTrainer(
         model,
         args,
-        DepthAnythingImageProcessor(
-            size={"height": recipe.image_height, "width": recipe.image_width},
-            ensure_multiple_of=model.config.patch_size,
-        ),
+        start_processor(recipe, model.config),
         train_dataset=labeled,
         unlabeled_dataset=unlabeled,
         teacher=None if recipe.teacher is None else load_model(recipe.teacher)[0],
@@ -230,6 +234,41 @@ def _start_model(recipe: RecipeArguments):
     if not recipe.lora_rank:
         return model
     return get_peft_model(model, depth_lora_config(recipe.lora_rank, recipe.lora_decoder))
+
+
+def start_processor(recipe: RecipeArguments, config) -> DepthAnythingImageProcessor:
+    """Make the processor of a run: that of the model it goes on from, with the crop that the recipe gives.
+
+    How the model sees images, squeezed or in their own shape, is a part of what it has learnt.
+
+    Args:
+        recipe (`RecipeArguments`): A fresh decoder, or a model without a processor, gets the official one.
+        config: The model's.
+
+    Returns:
+        `DepthAnythingImageProcessor`: Its `size` is the crop.
+
+    Raises:
+        ValueError: A side that is no multiple of the patch size.
+    """
+    has_own = recipe.model is not None and find_file(recipe.model, IMAGE_PROCESSOR_NAME) is not None
+    processor = DepthAnythingImageProcessor()
+    if has_own:
+        processor = DepthAnythingImageProcessor.from_pretrained(checkpoint_folder(recipe.model))
+    processor.ensure_multiple_of = multiple = input_multiple(processor if has_own else None, config)
+    size = {}
+    for side, given in (("height", recipe.image_height), ("width", recipe.image_width)):
+        own = processor.size[side]
+        size[side] = length = own if given is None else given
+        if length < multiple or length % multiple:
+            fits = has_own and own >= multiple and own % multiple == 0
+            better = own if fits else max(round(length / multiple), 1) * multiple
+            raise ValueError(
+                f"image_{side} is {length}; it must be a multiple of the patch size {multiple}, such as {better}"
+                f"{f', the own of {recipe.model}' if fits else ''}: give --image_{side} {better}."
+            )
+    processor.size = size
+    return processor
 
 
 def _options(name: str, given: dict | str | None) -> dict[str, dict]:

@@ -10,11 +10,10 @@ from collections import defaultdict
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from depth_anything_hf.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
-from depth_anything_hf.training.checkpoints import last_whole_checkpoint
+from depth_anything_hf.training.checkpoints import ResumingTrainer, last_whole_checkpoint
 from depth_anything_hf.training.checks import HealthCheck, check_model, check_processes, check_teacher
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
 from depth_anything_hf.training.feature_encoder import (
@@ -42,7 +41,7 @@ from depth_anything_hf.training.streams import SetEpoch, StreamBatchSampler
 from depth_anything_hf.training.validation import mean_scores, score_batch
 
 
-class DepthAnythingTrainer(Trainer):
+class DepthAnythingTrainer(ResumingTrainer):
     """Train Depth Anything: a teacher on labelled images, or a student on labelled and unlabelled ones.
 
     Args:
@@ -196,7 +195,7 @@ class DepthAnythingTrainer(Trainer):
     # The step
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """Train, as the stock Trainer does; `resume_from_checkpoint=True` takes the last checkpoint that is whole."""
+        """Train; `resume_from_checkpoint=True` takes the last checkpoint that is whole, and a run that is done is left."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
