@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, of any name; folders or globs")
     parser.add_argument(
         "--model",
         default=MINI,
@@ -126,9 +126,10 @@ def _run(options: argparse.Namespace) -> int:
     from PIL import Image
     from tqdm.auto import tqdm
 
+    from depth_anything_hf.cli.images import find_images
     from depth_anything_hf.inference import load_model, set_resolution, space_of
 
-    files = _find_images(options.images)
+    files = find_images(options.images)
     if options.point_cloud:
         _check_cameras([file for file, _ in files], options)
     model, processor = load_model(options.model)
@@ -168,24 +169,6 @@ def _run(options: argparse.Namespace) -> int:
     for line in unreadable:
         print(f"could not read {line}", file=sys.stderr)
     return 1 if unreadable else 0
-
-
-def _find_images(names: list[str]) -> list[tuple[Path, Path]]:
-    """List the images, and their paths below what was given."""
-    from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
-    from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files
-
-    files = []
-    for name in names:
-        if name.lower().endswith(VIDEO_EXTENSIONS):
-            raise ValueError(f"{name} is a video, and predict takes images: depth-anything-hf video {name} --out DIR")
-        root, found = find_files(name, IMAGE_EXTENSIONS)
-        if not found:
-            raise FileNotFoundError(
-                f"{name} holds no image ({', '.join(IMAGE_EXTENSIONS)}); give image files, folders or a glob in quotes."
-            )
-        files += [(Path(file), Path(file).relative_to(root)) for file in found]
-    return files
 
 
 def _open(file: Path, folder: Path, tiled: bool):

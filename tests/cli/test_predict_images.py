@@ -1,0 +1,86 @@
+"""Which images `predict` takes, and what the files that it writes of them are called."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from depth_anything_hf.cli.main import main
+from depth_anything_hf.inference import load_model, predict_depth
+
+
+@pytest.fixture
+def checkpoint(make_model, tiny_processor, tmp_path):
+    make_model().save_pretrained(tmp_path / "model")
+    tiny_processor.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def save_photo(noise_image, tmp_path):
+    """Function that saves a picture of noise, another one each time: `save_photo("A/1.png")`."""
+    count = iter(range(100))
+
+    def save(name: str, **options):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise_image(30, 40, seed=next(count)).save(file, **options)
+        return file
+
+    return save
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path, monkeypatch):
+    """Function that predicts in the folder of the test: `run("A", "B", "--out", "out")` gives the exit code."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: main(["predict", *map(str, arguments), "--model", checkpoint])
+
+
+def listed(out):
+    """Rows of the listing, by the depth map's name; every name stands there once."""
+    rows = [json.loads(line) for line in (out / "depth.jsonl").read_text().splitlines()]
+    names = [row["depth_map_file_name"] for row in rows]
+    assert len(set(names)) == len(names)
+    return dict(zip(names, rows, strict=True))
+
+
+def assert_decodes(out, row, checkpoint):
+    """The depth map of a row holds the prediction of the image that the row names."""
+    model, processor = load_model(checkpoint)
+    expected = predict_depth(model, processor, [Image.open(row["file_name"]).convert("RGB")])[0].numpy()
+    codes = np.array(Image.open(out / row["depth_map_file_name"])).astype(np.float64)
+    np.testing.assert_allclose(codes * row["depth_scale"] + row["depth_offset"], expected, atol=row["depth_scale"])
+
+
+def test_predict__says_that_a_path_does_not_exist(run, tmp_path, capsys):
+    for name in ("nothere.jpg", "nowhere/", "photo"):
+        assert run(name, "--out", "out") == 1
+        assert f"{name} does not exist; check the path" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict__says_where_no_image_is(run, save_photo, tmp_path, capsys):
+    save_photo("photos/a.gif")
+    assert run("photos", "--out", "out") == 1
+    assert "photos holds no image (.jpg, .jpeg" in capsys.readouterr().err
+    assert run("photos/*.jpg", "--out", "out") == 1
+    assert "photos/*.jpg matches no image (.jpg, .jpeg" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("tile", [[], ["--tile", "20"]], ids=["whole", "tiles"])
+def test_predict__tries_a_named_file_whatever_its_name(tile, run, checkpoint, save_photo, tmp_path, capsys):
+    save_photo("photo", format="JPEG")
+    save_photo("x.gif")
+    (tmp_path / "notes.txt").write_text("no image")
+    assert run("photo", "notes.txt", "x.gif", "--out", "out", *tile) == 1
+    printed = capsys.readouterr()
+    assert "2 of 3 images written" in printed.out
+    assert "could not read notes.txt: cannot identify image file" in printed.err
+    rows = listed(tmp_path / "out")
+    assert {name: row["file_name"] for name, row in rows.items()} == {"photo.png": "photo", "x_gif.png": "x.gif"}
+    if not tile:
+        for row in rows.values():
+            assert_decodes(tmp_path / "out", row, checkpoint)
