@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from depth_anything_hf.cli.main import main
+from depth_anything_hf.cli.predict import main as predict_main
 from depth_anything_hf.inference import load_model, predict_depth
 
 
@@ -84,3 +85,76 @@ def test_predict__tries_a_named_file_whatever_its_name(tile, run, checkpoint, sa
     if not tile:
         for row in rows.values():
             assert_decodes(tmp_path / "out", row, checkpoint)
+
+
+def test_predict__folders_whose_images_are_called_alike_get_subfolders(run, checkpoint, save_photo, tmp_path):
+    for name in ("A/1.png", "B/1.png", "B/deep/2.png", "C/3.png"):
+        save_photo(name)
+    assert run("A", "B", "C", "--out", "out") == 0
+    rows = listed(tmp_path / "out")
+    assert {name: row["file_name"] for name, row in rows.items()} == {
+        "A/1_png.png": "A/1.png",
+        "B/1_png.png": "B/1.png",
+        "B/deep/2_png.png": "B/deep/2.png",
+        "3_png.png": "C/3.png",
+    }
+    for row in rows.values():
+        assert_decodes(tmp_path / "out", row, checkpoint)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [("day1/images", "day2/images"), ("day1/images/1.png", "day2/images/1.png"), ("day1/images/*.*", "day2/images")],
+    ids=["folders", "files", "pattern"],
+)
+def test_predict__folders_called_alike_take_as_much_of_their_paths_as_tells_them_apart(
+    given, run, save_photo, tmp_path
+):
+    save_photo("day1/images/1.png")
+    save_photo("day2/images/1.png")
+    assert run(*given, "--out", "out") == 0
+    assert set(listed(tmp_path / "out")) == {"day1/images/1_png.png", "day2/images/1_png.png"}
+
+
+def test_predict__names_that_differ_stay_without_subfolders(run, save_photo, tmp_path):
+    save_photo("A/1.png")
+    save_photo("B/2.png")
+    assert run("A", "B", "--out", "out") == 0
+    assert set(listed(tmp_path / "out")) == {"1_png.png", "2_png.png"}
+
+
+def test_predict__an_image_that_is_given_twice_is_predicted_once(run, save_photo, tmp_path, capsys):
+    save_photo("A/1.png")
+    save_photo("A/deep/1.png")
+    (tmp_path / "link").symlink_to("A")
+    assert run("A", "A/1.png", "A/deep", "link", "A/**/*.png", "--out", "out") == 0
+    assert "2 of 2 images written" in capsys.readouterr().out
+    assert set(listed(tmp_path / "out")) == {"1_png.png", "deep/1_png.png"}
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "file"),
+    [
+        (["photos/a.b.png", "photos/a_b.png"], ["photos"], "a_b_png.png"),
+        (["a.png", "a.png_color"], ["a.png", "a.png_color"], "a_png_color.png"),
+        (["A/1.png", "B/1.png", "C/A/1.png"], ["A", "B", "C"], "A/1_png.png"),
+    ],
+    ids=["dots", "colours", "subfolder"],
+)
+def test_predict__two_images_of_one_name_are_refused_before_any_work(names, given, file, run, save_photo, tmp_path):
+    for name in names:
+        save_photo(name, format="PNG")
+    with pytest.raises(ValueError, match="would both be written to") as error:
+        predict_main([*given, "--model", "no model", "--out", "out"])
+    assert f"{names[0]} and {names[-1]} would both be written to out/{file}; rename one" in str(error.value)
+    assert "different --out" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict__writes_over_no_image_that_it_reads(run, save_photo, tmp_path, capsys):
+    photo, other = save_photo("photos/a.jpg"), save_photo("photos/a_jpg.png")
+    before = photo.read_bytes(), other.read_bytes()
+    assert run("photos", "--out", "photos") == 1
+    assert "photos/a.jpg would be written over photos/a_jpg.png, an image to predict" in capsys.readouterr().err
+    assert (photo.read_bytes(), other.read_bytes()) == before
+    assert sorted(file.name for file in photo.parent.iterdir()) == ["a.jpg", "a_jpg.png"]

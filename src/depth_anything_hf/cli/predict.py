@@ -21,6 +21,8 @@ EXAMPLE = """examples:
 
 For each image: NAME_color.png to look at, NAME.png (16-bit, 0 = no value) with its scale and offset in depth.jsonl,
 and NAME.npy (float32). Relative models give disparity (larger is nearer, unknown scale), metric models metres.
+Of photo.jpg NAME is photo_jpg. Folders keep their subfolders; where images of several are called alike, these folders'
+own names become subfolders, too.
 """
 
 
@@ -126,12 +128,12 @@ def _run(options: argparse.Namespace) -> int:
     from PIL import Image
     from tqdm.auto import tqdm
 
-    from depth_anything_hf.cli.images import find_images
+    from depth_anything_hf.cli.images import find_images, name_outputs
     from depth_anything_hf.inference import load_model, set_resolution, space_of
 
-    files = find_images(options.images)
+    images = name_outputs(find_images(options.images), options.out, options.point_cloud)
     if options.point_cloud:
-        _check_cameras([file for file, _ in files], options)
+        _check_cameras([file for file, _ in images], options)
     model, processor = load_model(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if options.resolution is not None:
@@ -142,9 +144,7 @@ def _run(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     unreadable, notes = [], []
     with (options.out / "depth.jsonl").open("w") as listing:
-        for file, relative in tqdm(files, desc="predict", unit="image"):
-            # The extension stays in the name: photo.jpg and photo.png are two images.
-            stem = options.out / relative.with_name(relative.name.replace(".", "_"))
+        for file, stem in tqdm(images, desc="predict", unit="image"):
             stem.parent.mkdir(parents=True, exist_ok=True)
             try:
                 opened = _open(file, stem.parent, tiled=options.tile is not None)
@@ -161,7 +161,7 @@ def _run(options: argparse.Namespace) -> int:
             if row.get("unfit_tiles"):
                 counts = f"{row['unfit_tiles']} of {row['tiles']}"
                 notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
-    print(f"{len(files) - len(unreadable)} of {len(files)} images written to {options.out} ({space})")
+    print(f"{len(images) - len(unreadable)} of {len(images)} images written to {options.out} ({space})")
     if checkpoint_folder(options.model) != options.model:  # not a folder of the user's that has its name
         print(f"mini sees the layout of a scene and little of its detail; far more accurate: --model {BETTER}")
     for line in dict.fromkeys(notes):  # each once
