@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -120,6 +121,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         if getattr(options, name) is not None and getattr(options, needed) is None:
             name, needed = (option.replace("_", "-") for option in (name, needed))
             parser.error(f"--{name} does nothing without --{needed}; give that, too, or leave --{name} out")
+    options.out = options.out.expanduser()  # shells leave the ~ in --out=~/depth
     return options
 
 
@@ -131,6 +133,7 @@ def _run(options: argparse.Namespace) -> int:
     from depth_anything_hf.cli.images import find_images, name_outputs
     from depth_anything_hf.inference import load_model, set_resolution, space_of
 
+    _check_options(options)
     images = name_outputs(find_images(options.images), options.out, options.point_cloud)
     if options.point_cloud:
         _check_cameras([file for file, _ in images], options)
@@ -169,6 +172,30 @@ def _run(options: argparse.Namespace) -> int:
     for line in unreadable:
         print(f"could not read {line}", file=sys.stderr)
     return 1 if unreadable else 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise an error before any work for options that the first image would fail with."""
+    import numpy as np
+
+    from depth_anything_hf.point_cloud import depth_for_viewing, import_trimesh, point_cloud
+    from depth_anything_hf.tiling import tile_overlap
+
+    for part in (options.out, *options.out.parents):
+        if os.path.lexists(part) and not part.is_dir():
+            raise NotADirectoryError(
+                f"--out is {options.out}, but {part} is a file; it must be a folder, which is made if need be: give "
+                "another name."
+            )
+    if options.tile is not None:
+        tile_overlap(options.tile, options.overlap)
+    if options.point_cloud == "glb":
+        import_trimesh()
+    if options.point_cloud:
+        depth = np.ones((1, 1))  # the functions check what they are given: one pixel is enough
+        if options.view_depth:
+            depth = depth_for_viewing(depth, *options.view_depth)
+        point_cloud(depth, options.intrinsics or [1.0, 1.0, 0.5, 0.5], edge_threshold=options.edge_threshold)
 
 
 def _open(file: Path, folder: Path, tiled: bool):
