@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from depth_anything_hf.bundled import BETTER, MINI, checkpoint_folder
+from depth_anything_hf.cli.listing import Listing
+
+if TYPE_CHECKING:
+    from depth_anything_hf.tiling import TiledDepth
 
 EXAMPLE = """examples:
   depth-anything-hf predict photo.jpg                                          offline, with the model that comes along
@@ -23,7 +28,7 @@ EXAMPLE = """examples:
 For each image: NAME_color.png to look at, NAME.png (16-bit, 0 = no value) with its scale and offset in depth.jsonl,
 and NAME.npy (float32). Relative models give disparity (larger is nearer, unknown scale), metric models metres.
 Of photo.jpg NAME is photo_jpg. Folders keep their subfolders; where images of several are called alike, these folders'
-own names become subfolders, too.
+own names become subfolders, too. A later run into the same folder keeps the rows of depth.jsonl that are not its own.
 """
 
 
@@ -126,17 +131,48 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    import torch
     from PIL import Image
     from tqdm.auto import tqdm
 
     from depth_anything_hf.cli.images import find_images, name_outputs
-    from depth_anything_hf.inference import load_model, set_resolution, space_of
 
     _check_options(options)
+    listing = Listing(options.out)
     images = name_outputs(find_images(options.images), options.out, options.point_cloud)
     if options.point_cloud:
         _check_cameras([file for file, _ in images], options)
+    predictor = _load(options)
+    unreadable, notes = [], []
+    for file, stem in tqdm(images, desc="predict", unit="image"):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            opened = _open(file, stem.parent, tiled=options.tile is not None)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            hint = "; raise --max-megapixels if you trust it" * isinstance(error, Image.DecompressionBombError)
+            unreadable.append(f"{file}: {error}{hint}")
+            continue
+        with opened as image:
+            row = {"file_name": str(file)} | _write_depth(image, stem, predictor, listing, options)
+            try:
+                if options.point_cloud:
+                    row |= _write_cloud(image, file, stem, options)
+                    notes.append(f"the camera of the point clouds is that of {row['intrinsics_source']}")
+            finally:  # the depth map is there, whatever became of the cloud
+                listing.add(row)
+        if row.get("unfit_tiles"):
+            counts = f"{row['unfit_tiles']} of {row['tiles']}"
+            notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
+    written = f"{len(images) - len(unreadable)} of {len(images)} images written to {options.out}"
+    _report(f"{written} ({predictor[2]})", notes, unreadable, options.model)
+    return 1 if unreadable else 0
+
+
+def _load(options: argparse.Namespace) -> tuple:
+    """Load the model and its processor, and find out what it predicts; check that the options fit it."""
+    import torch
+
+    from depth_anything_hf.inference import load_model, set_resolution, space_of
+
     model, processor = load_model(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if options.resolution is not None:
@@ -144,34 +180,18 @@ def _run(options: argparse.Namespace) -> int:
     space = space_of(model, options.model)
     if options.point_cloud:
         _check_space(space, options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    unreadable, notes = [], []
-    with (options.out / "depth.jsonl").open("w") as listing:
-        for file, stem in tqdm(images, desc="predict", unit="image"):
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                opened = _open(file, stem.parent, tiled=options.tile is not None)
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                hint = "; raise --max-megapixels if you trust it" * isinstance(error, Image.DecompressionBombError)
-                unreadable.append(f"{file}: {error}{hint}")
-                continue
-            with opened as image:
-                row = {"file_name": str(file)} | _write_depth(image, stem, model, processor, space, options)
-                if options.point_cloud:
-                    row |= _write_cloud(image, file, stem, options)
-                    notes.append(f"the camera of the point clouds is that of {row['intrinsics_source']}")
-            listing.write(json.dumps(row) + "\n")
-            if row.get("unfit_tiles"):
-                counts = f"{row['unfit_tiles']} of {row['tiles']}"
-                notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
-    print(f"{len(images) - len(unreadable)} of {len(images)} images written to {options.out} ({space})")
-    if checkpoint_folder(options.model) != options.model:  # not a folder of the user's that has its name
+    return model, processor, space
+
+
+def _report(written: str, notes: list[str], unreadable: list[str], model: str) -> None:
+    """Print what was written, what is to be known of it, and what could not be read."""
+    print(written)
+    if checkpoint_folder(model) != model:  # not a folder of the user's that has its name
         print(f"mini sees the layout of a scene and little of its detail; far more accurate: --model {BETTER}")
     for line in dict.fromkeys(notes):  # each once
         print(line)
     for line in unreadable:
         print(f"could not read {line}", file=sys.stderr)
-    return 1 if unreadable else 0
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -212,20 +232,26 @@ def _open(file: Path, folder: Path, tiled: bool):
         return PixelFile(image, folder)
 
 
-def _write_depth(image, stem: Path, model, processor, space: str, options: argparse.Namespace) -> dict:
-    """Predict and write one image; return what its line of depth.jsonl says."""
+def _write_depth(image, stem: Path, predictor: tuple, listing: Listing, options: argparse.Namespace) -> dict:
+    """Predict and write one image; return what its line of depth.jsonl says, from which the old line is gone."""
     from depth_anything_hf.inference import predict_depth
     from depth_anything_hf.visualization import save_depth
 
+    model, processor, space = predictor
+    name = stem.with_name(stem.name + ".png").relative_to(options.out).as_posix()
     if options.tile is None:
-        saved = save_depth(stem, predict_depth(model, processor, [image])[0].numpy(), space)
+        depth = predict_depth(model, processor, [image])[0].numpy()
+        listing.drop(name)
+        saved = save_depth(stem, depth, space)
     else:
         from depth_anything_hf.tiling import iter_tiled_depth, save_tiled_depth
 
-        rows = iter_tiled_depth(model, processor, image, options.tile, options.overlap, space)
-        saved = save_tiled_depth(stem, rows, image.size[::-1], space)
-    row = {"depth_map_file_name": str(saved["png"].relative_to(options.out)), "depth_scale": saved["scale"]}
-    row |= {"depth_offset": saved["offset"], "space": space}
+        def rows() -> Iterator[TiledDepth]:
+            yield from iter_tiled_depth(model, processor, image, options.tile, options.overlap, space)
+            listing.drop(name)  # the codes are written once all rows are there
+
+        saved = save_tiled_depth(stem, rows(), image.size[::-1], space)
+    row = {"depth_map_file_name": name, "depth_scale": saved["scale"], "depth_offset": saved["offset"], "space": space}
     return row if options.tile is None else row | {"tiles": saved["tiles"], "unfit_tiles": saved["unfit"]}
 
 
@@ -243,7 +269,7 @@ def _write_cloud(image, file: Path, stem: Path, options: argparse.Namespace) -> 
     points, colors = point_cloud(depth, intrinsics, picture, edge_threshold=options.edge_threshold)
     save = {"ply": save_ply, "glb": save_glb}[options.point_cloud]
     saved = save(stem.with_name(f"{stem.name}.{options.point_cloud}"), points, colors)
-    row = {"point_cloud_file_name": str(saved.relative_to(options.out)), "intrinsics": intrinsics}
+    row = {"point_cloud_file_name": saved.relative_to(options.out).as_posix(), "intrinsics": intrinsics}
     return row | {"intrinsics_source": source}
 
 
