@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depth_anything_hf.bundled import BETTER, MINI, checkpoint_folder
+from depth_anything_hf.cli.cameras import camera_of, check_cameras, check_space
 from depth_anything_hf.cli.listing import Listing
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _run(options: argparse.Namespace) -> int:
     listing = Listing(options.out)
     images = name_outputs(find_images(options.images), options.out, options.point_cloud)
     if options.point_cloud:
-        _check_cameras([file for file, _ in images], options)
+        check_cameras([file for file, _ in images], options)
     predictor = _load(options)
     unreadable, notes = [], []
     for file, stem in tqdm(images, desc="predict", unit="image"):
@@ -179,7 +180,7 @@ def _load(options: argparse.Namespace) -> tuple:
         set_resolution(processor, model.config, options.resolution)
     space = space_of(model, options.model)
     if options.point_cloud:
-        _check_space(space, options)
+        check_space(space, options)
     return model, processor, space
 
 
@@ -264,62 +265,10 @@ def _write_cloud(image, file: Path, stem: Path, options: argparse.Namespace) -> 
     depth = np.load(stem.with_name(stem.name + ".npy"))
     if options.view_depth:
         depth = depth_for_viewing(depth, *options.view_depth)
-    intrinsics, source = _camera(file, depth.shape, options)
+    intrinsics, source = camera_of(file, depth.shape, options)
     picture = image.crop((0, 0, *image.size))
     points, colors = point_cloud(depth, intrinsics, picture, edge_threshold=options.edge_threshold)
     save = {"ply": save_ply, "glb": save_glb}[options.point_cloud]
     saved = save(stem.with_name(f"{stem.name}.{options.point_cloud}"), points, colors)
     row = {"point_cloud_file_name": saved.relative_to(options.out).as_posix(), "intrinsics": intrinsics}
     return row | {"intrinsics_source": source}
-
-
-def _camera(file: Path, size: tuple[int, int], options: argparse.Namespace) -> tuple[list[float], str] | None:
-    """Give the intrinsics of an upright image of `size` (height, width), and where they come from; None: nowhere."""
-    from PIL import Image
-
-    from depth_anything_hf.point_cloud import intrinsics_from_exif, intrinsics_from_fov
-
-    if options.intrinsics:
-        return options.intrinsics, "--intrinsics"
-    if options.fov is not None:
-        return intrinsics_from_fov(*size, options.fov)[0].tolist(), f"--fov {options.fov:g}"
-    with Image.open(file) as image:
-        found = intrinsics_from_exif(image)
-    return None if found is None else (found[0].tolist(), "EXIF FocalLengthIn35mmFilm")
-
-
-def _check_cameras(files: list[Path], options: argparse.Namespace) -> None:
-    """Raise a `ValueError` before any work if the camera of some image is not known."""
-    from PIL import ExifTags, Image
-
-    sizes = set()
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # a quarter turn
-                sizes.add(image.size[::-1] if turned else image.size)
-            camera = _camera(file, image.size[::-1], options)
-        except (OSError, Image.DecompressionBombError):
-            continue  # will be named with the unreadable ones
-        if camera is None:
-            raise ValueError(
-                f"{file} does not say with which focal length it was taken; a point cloud needs the camera: pass --fov "
-                "DEGREES (horizontal field of view; about 65 for a phone's main camera) or --intrinsics FX FY CX CY."
-            )
-    if options.intrinsics and len(sizes) > 1:
-        raise ValueError(
-            f"--intrinsics are pixels of one image size, and the images have {len(sizes)} sizes, such as "
-            f"{sorted(sizes)[:2]}; run each size by itself, or pass --fov."
-        )
-
-
-def _check_space(space: str, options: argparse.Namespace) -> None:
-    """Raise a `ValueError` where a point cloud would lie about what the model knows."""
-    if space == "disparity" and not options.view_depth:
-        raise ValueError(
-            f"{options.model} predicts disparity of unknown scale and shift, which no camera turns into metres. Take a "
-            "metric model, such as depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; or pass --view-depth 1 10 "
-            "for a cloud to look at, whose shape is distorted."
-        )
-    if space == "depth" and options.view_depth:
-        raise ValueError(f"{options.model} predicts metres; --view-depth is for relative models: leave it out.")
