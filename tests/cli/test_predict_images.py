@@ -158,3 +158,62 @@ def test_predict__writes_over_no_image_that_it_reads(run, save_photo, tmp_path, 
     assert "photos/a.jpg would be written over photos/a_jpg.png, an image to predict" in capsys.readouterr().err
     assert (photo.read_bytes(), other.read_bytes()) == before
     assert sorted(file.name for file in photo.parent.iterdir()) == ["a.jpg", "a_jpg.png"]
+
+
+@pytest.mark.parametrize("given", [".", "*", "**/*.png"])
+def test_predict__a_second_run_leaves_its_own_output_out(given, run, save_photo, tmp_path, monkeypatch, capsys):
+    save_photo("photos/1.png")
+    save_photo("photos/deep/2.png")
+    monkeypatch.chdir(tmp_path / "photos")
+    names = [given] if given != "*" else ["1.png", "deep"]
+    assert run(*names) == 0
+    first = listed(tmp_path / "photos" / "depth")
+    assert len(first) == 2
+    names = [given] if given != "*" else ["1.png", "deep", "depth"]  # as a shell expands it
+    capsys.readouterr()
+    assert run(*names) == 0
+    printed = capsys.readouterr().out
+    assert "2 of 2 images written to depth" in printed
+    assert "images under --out are left out of a search: 4, such as depth/" in printed
+    assert listed(tmp_path / "photos" / "depth") == first
+
+
+def test_predict__what_lies_under_out_is_left_out_whoever_wrote_it(run, save_photo, tmp_path):
+    save_photo("photos/1.png")
+    save_photo("photos/out/deep/other.png")
+    (tmp_path / "link").symlink_to("photos")
+    assert run("link", "--out", "photos/out") == 0
+    assert set(listed(tmp_path / "photos" / "out")) == {"1_png.png"}
+
+
+@pytest.mark.parametrize("given", ["photos", "photos/deep"])
+def test_predict__a_folder_that_is_written_itself_is_searched_but_for_the_output(given, run, save_photo, tmp_path):
+    save_photo("photos/deep/1.png")
+    for _ in range(2):
+        assert run(given, "--out", "photos") == 0
+    name = "1_png.png" if given == "photos/deep" else "deep/1_png.png"
+    assert set(listed(tmp_path / "photos")) == {name}
+
+
+def test_predict__a_named_file_is_taken_wherever_it_lies(run, checkpoint, save_photo, tmp_path, capsys):
+    save_photo("1.png")
+    assert run("1.png") == 0
+    (tmp_path / "1.png").rename(tmp_path / "2.png")
+    capsys.readouterr()
+    assert run(".", "depth/1_png_color.png") == 0
+    assert "left out of a search: 1, such as depth/1_png.png" in capsys.readouterr().out
+    rows = listed(tmp_path / "depth")
+    assert set(rows) == {"1_png.png", "1_png_color_png.png", "2_png.png"}
+    for name in ("1_png_color_png.png", "2_png.png"):
+        assert_decodes(tmp_path / "depth", rows[name], checkpoint)
+
+
+def test_predict__says_when_there_is_nothing_but_its_own_output(run, save_photo, tmp_path, capsys):
+    save_photo("1.png")
+    assert run("1.png") == 0
+    (tmp_path / "1.png").unlink()
+    before = listed(tmp_path / "depth")
+    for given in (".", "depth"):
+        assert run(given) == 1
+        assert f"{given}: no image but those under --out, depth; give another --out" in capsys.readouterr().err
+    assert listed(tmp_path / "depth") == before

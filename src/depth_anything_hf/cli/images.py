@@ -25,25 +25,52 @@ class Found(NamedTuple):
         return self.relative.with_name(self.relative.name.replace(".", "_"))
 
 
-def find_images(names: list[str]) -> dict[Path, Found]:
-    """List the images, each once, by their places; a file that is named is taken whatever its name."""
-    images = {}
+def find_images(names: list[str], out: Path, listed: Iterable[str]) -> tuple[dict[Path, Found], list[Path]]:
+    """List the images, each once; a file that is named is taken, whatever its name and wherever it lies.
+
+    Args:
+        names: Files, folders and patterns.
+        out: The folder to write. Where a folder around it is searched, all below it is left out; where it is searched
+            itself, or a folder in it, what earlier runs wrote there.
+        listed: Depth maps of earlier runs, below `out`.
+
+    Returns:
+        images: By their places.
+        left_out: The images under `out` that were left out.
+
+    Raises:
+        ValueError: A name is that of a video.
+        FileNotFoundError: There is no image at a name, or none at all that is not left out.
+    """
+    images, left_out, out_place = {}, {}, out.resolve()
+    written = {file for name in listed for file in output_files(out_place / name.removesuffix(".png"))}
     for name in names:
         if name.lower().endswith(VIDEO_EXTENSIONS):
             raise ValueError(f"{name} is a video, and predict takes images: depth-anything-hf video {name} --out DIR")
-        root, files = find_files(name, ("",) if Path(name).expanduser().is_file() else IMAGE_EXTENSIONS)
+        named = Path(name).expanduser().is_file()
+        root, files = find_files(name, ("",) if named else IMAGE_EXTENSIONS)
         if not files:
             raise FileNotFoundError(_nothing_at(name))
+        root_place = root.resolve()
+        around = root_place in out_place.parents
         for file in files:
-            images.setdefault(_place(file), Found(file, root.resolve(), file.relative_to(root)))
-    return images
+            place = _place(file)
+            if not named and (place in written or (around and out_place in place.parents)):
+                left_out[place] = file
+            else:
+                images.setdefault(place, Found(file, root_place, file.relative_to(root)))
+    if not images:
+        raise FileNotFoundError(
+            f"{', '.join(names)}: no image but those under --out, {out}; give another --out, or name the files themselves."
+        )
+    return images, [file for place, file in left_out.items() if place not in images]
 
 
 def name_outputs(images: dict[Path, Found], out: Path, point_cloud: str | None) -> list[tuple[Path, Path]]:
     """Give each image the path, without ending, of what is written of it, and refuse to write a file twice.
 
     Args:
-        images: Of `find_images`.
+        images: Of `find_images`, by their places.
         out: The folder to write.
         point_cloud: The ending of the point clouds, where there are any.
 

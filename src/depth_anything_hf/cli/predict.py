@@ -29,7 +29,8 @@ EXAMPLE = """examples:
 For each image: NAME_color.png to look at, NAME.png (16-bit, 0 = no value) with its scale and offset in depth.jsonl,
 and NAME.npy (float32). Relative models give disparity (larger is nearer, unknown scale), metric models metres.
 Of photo.jpg NAME is photo_jpg. Folders keep their subfolders; where images of several are called alike, these folders'
-own names become subfolders, too. A later run into the same folder keeps the rows of depth.jsonl that are not its own.
+own names become subfolders, too. A folder around --out is searched but for that; files that are named are always taken.
+A later run into the same folder keeps the rows of depth.jsonl that are not its own.
 """
 
 
@@ -139,11 +140,14 @@ def _run(options: argparse.Namespace) -> int:
 
     _check_options(options)
     listing = Listing(options.out)
-    images = name_outputs(find_images(options.images), options.out, options.point_cloud)
+    found, left_out = find_images(options.images, options.out, listing.names)
+    images = name_outputs(found, options.out, options.point_cloud)
     if options.point_cloud:
         check_cameras([file for file, _ in images], options)
     predictor = _load(options)
     unreadable, notes = [], []
+    if left_out:
+        notes.append(f"images under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
     for file, stem in tqdm(images, desc="predict", unit="image"):
         stem.parent.mkdir(parents=True, exist_ok=True)
         try:
