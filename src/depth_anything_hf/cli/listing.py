@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -31,6 +32,7 @@ class Listing:
 
     def __init__(self, folder: Path):
         self.file = folder / "depth.jsonl"
+        self._parse = functools.cache(_name_of)  # the file is read again for each row that is dropped
         rows, self._whole = self._read()
         self.names = {name for name, _ in rows}
 
@@ -57,12 +59,8 @@ class Listing:
         return [(self._name(line), line) for line in lines if line.strip()], not rest
 
     def _name(self, line: str) -> str:
-        """Find out which depth map a line is of."""
-        try:
-            name = json.loads(line)[_KEY]
-        except (ValueError, KeyError, TypeError):
-            name = None
-        if not isinstance(name, str):
+        name = self._parse(line)
+        if name is None:
             raise ValueError(
                 f"{self.file} holds {line[:80]!r}, which is no row of predict: each is a JSON object with {_KEY}; move "
                 "the file away, or give another --out."
@@ -75,6 +73,15 @@ class Listing:
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         os.replace(partial, self.file)
         self._whole = True
+
+
+def _name_of(line: str) -> str | None:
+    """Find out which depth map a line is of; None for a line of another origin."""
+    try:
+        name = json.loads(line)[_KEY]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None
 
 
 def _is_cut_short(line: str) -> bool:
