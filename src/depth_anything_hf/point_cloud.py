@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -227,10 +228,7 @@ def save_glb(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
         ImportError: trimesh is not installed.
         ValueError: Shapes or types that do not fit, or no point: glTF knows no empty cloud.
     """
-    try:
-        import trimesh
-    except ImportError as error:
-        raise ImportError('GLB files need trimesh: pip install "depth_anything_hf[point-cloud]"') from error
+    trimesh = import_trimesh()
     _check(points, colors)
     if len(points) == 0:
         raise ValueError("there is no point, and glTF has no empty cloud; check the depth map and the mask.")
@@ -238,6 +236,24 @@ def save_glb(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
     file = _prepare(path)
     file.write_bytes(cloud.export(file_type="glb"))
     return file
+
+
+def import_trimesh() -> ModuleType:
+    """Import trimesh, which `save_glb` needs.
+
+    Returns:
+        `ModuleType`: trimesh.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        import trimesh
+    except ImportError as error:
+        raise ImportError(
+            'GLB files need trimesh: pip install "depth_anything_hf[point-cloud]", or write PLY files.'
+        ) from error
+    return trimesh
 
 
 def _check(points: np.ndarray, colors: np.ndarray | None) -> None:

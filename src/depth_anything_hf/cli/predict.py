@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from depth_anything_hf.bundled import BETTER, MINI, checkpoint_folder
+from depth_anything_hf.cli.cameras import camera_of, check_cameras, check_space
+from depth_anything_hf.cli.listing import Listing
+
+if TYPE_CHECKING:
+    from depth_anything_hf.tiling import TiledDepth
 
 EXAMPLE = """examples:
   depth-anything-hf predict photo.jpg                                          offline, with the model that comes along
@@ -21,6 +28,9 @@ EXAMPLE = """examples:
 
 For each image: NAME_color.png to look at, NAME.png (16-bit, 0 = no value) with its scale and offset in depth.jsonl,
 and NAME.npy (float32). Relative models give disparity (larger is nearer, unknown scale), metric models metres.
+Of photo.jpg NAME is photo_jpg. Folders keep their subfolders; where images of several are called alike, these folders'
+own names become subfolders, too. A folder around --out is searched but for that; files that are named are always taken.
+A later run into the same folder keeps the rows of depth.jsonl that are not its own.
 """
 
 
@@ -32,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, of any name; folders or globs")
     parser.add_argument(
         "--model",
         default=MINI,
@@ -118,74 +128,99 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         if getattr(options, name) is not None and getattr(options, needed) is None:
             name, needed = (option.replace("_", "-") for option in (name, needed))
             parser.error(f"--{name} does nothing without --{needed}; give that, too, or leave --{name} out")
+    options.out = options.out.expanduser()  # shells leave the ~ in --out=~/depth
     return options
 
 
 def _run(options: argparse.Namespace) -> int:
-    import torch
     from PIL import Image
     from tqdm.auto import tqdm
 
+    from depth_anything_hf.cli.images import find_images, name_outputs
+
+    _check_options(options)
+    listing = Listing(options.out)
+    found, left_out = find_images(options.images, options.out, listing.names)
+    images = name_outputs(found, options.out, options.point_cloud)
+    if options.point_cloud:
+        check_cameras([file for file, _ in images], options)
+    predictor = _load(options)
+    unreadable, notes = [], []
+    if left_out:
+        notes.append(f"images under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
+    for file, stem in tqdm(images, desc="predict", unit="image"):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            opened = _open(file, stem.parent, tiled=options.tile is not None)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            hint = "; raise --max-megapixels if you trust it" * isinstance(error, Image.DecompressionBombError)
+            unreadable.append(f"{file}: {error}{hint}")
+            continue
+        with opened as image:
+            row = {"file_name": str(file)} | _write_depth(image, stem, predictor, listing, options)
+            try:
+                if options.point_cloud:
+                    row |= _write_cloud(image, file, stem, options)
+                    notes.append(f"the camera of the point clouds is that of {row['intrinsics_source']}")
+            finally:  # the depth map is there, whatever became of the cloud
+                listing.add(row)
+        if row.get("unfit_tiles"):
+            counts = f"{row['unfit_tiles']} of {row['tiles']}"
+            notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
+    written = f"{len(images) - len(unreadable)} of {len(images)} images written to {options.out}"
+    _report(f"{written} ({predictor[2]})", notes, unreadable, options.model)
+    return 1 if unreadable else 0
+
+
+def _load(options: argparse.Namespace) -> tuple:
+    """Load the model and its processor, and find out what it predicts; check that the options fit it."""
+    import torch
+
     from depth_anything_hf.inference import load_model, set_resolution, space_of
 
-    files = _find_images(options.images)
-    if options.point_cloud:
-        _check_cameras([file for file, _ in files], options)
     model, processor = load_model(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if options.resolution is not None:
         set_resolution(processor, model.config, options.resolution)
     space = space_of(model, options.model)
     if options.point_cloud:
-        _check_space(space, options)
-    options.out.mkdir(parents=True, exist_ok=True)
-    unreadable, notes = [], []
-    with (options.out / "depth.jsonl").open("w") as listing:
-        for file, relative in tqdm(files, desc="predict", unit="image"):
-            # The extension stays in the name: photo.jpg and photo.png are two images.
-            stem = options.out / relative.with_name(relative.name.replace(".", "_"))
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                opened = _open(file, stem.parent, tiled=options.tile is not None)
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
-                hint = "; raise --max-megapixels if you trust it" * isinstance(error, Image.DecompressionBombError)
-                unreadable.append(f"{file}: {error}{hint}")
-                continue
-            with opened as image:
-                row = {"file_name": str(file)} | _write_depth(image, stem, model, processor, space, options)
-                if options.point_cloud:
-                    row |= _write_cloud(image, file, stem, options)
-                    notes.append(f"the camera of the point clouds is that of {row['intrinsics_source']}")
-            listing.write(json.dumps(row) + "\n")
-            if row.get("unfit_tiles"):
-                counts = f"{row['unfit_tiles']} of {row['tiles']}"
-                notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
-    print(f"{len(files) - len(unreadable)} of {len(files)} images written to {options.out} ({space})")
-    if checkpoint_folder(options.model) != options.model:  # not a folder of the user's that has its name
+        check_space(space, options)
+    return model, processor, space
+
+
+def _report(written: str, notes: list[str], unreadable: list[str], model: str) -> None:
+    """Print what was written, what is to be known of it, and what could not be read."""
+    print(written)
+    if checkpoint_folder(model) != model:  # not a folder of the user's that has its name
         print(f"mini sees the layout of a scene and little of its detail; far more accurate: --model {BETTER}")
     for line in dict.fromkeys(notes):  # each once
         print(line)
     for line in unreadable:
         print(f"could not read {line}", file=sys.stderr)
-    return 1 if unreadable else 0
 
 
-def _find_images(names: list[str]) -> list[tuple[Path, Path]]:
-    """List the images, and their paths below what was given."""
-    from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
-    from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise an error before any work for options that the first image would fail with."""
+    import numpy as np
 
-    files = []
-    for name in names:
-        if name.lower().endswith(VIDEO_EXTENSIONS):
-            raise ValueError(f"{name} is a video, and predict takes images: depth-anything-hf video {name} --out DIR")
-        root, found = find_files(name, IMAGE_EXTENSIONS)
-        if not found:
-            raise FileNotFoundError(
-                f"{name} holds no image ({', '.join(IMAGE_EXTENSIONS)}); give image files, folders or a glob in quotes."
+    from depth_anything_hf.point_cloud import depth_for_viewing, import_trimesh, point_cloud
+    from depth_anything_hf.tiling import tile_overlap
+
+    for part in (options.out, *options.out.parents):
+        if os.path.lexists(part) and not part.is_dir():
+            raise NotADirectoryError(
+                f"--out is {options.out}, but {part} is a file; it must be a folder, which is made if need be: give "
+                "another name."
             )
-        files += [(Path(file), Path(file).relative_to(root)) for file in found]
-    return files
+    if options.tile is not None:
+        tile_overlap(options.tile, options.overlap)
+    if options.point_cloud == "glb":
+        import_trimesh()
+    if options.point_cloud:
+        depth = np.ones((1, 1))  # the functions check what they are given: one pixel is enough
+        if options.view_depth:
+            depth = depth_for_viewing(depth, *options.view_depth)
+        point_cloud(depth, options.intrinsics or [1.0, 1.0, 0.5, 0.5], edge_threshold=options.edge_threshold)
 
 
 def _open(file: Path, folder: Path, tiled: bool):
@@ -202,20 +237,26 @@ def _open(file: Path, folder: Path, tiled: bool):
         return PixelFile(image, folder)
 
 
-def _write_depth(image, stem: Path, model, processor, space: str, options: argparse.Namespace) -> dict:
-    """Predict and write one image; return what its line of depth.jsonl says."""
+def _write_depth(image, stem: Path, predictor: tuple, listing: Listing, options: argparse.Namespace) -> dict:
+    """Predict and write one image; return what its line of depth.jsonl says, from which the old line is gone."""
     from depth_anything_hf.inference import predict_depth
     from depth_anything_hf.visualization import save_depth
 
+    model, processor, space = predictor
+    name = stem.with_name(stem.name + ".png").relative_to(options.out).as_posix()
     if options.tile is None:
-        saved = save_depth(stem, predict_depth(model, processor, [image])[0].numpy(), space)
+        depth = predict_depth(model, processor, [image])[0].numpy()
+        listing.drop(name)
+        saved = save_depth(stem, depth, space)
     else:
         from depth_anything_hf.tiling import iter_tiled_depth, save_tiled_depth
 
-        rows = iter_tiled_depth(model, processor, image, options.tile, options.overlap, space)
-        saved = save_tiled_depth(stem, rows, image.size[::-1], space)
-    row = {"depth_map_file_name": str(saved["png"].relative_to(options.out)), "depth_scale": saved["scale"]}
-    row |= {"depth_offset": saved["offset"], "space": space}
+        def rows() -> Iterator[TiledDepth]:
+            yield from iter_tiled_depth(model, processor, image, options.tile, options.overlap, space)
+            listing.drop(name)  # the codes are written once all rows are there
+
+        saved = save_tiled_depth(stem, rows(), image.size[::-1], space)
+    row = {"depth_map_file_name": name, "depth_scale": saved["scale"], "depth_offset": saved["offset"], "space": space}
     return row if options.tile is None else row | {"tiles": saved["tiles"], "unfit_tiles": saved["unfit"]}
 
 
@@ -228,62 +269,10 @@ def _write_cloud(image, file: Path, stem: Path, options: argparse.Namespace) -> 
     depth = np.load(stem.with_name(stem.name + ".npy"))
     if options.view_depth:
         depth = depth_for_viewing(depth, *options.view_depth)
-    intrinsics, source = _camera(file, depth.shape, options)
+    intrinsics, source = camera_of(file, depth.shape, options)
     picture = image.crop((0, 0, *image.size))
     points, colors = point_cloud(depth, intrinsics, picture, edge_threshold=options.edge_threshold)
     save = {"ply": save_ply, "glb": save_glb}[options.point_cloud]
     saved = save(stem.with_name(f"{stem.name}.{options.point_cloud}"), points, colors)
-    row = {"point_cloud_file_name": str(saved.relative_to(options.out)), "intrinsics": intrinsics}
+    row = {"point_cloud_file_name": saved.relative_to(options.out).as_posix(), "intrinsics": intrinsics}
     return row | {"intrinsics_source": source}
-
-
-def _camera(file: Path, size: tuple[int, int], options: argparse.Namespace) -> tuple[list[float], str] | None:
-    """Give the intrinsics of an upright image of `size` (height, width), and where they come from; None: nowhere."""
-    from PIL import Image
-
-    from depth_anything_hf.point_cloud import intrinsics_from_exif, intrinsics_from_fov
-
-    if options.intrinsics:
-        return options.intrinsics, "--intrinsics"
-    if options.fov is not None:
-        return intrinsics_from_fov(*size, options.fov)[0].tolist(), f"--fov {options.fov:g}"
-    with Image.open(file) as image:
-        found = intrinsics_from_exif(image)
-    return None if found is None else (found[0].tolist(), "EXIF FocalLengthIn35mmFilm")
-
-
-def _check_cameras(files: list[Path], options: argparse.Namespace) -> None:
-    """Raise a `ValueError` before any work if the camera of some image is not known."""
-    from PIL import ExifTags, Image
-
-    sizes = set()
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # a quarter turn
-                sizes.add(image.size[::-1] if turned else image.size)
-            camera = _camera(file, image.size[::-1], options)
-        except (OSError, Image.DecompressionBombError):
-            continue  # will be named with the unreadable ones
-        if camera is None:
-            raise ValueError(
-                f"{file} does not say with which focal length it was taken; a point cloud needs the camera: pass --fov "
-                "DEGREES (horizontal field of view; about 65 for a phone's main camera) or --intrinsics FX FY CX CY."
-            )
-    if options.intrinsics and len(sizes) > 1:
-        raise ValueError(
-            f"--intrinsics are pixels of one image size, and the images have {len(sizes)} sizes, such as "
-            f"{sorted(sizes)[:2]}; run each size by itself, or pass --fov."
-        )
-
-
-def _check_space(space: str, options: argparse.Namespace) -> None:
-    """Raise a `ValueError` where a point cloud would lie about what the model knows."""
-    if space == "disparity" and not options.view_depth:
-        raise ValueError(
-            f"{options.model} predicts disparity of unknown scale and shift, which no camera turns into metres. Take a "
-            "metric model, such as depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; or pass --view-depth 1 10 "
-            "for a cloud to look at, whose shape is distorted."
-        )
-    if space == "depth" and options.view_depth:
-        raise ValueError(f"{options.model} predicts metres; --view-depth is for relative models: leave it out.")

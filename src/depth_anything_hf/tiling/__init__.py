@@ -5,6 +5,7 @@ from depth_anything_hf.tiling.prediction import (
     TiledDepth,
     iter_tiled_depth,
     predict_tiled,
+    tile_overlap,
     tile_starts,
     tile_weights,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "iter_tiled_depth",
     "predict_tiled",
     "save_tiled_depth",
+    "tile_overlap",
     "tile_starts",
     "tile_weights",
 ]

@@ -76,6 +76,35 @@ class PixelFile:
         self._file.close()
 
 
+def tile_overlap(tile: int, overlap: int | None = None) -> int:
+    """Choose how many pixels neighbouring tiles share at least.
+
+    Args:
+        tile (`int`): Side of a tile, pixels.
+        overlap (`int`, *optional*): What is asked for, from 1 to half a tile; left out, a quarter of a tile.
+
+    Returns:
+        `int`: Pixels.
+
+    Raises:
+        ValueError: The tile is too small, or the overlap out of range.
+
+    Example:
+        >>> tile_overlap(518), tile_overlap(518, 100)
+        (129, 100)
+    """
+    if overlap is None and tile < 4:
+        raise ValueError(
+            f"tile is {tile} pixels; it must be at least 4, so that neighbours overlap by a quarter: 518 gives all detail."
+        )
+    overlap = tile // 4 if overlap is None else overlap
+    if not 1 <= overlap <= tile // 2:
+        raise ValueError(
+            f"tile is {tile} and overlap {overlap} pixels; the overlap must be from 1 to half a tile: a quarter is usual."
+        )
+    return overlap
+
+
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """Place the fewest tiles along a side so that neighbours share at least `overlap` pixels, evenly.
 
@@ -94,10 +123,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
         >>> tile_starts(10, 4, 1), tile_starts(3, 4, 1)
         ([0, 3, 6], [0])
     """
-    if not 1 <= overlap <= tile // 2:
-        raise ValueError(
-            f"tile is {tile} and overlap {overlap} pixels; the overlap must be from 1 to half a tile: a quarter is usual."
-        )
+    tile_overlap(tile, overlap)
     if length <= tile:
         return [0]
     count = math.ceil((length - overlap) / (tile - overlap))
@@ -157,10 +183,10 @@ def iter_tiled_depth(
         `TiledDepth`: The next rows, a few at a time; the tiles are counted with the first rows that they finish.
 
     Raises:
-        ValueError: The overlap is out of range, or nothing says what the model predicts.
+        ValueError: The tile or the overlap is out of range, or nothing says what the model predicts.
     """
     space = space_of(model, type(model).__name__, space)
-    overlap = tile // 4 if overlap is None else overlap
+    overlap = tile_overlap(tile, overlap)
     width, height = image.size
     tops, lefts = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
     down, across = tile_weights(height, tops, tile), tile_weights(width, lefts, tile)

@@ -1,0 +1,93 @@
+"""depth.jsonl: how the 16-bit depth maps of a folder are decoded, a row each, over any number of runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path
+
+_KEY = "depth_map_file_name"
+
+
+class Listing:
+    """Keep the rows of a folder's depth maps so that each holds for the file that is there, whenever a run ends.
+
+    A row is dropped before its file is written over, and added once the file is there: a file without a row can only be
+    predicted again, but the row of another file would decode it to wrong values.
+
+    Args:
+        folder: Holds depth.jsonl; nothing is written before the first `drop` or `add`.
+
+    Raises:
+        ValueError: There is a depth.jsonl that was not written by `predict`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Listing(folder).add({"depth_map_file_name": "a.png", "depth_scale": 0.5})
+        >>> Listing(folder).names
+        {'a.png'}
+    """
+
+    def __init__(self, folder: Path):
+        self.file = folder / "depth.jsonl"
+        self._parse = functools.cache(_name_of)  # the file is read again for each row that is dropped
+        rows, self._whole = self._read()
+        self.names = {name for name, _ in rows}
+
+    def drop(self, name: str) -> None:
+        """Take the row of a depth map out, by the map's path below the folder."""
+        if name in self.names:
+            self._replace([line for other, line in self._read()[0] if other != name])
+            self.names.remove(name)
+
+    def add(self, row: dict) -> None:
+        """Append a row."""
+        if not self._whole:
+            self._replace([line for _, line in self._read()[0]])
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        self.names.add(row[_KEY])
+
+    def _read(self) -> tuple[list[tuple[str, str]], bool]:
+        """Read names and lines, and whether the last line is whole; one that was cut short is left out."""
+        text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
+        *lines, rest = text.split("\n")
+        if rest and not _is_cut_short(rest):
+            lines.append(rest)
+        return [(self._name(line), line) for line in lines if line.strip()], not rest
+
+    def _name(self, line: str) -> str:
+        name = self._parse(line)
+        if name is None:
+            raise ValueError(
+                f"{self.file} holds {line[:80]!r}, which is no row of predict: each is a JSON object with {_KEY}; move "
+                "the file away, or give another --out."
+            )
+        return name
+
+    def _replace(self, lines: list[str]) -> None:
+        """Write other lines beside the file, then rename, so that it is whole whenever the run is killed."""
+        partial = self.file.with_name(f".{self.file.name}.partial")
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        os.replace(partial, self.file)
+        self._whole = True
+
+
+def _name_of(line: str) -> str | None:
+    """Find out which depth map a line is of; None for a line of another origin."""
+    try:
+        name = json.loads(line)[_KEY]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def _is_cut_short(line: str) -> bool:
+    """Tell a row that was not written to its end, by a full disk or a crash, from a line of another origin."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return line.startswith("{")
+    return False
