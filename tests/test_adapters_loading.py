@@ -281,9 +281,11 @@ def test_load_model__finds_mini_from_anywhere(on_mini, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded, processor = load_model("adapter")
     assert processor.to_dict() == load_model(MINI)[1].to_dict()
-    torch.testing.assert_close(predicted(loaded), predicted(model), atol=1e-5, rtol=1e-4)
+    expected = predicted(model)
+    close = {"rtol": 1e-4, "atol": 1e-6 * expected.max().item()}  # mini predicts hundreds, and 0 where ReLU cuts
+    torch.testing.assert_close(predicted(loaded), expected, **close)
     merged = load_model(str(merge_adapter("adapter", "merged")))[0]
-    torch.testing.assert_close(predicted(merged), predicted(loaded))
+    torch.testing.assert_close(predicted(merged), expected, **close)
 
 
 def test_load_model__another_model_in_a_folder_named_mini_is_noticed(on_mini, save_base, tmp_path, monkeypatch):
