@@ -12,13 +12,6 @@ from depth_anything_hf.inference import load_model, predict_depth
 
 
 @pytest.fixture
-def checkpoint(make_model, tiny_processor, tmp_path):
-    make_model().save_pretrained(tmp_path / "model")
-    tiny_processor.save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
-
-
-@pytest.fixture
 def save_photo(noise_image, tmp_path):
     """Function that saves a picture of noise, another one each time: `save_photo("A/1.png")`."""
     count = iter(range(100))

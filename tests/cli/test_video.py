@@ -14,13 +14,6 @@ from depth_anything_hf.video import OUTPUTS, VideoReader, VideoWriter
 
 
 @pytest.fixture
-def checkpoint(make_model, tiny_processor, tmp_path):
-    make_model().save_pretrained(tmp_path / "model")
-    tiny_processor.save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
-
-
-@pytest.fixture
 def clip(tmp_path):
     images = render_scenes([3, 7], 48, 64).images.permute(0, 2, 3, 1).numpy()
     with VideoWriter(tmp_path / "clips" / "day 1" / "walk.mp4", Fraction(30000, 1001)) as writer:

@@ -123,11 +123,16 @@ def _box(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Ten
     return enter, torch.minimum(torch.minimum(slabs[0][1], slabs[1][1]), slabs[2][1])
 
 
+def _approach(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return where on its ray, and at which point, it comes nearest to 0: from there b^2 - ac cancels least."""
+    middle = -sum(o * r for o, r in zip(origin, ray, strict=True)) / sum(r * r for r in ray)
+    return middle, [o + middle * r for o, r in zip(origin, ray, strict=True)]
+
+
 def _ball(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Also in two dimensions; by the distance of the line, as b^2 - ac cancels for small, far solids."""
     square = sum(r * r for r in ray)
-    middle = -sum(o * r for o, r in zip(origin, ray, strict=True)) / square
-    nearest = [o + middle * r for o, r in zip(origin, ray, strict=True)]
+    middle, nearest = _approach(origin, ray)
     return _between(middle, ((1 - sum(n * n for n in nearest)) / square).sqrt())  # NaN is a miss
 
 
@@ -139,11 +144,10 @@ def _rod(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Ten
 def _cone(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """The set x^2 + y^2 <= ((1 - z) / 2)^2, |z| <= 1: at its foot as wide as the unit rod."""
     rx, ry, rz = ray
-    middle = -sum(o * r for o, r in zip(origin, ray, strict=True)) / (rx * rx + ry * ry + rz * rz)
-    # From the ray's nearest point, and with b^2 - ac as a sum of squares: as it stands it cancels for small, far solids.
-    ox, oy, oz = (o + middle * r for o, r in zip(origin, ray, strict=True))
+    middle, (ox, oy, oz) = _approach(origin, ray)
     size, shrink = (1 - oz) / 2, -rz / 2
     a, b, c = rx * rx + ry * ry - shrink * shrink, ox * rx + oy * ry - size * shrink, ox * ox + oy * oy - size * size
+    # b^2 - ac, as squares that do not cancel.
     root = ((ox * shrink - size * rx) ** 2 + (oy * shrink - size * ry) ** 2 - (ox * ry - oy * rx) ** 2).sqrt()
     far = -(b + root.copysign(b))
     one, other = far / a, c / far  # a is 0 where the ray runs along the side: one is infinite
