@@ -126,7 +126,7 @@ def test_who_looks_at_a_table_is_in_its_room(seed, monkeypatch):
         assert 0 < eye[2] < world.half[2]
 
 
-@pytest.mark.parametrize(("kind", "seed"), [("room", 215), ("backdrop", 308)])
+@pytest.mark.parametrize(("kind", "seed"), [("room", 215), ("room", 607), ("room", 1360), ("backdrop", 308)])
 def test_no_sky_is_seen_past_walls(kind, seed):
     style = WorldStyle(kinds={kind: 1.0}, **PLAIN)
     assert not render_worlds([seed], 96, 128, style).sky.any()
