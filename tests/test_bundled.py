@@ -17,6 +17,7 @@ from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
 from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.inference import load_model, model_revision, predict_depth
+from depth_anything_hf.sharing.card import Provenance
 
 FOLDER = Path(checkpoint_folder(MINI))
 
@@ -88,6 +89,10 @@ def test_predict__needs_neither_a_model_nor_a_folder_nor_a_network(tmp_path, noi
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "depth" / "photo_jpg_color.png").size == (80, 60)
     assert "--model depth-anything/Depth-Anything-V2-Small-hf" in done.stdout
+
+
+def test_provenance__is_of_these_weights():
+    assert Provenance.load(FOLDER).license == "apache-2.0"  # raises where it is of others
 
 
 def test_card__names_its_licence_and_its_data():
