@@ -146,6 +146,20 @@ def test_unlike_focal_lengths_squeeze_the_view():
     assert rows == pytest.approx(2 * columns, abs=2)
 
 
+def test_a_pixel_is_as_large_as_its_longer_side():
+    camera = Camera(torch.zeros(2, 3), torch.eye(3).expand(2, 3, 3), torch.tensor([[0.5, 1.0], [2.0, 0.25]]))
+    # 1 / (0.5 * 40) and 1 / (1.0 * 30); 1 / (2.0 * 40) and 1 / (0.25 * 30)
+    torch.testing.assert_close(camera.pixel_size(height=30, width=40), torch.tensor([1 / 20, 1 / 7.5]))
+
+
+@pytest.mark.parametrize("squeezed", [(0.5, 0.05), (0.05, 0.5)])
+def test_holes_narrower_than_a_pixel_vanish_along_either_axis(squeezed):
+    # 6 and 0.6 pixels from hole to hole along the two axes
+    lace, whole = (solids_of((BALL, (0, 8, 0), (5, 5, 5)), holes=holes) for holes in (1.0, 0.0))
+    lace_depth, whole_depth = (depth_of(ball, looking_along_y(focal=squeezed), size=(99, 99)) for ball in (lace, whole))
+    torch.testing.assert_close(lace_depth, whole_depth)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_pairs_leave_out_no_hit(seed, monkeypatch):
     """The box around a solid's image is an optimisation: all pixels as candidates give the same depth."""

@@ -43,7 +43,7 @@ def _sample(texture, point: torch.Tensor, footprint: torch.Tensor) -> torch.Tens
     return torch.lerp(torch.lerp(a, b, tx[:, None]), torch.lerp(c, d, tx[:, None]), ty[:, None])
 
 
-def _surface(solids: Solids, camera: Camera, solid, world, u, v, depth, pixel_size):
+def _surface(solids: Solids, camera: Camera, solid, world, u, v, depth, footprint):
     """Return point, normal and albedo, `(n, 3)` each, where rays meet solids."""
     rows = pick(solids.table, solid)
     origin, direction = (pick(values, solid) for values in to_local(solids, camera))
@@ -73,7 +73,7 @@ def _surface(solids: Solids, camera: Camera, solid, world, u, v, depth, pixel_si
     place = (unit * half).gather(1, others) / period[:, None] + rows[:, COLUMNS["phase"]]
     view = torch.nn.functional.normalize(of_world(camera.eye, world) - point, dim=1)
     slant = (view * normal).sum(1).abs().clamp(min=0.1)
-    texture = _sample(rows[:, COLUMNS["texture"]], place, depth * pixel_size / (period * slant))
+    texture = _sample(rows[:, COLUMNS["texture"]], place, footprint / (period * slant))
     contrast = rows[:, COLUMNS["contrast"], None]
     albedo = rows[:, COLUMNS["tint"]] * (1 + 1.6 * contrast * (2 * texture - 1))
     return point, normal, view, albedo.clamp(0.004, 0.95), rows
@@ -140,13 +140,13 @@ def shade(
     views = [
         (lamp, trace(solids, lamp, SHADOW_SIDE, SHADOW_SIDE, through=False) if shadows else None) for lamp in lamps
     ]
-    scene = (solids, camera, light, views, radius)
-    color = _shade_layer(scene, world, u, v, hits.depth, hits.solid, height)
+    scene = (solids, camera, light, views, radius, camera.pixel_size(height, width))
+    color = _shade_layer(scene, world, u, v, hits.depth, hits.solid)
     if hits.behind is not None:
         clear = torch.where(hits.solid >= 0, pick(solids["clear"], hits.solid.clamp(min=0)), 0.0)
         some = (clear > 0).nonzero()[:, 0]
         layer = (pick(values, some) for values in (world, u, v, hits.behind, hits.solid_behind))
-        back = _shade_layer(scene, *layer, height)
+        back = _shade_layer(scene, *layer)
         color[some] = torch.lerp(color[some], back, clear[some, None])
     return color
 
@@ -160,8 +160,8 @@ def _seen_ball(camera: Camera, hits: Hits, height: int, width: int) -> tuple[tor
     return middle, typical * 0.75
 
 
-def _shade_layer(scene: tuple, world, u, v, depth, solid, height: int) -> torch.Tensor:
-    solids, camera, light, views, radius = scene
+def _shade_layer(scene: tuple, world, u, v, depth, solid) -> torch.Tensor:
+    solids, camera, light, views, radius, pixel_size = scene
     right, down, forward = of_world(camera.axes, world).unbind(1)
     ray = u[:, None] * right + v[:, None] * down + forward
     color = torch.empty_like(ray)
@@ -171,8 +171,8 @@ def _shade_layer(scene: tuple, world, u, v, depth, solid, height: int) -> torch.
     if len(some) == 0:
         return color
     world, u, v, depth, solid = (pick(values, some) for values in (world, u, v, depth, solid))
-    pixel_size = of_world(1 / (camera.focal[:, 1] * height), world)
-    point, normal, view, albedo, rows = _surface(solids, camera, solid, world, u, v, depth, pixel_size)
+    footprint = depth * of_world(pixel_size, world)
+    point, normal, view, albedo, rows = _surface(solids, camera, solid, world, u, v, depth, footprint)
     gloss = rows[:, COLUMNS["gloss"], None]
     mirrored = 2 * (view * normal).sum(1, keepdim=True) * normal - view
     up = 0.7 + 0.3 * normal[:, 2:]

@@ -45,6 +45,10 @@ class Camera:
         v = (along / self.focal[:, 1:])[:, :, None].expand(-1, -1, width)
         return u.reshape(-1), v.reshape(-1)
 
+    def pixel_size(self, height: int, width: int) -> torch.Tensor:
+        """Return the longer side of a pixel on the plane of unit depth: `(worlds,)`. Finer detail would alias."""
+        return (1 / (self.focal * torch.tensor([width, height], device=self.focal.device))).amax(1)
+
 
 @dataclass(frozen=True)
 class Hits:
@@ -194,7 +198,8 @@ def trace(solids: Solids, camera: Camera, height: int, width: int, through: bool
         hit = ((enter > NEAR) & (enter <= leave)).nonzero()[:, 0]
         found.append((pick(which, hit), pick(where, hit), pick(enter, hit)))
     solid, pixel, depth = (torch.cat(parts) for parts in zip(*found, strict=True))
-    kept = _not_in_a_hole(solids, camera, solid, torch.stack([pick(u, pixel), pick(v, pixel)], 1), depth, height)
+    place = torch.stack([pick(u, pixel), pick(v, pixel)], 1)
+    kept = _not_in_a_hole(solids, camera, solid, place, depth, camera.pixel_size(height, width))
     solid, pixel, depth = solid[kept], pixel[kept], depth[kept]
     count = len(camera.eye) * height * width
     first = _nearest(solid, pixel, depth, count)
@@ -213,10 +218,10 @@ def _nearest(solid: torch.Tensor, pixel: torch.Tensor, depth: torch.Tensor, coun
     return nearest, owner
 
 
-def _not_in_a_hole(solids: Solids, camera: Camera, solid, place, depth, height: int) -> torch.Tensor:
+def _not_in_a_hole(solids: Solids, camera: Camera, solid, place, depth, pixel_size) -> torch.Tensor:
     """Say which hits stand, of solids with holes: foliage, lace. From far away, where a hole is no pixel, all do."""
     kept = torch.ones_like(depth, dtype=torch.bool)
-    pixels = pick(height * camera.focal[solids.world, 1] * solids["holes"], solid) / depth  # from hole to hole
+    pixels = pick(solids["holes"] / pixel_size[solids.world], solid) / depth  # from hole to hole
     some = (pixels > 3).nonzero()[:, 0]
     if len(some) == 0:
         return kept
