@@ -156,7 +156,9 @@ def test_a_pixel_is_as_large_as_its_longer_side():
 def test_holes_narrower_than_a_pixel_vanish_along_either_axis(squeezed):
     # 6 and 0.6 pixels from hole to hole along the two axes
     lace, whole = (solids_of((BALL, (0, 8, 0), (5, 5, 5)), holes=holes) for holes in (1.0, 0.0))
-    lace_depth, whole_depth = (depth_of(ball, looking_along_y(focal=squeezed), size=(99, 99)) for ball in (lace, whole))
+    lace_depth, whole_depth = (
+        depth_of(ball, looking_along_y(focal=squeezed), size=(99, 99)) for ball in (lace, whole)
+    )
     torch.testing.assert_close(lace_depth, whole_depth)
 
 
