@@ -109,6 +109,13 @@ def test_predict__folders_called_alike_take_as_much_of_their_paths_as_tells_them
     assert set(listed(tmp_path / "out")) == {"day1/images/1_png.png", "day2/images/1_png.png"}
 
 
+def test_predict__names_that_differ_in_case_alone_are_called_alike(run, save_photo, tmp_path):
+    save_photo("A/IMG.png")
+    save_photo("B/img.png")
+    assert run("A", "B", "--out", "out") == 0
+    assert set(listed(tmp_path / "out")) == {"A/IMG_png.png", "B/img_png.png"}
+
+
 def test_predict__names_that_differ_stay_without_subfolders(run, save_photo, tmp_path):
     save_photo("A/1.png")
     save_photo("B/2.png")
@@ -148,7 +155,7 @@ def test_predict__writes_over_no_image_that_it_reads(run, save_photo, tmp_path, 
     photo, other = save_photo("photos/a.jpg"), save_photo("photos/a_jpg.png")
     before = photo.read_bytes(), other.read_bytes()
     assert run("photos", "--out", "photos") == 1
-    assert "photos/a.jpg would be written over photos/a_jpg.png, an image to predict" in capsys.readouterr().err
+    assert "photos/a.jpg would be written over photos/a_jpg.png, which is to be read" in capsys.readouterr().err
     assert (photo.read_bytes(), other.read_bytes()) == before
     assert sorted(file.name for file in photo.parent.iterdir()) == ["a.jpg", "a_jpg.png"]
 

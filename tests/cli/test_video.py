@@ -71,8 +71,46 @@ def test_video__names_broken_clips_and_goes_on(checkpoint, clip, tmp_path, capsy
 def test_video__says_when_there_is_no_clip(checkpoint, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no video \(.mp4, "):
         main([str(tmp_path), "--model", checkpoint, "--out", str(tmp_path / "out")])
-    with pytest.raises(FileNotFoundError, match=r"gone.mp4 holds no video"):
+    with pytest.raises(FileNotFoundError, match=r"gone.mp4 does not exist; check the path, and give video files"):
         main([str(tmp_path / "gone.mp4"), "--model", checkpoint, "--out", str(tmp_path / "out")])
+
+
+def test_video__clips_called_alike_do_not_overwrite_each_other(checkpoint, clip, tmp_path):
+    other = clip.parents[1] / "day 2" / "WALK.mp4"  # on a disk that ignores case: the same
+    other.parent.mkdir()
+    other.write_bytes(clip.read_bytes())
+    arguments = [str(clip.parent), str(other.parent), "--model", checkpoint, "--outputs", "color"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    written = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.mp4"))
+    assert written == ["day 1/walk_mp4_color.mp4", "day 2/WALK_mp4_color.mp4"]
+
+
+def test_video__two_clips_of_one_name_are_refused_before_any_work(clip, tmp_path):
+    for name in ("a.b.mp4", "a_b.mp4"):
+        (clip.parent / name).write_bytes(clip.read_bytes())
+    with pytest.raises(
+        ValueError, match="would both be written to .*a_b_mp4_color.mp4; rename one of them, or convert"
+    ):
+        main([str(clip.parent), "--model", "no model", "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("out", ["depth", "."])
+def test_video__a_second_run_leaves_the_output_of_the_first_out(out, checkpoint, clip, monkeypatch, capsys):
+    monkeypatch.chdir(clip.parent)
+    arguments = [".", "--model", checkpoint, "--out", out, "--outputs", "color", "depth"]
+    assert main(arguments) == 0
+    cut_short = clip.parent / out / "other_mp4_color.partial.mp4"
+    cut_short.write_bytes(b"a run that was killed")
+    before = sorted(clip.parent.rglob("*"))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert sorted(clip.parent.rglob("*")) == before
+    assert "videos under --out are left out of a search: 3, such as" in capsys.readouterr().out
+
+
+def test_video__says_that_out_is_a_file(clip):
+    with pytest.raises(NotADirectoryError, match=r"walk.mp4 is a file; it must be a folder"):
+        main([str(clip), "--model", "no model", "--out", str(clip)])
 
 
 @pytest.mark.parametrize("option", ["--smoothing", "--batch-size"])

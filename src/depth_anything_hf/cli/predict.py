@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,10 +12,12 @@ from typing import TYPE_CHECKING
 from depth_anything_hf.bundled import BETTER, MINI, checkpoint_folder
 from depth_anything_hf.cli.cameras import camera_of, check_cameras, check_space
 from depth_anything_hf.cli.listing import Listing
+from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
 
 if TYPE_CHECKING:
     from depth_anything_hf.tiling import TiledDepth
 
+OUTPUTS = (".png", ".npy", "_color.png")  # ends of the files that are written of every image
 EXAMPLE = """examples:
   depth-anything-hf predict photo.jpg                                          offline, with the model that comes along
   M=depth-anything/Depth-Anything-V2-Small-hf                                  far more accurate; a download of 99 MB
@@ -136,12 +137,17 @@ def _run(options: argparse.Namespace) -> int:
     from PIL import Image
     from tqdm.auto import tqdm
 
-    from depth_anything_hf.cli.images import find_images, name_outputs
+    from depth_anything_hf.cli.inputs import Kind, find_inputs, name_outputs, output_files
+    from depth_anything_hf.data.folder import IMAGE_EXTENSIONS
 
     _check_options(options)
     listing = Listing(options.out)
-    found, left_out = find_images(options.images, options.out, listing.names)
-    images = name_outputs(found, options.out, options.point_cloud)
+    stems = (options.out.resolve() / name.removesuffix(".png") for name in listing.names)
+    written = {file for stem in stems for file in output_files(stem, OUTPUTS)}
+    kind = Kind("image", IMAGE_EXTENSIONS)
+    found, left_out = find_inputs(options.images, kind, options.out, is_output=written.__contains__)
+    endings = OUTPUTS if options.point_cloud is None else (*OUTPUTS, f".{options.point_cloud}")
+    images = name_outputs(found, options.out, endings)
     if options.point_cloud:
         check_cameras([file for file, _ in images], options)
     predictor = _load(options)
@@ -203,15 +209,14 @@ def _check_options(options: argparse.Namespace) -> None:
     """Raise an error before any work for options that the first image would fail with."""
     import numpy as np
 
+    from depth_anything_hf.cli.inputs import check_out
     from depth_anything_hf.point_cloud import depth_for_viewing, import_trimesh, point_cloud
     from depth_anything_hf.tiling import tile_overlap
 
-    for part in (options.out, *options.out.parents):
-        if os.path.lexists(part) and not part.is_dir():
-            raise NotADirectoryError(
-                f"--out is {options.out}, but {part} is a file; it must be a folder, which is made if need be: give "
-                "another name."
-            )
+    check_out(options.out)
+    for name in options.images:
+        if name.lower().endswith(VIDEO_EXTENSIONS):
+            raise ValueError(f"{name} is a video, and predict takes images: depth-anything-hf video {name} --out DIR")
     if options.tile is not None:
         tile_overlap(options.tile, options.overlap)
     if options.point_cloud == "glb":

@@ -19,6 +19,8 @@ writes, for each clip, at its size and frame rate, upright, without sound:
   walk_mp4_depth.mkv         16-bit depth, lossless, 0 = no value
   walk_mp4_depth.jsonl       a line a frame: time, scale and offset (value = code * scale + offset), scene cuts
 
+Folders keep their subfolders; where clips of several are called alike, these folders' own names become subfolders, too.
+A folder around --out is searched but for that; a file that is named is always taken, whatever its name.
 Each frame is aligned with those before it, so that the depth does not flicker; at a scene cut this starts anew.
 Relative models give disparity (larger is nearer, unknown scale), metric models metres. One batch of frames is held in
 memory, however long the clip. A file that is still being written, or was not finished, has .partial in its name.
@@ -74,27 +76,23 @@ def main(arguments: list[str]) -> int:
 
     import torch
 
-    from depth_anything_hf.data.folder import find_files
+    from depth_anything_hf.cli.inputs import Kind, check_out, find_inputs, name_outputs
     from depth_anything_hf.inference import load_model, set_resolution, space_of
-    from depth_anything_hf.video import save_video_depth
+    from depth_anything_hf.video import OUTPUTS, save_video_depth
 
-    clips = []
-    for name in options.clips:
-        root, found = find_files(name, ("",) if Path(name).expanduser().is_file() else EXTENSIONS)
-        if not found:
-            raise FileNotFoundError(
-                f"{name} holds no video ({', '.join(EXTENSIONS)}); give files, folders or a glob in quotes."
-            )
-        clips += [(file, file.relative_to(root)) for file in found]
+    out = options.out.expanduser()  # shells leave the ~ in --out=~/depth
+    check_out(out)
+    found, left_out = find_inputs(options.clips, Kind("video", EXTENSIONS), out, _is_output)
+    clips = name_outputs(found, out, [OUTPUTS[name] for name in options.outputs], verb="convert")
+    if left_out:
+        print(f"videos under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
     model, processor = load_model(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if options.resolution is not None:
         set_resolution(processor, model.config, options.resolution)
     space = space_of(model, options.model)
     problems = []
-    for file, relative in clips:
-        # The extension stays in the name: walk.mp4 and walk.mov are two clips.
-        stem = options.out / relative.with_name(relative.name.replace(".", "_"))
+    for file, stem in clips:
         try:
             report = save_video_depth(
                 file, stem, model, processor, space, options.outputs, options.smoothing, options.batch_size
@@ -108,3 +106,10 @@ def main(arguments: list[str]) -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
+
+
+def _is_output(file: Path) -> bool:
+    """Say whether a video was written by an earlier run, to its end or not."""
+    from depth_anything_hf.video import OUTPUTS
+
+    return file.name.replace(".partial.", ".").endswith(tuple(OUTPUTS.values()))

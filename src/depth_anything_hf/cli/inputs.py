@@ -1,0 +1,162 @@
+"""Which images or clips a command takes, and what it calls the files that it writes of them."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from depth_anything_hf.data.folder import find_files
+
+
+class Kind(NamedTuple):
+    """Say what a command takes: its name, in the singular, and the endings by which folders are searched."""
+
+    name: str
+    extensions: tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """An input, the folder that was searched for it, without links, and where it lies below that folder."""
+
+    file: Path
+    root: Path
+    relative: Path
+
+    @property
+    def stem(self) -> Path:
+        """Its name below the folder; the extension stays in it: photo.jpg and photo.png are two images."""
+        return self.relative.with_name(self.relative.name.replace(".", "_"))
+
+
+def find_inputs(
+    names: list[str], kind: Kind, out: Path, is_output: Callable[[Path], bool]
+) -> tuple[dict[Path, Found], list[Path]]:
+    """List the inputs, each once; a file that is named is taken, whatever its name and wherever it lies.
+
+    Args:
+        names: Files, folders and patterns.
+        kind: Of the inputs.
+        out: The folder to write. Where a folder around it is searched, all below it is left out; where it is searched
+            itself, or a folder in it, what earlier runs wrote there.
+        is_output: Says whether earlier runs wrote the file at a place below `out`.
+
+    Returns:
+        inputs: By their places.
+        left_out: Files under `out` that were left out.
+
+    Raises:
+        FileNotFoundError: There is no input at a name, or none at all that is not left out.
+    """
+    inputs, left_out, out_place = {}, {}, out.resolve()
+    for name in names:
+        named = Path(name).expanduser().is_file()
+        root, files = find_files(name, ("",) if named else kind.extensions)
+        if not files:
+            raise FileNotFoundError(_nothing_at(name, kind))
+        root_place = root.resolve()
+        around = root_place in out_place.parents
+        for file in files:
+            place = _place(file)
+            below = out_place in place.parents
+            if not named and below and (around or is_output(place)):
+                left_out[place] = file
+            else:
+                inputs.setdefault(place, Found(file, root_place, file.relative_to(root)))
+    if not inputs:
+        raise FileNotFoundError(
+            f"{', '.join(names)}: no {kind.name} but those under --out, {out}; give another --out, or name the files "
+            "themselves."
+        )
+    return inputs, [file for place, file in left_out.items() if place not in inputs]
+
+
+def name_outputs(
+    inputs: dict[Path, Found], out: Path, endings: Sequence[str], verb: str = "predict"
+) -> list[tuple[Path, Path]]:
+    """Give each input the path, without ending, of what is written of it, and refuse to write a file twice.
+
+    Args:
+        inputs: Of `find_inputs`, by their places.
+        out: The folder to write.
+        endings: Of all that is written of an input.
+        verb: What the command does to them, for its messages.
+
+    Returns:
+        Inputs and paths below `out`.
+
+    Raises:
+        ValueError: Two inputs would be written to one file, or one over another.
+    """
+    folders = _subfolders(inputs.values())
+    stems = [(found.file, out / folders.get(found.root, "") / found.stem) for found in inputs.values()]
+    takers = {}
+    for taken, stem in stems:
+        for file in output_files(stem, endings):
+            other = takers.setdefault(file, taken)
+            if other != taken:
+                raise ValueError(
+                    f"{other} and {taken} would both be written to {file}; rename one of them, or {verb} them by two "
+                    "commands with different --out."
+                )
+            if (read := inputs.get(_place(file))) is not None:
+                raise ValueError(
+                    f"{taken} would be written over {read.file}, which is to be read; give another --out, or leave one "
+                    "of the two out."
+                )
+    return stems
+
+
+def output_files(stem: Path, endings: Iterable[str]) -> list[Path]:
+    """List the files that are written of an input."""
+    return [stem.with_name(stem.name + ending) for ending in endings]
+
+
+def check_out(out: Path) -> None:
+    """Raise an error before any work if a folder cannot be made where one is to be written.
+
+    Raises:
+        NotADirectoryError: There is a file, or on the way there.
+    """
+    for part in (out, *out.parents):
+        if os.path.lexists(part) and not part.is_dir():
+            raise NotADirectoryError(
+                f"--out is {out}, but {part} is a file; it must be a folder, which is made if need be: give another name."
+            )
+
+
+def _subfolders(inputs: Iterable[Found]) -> dict[Path, Path]:
+    """Find a subfolder for each searched folder that has an input of the same name as another folder's.
+
+    It is the folder's own name, or as many of the last parts of its path as tell these folders apart. Names that differ
+    in case alone are the same: on most disks of macOS and Windows they are one file.
+    """
+    roots = defaultdict(set)
+    for found in inputs:
+        roots[str(found.stem).casefold()].add(found.root)
+    alike = {root for same in roots.values() if len(same) > 1 for root in same}
+    folders = {}
+    for count in range(1, max((len(root.parts) for root in alike), default=1)):
+        folders = {root: Path(*root.parts[1:][-count:]) for root in alike}  # the first part is the anchor
+        if len({str(folder).casefold() for folder in folders.values()}) == len(alike):
+            break
+    return folders
+
+
+def _place(file: Path) -> Path:
+    """Say where a file lies, whatever links lead to its folder; the file itself may be a link to another one."""
+    return file.parent.resolve() / file.name
+
+
+def _nothing_at(name: str, kind: Kind) -> str:
+    """Say why there is no input at a path or a pattern."""
+    there = Path(name).expanduser().exists()
+    if not there and not glob.has_magic(name):
+        return f"{name} does not exist; check the path, and give {kind.name} files, folders or a glob in quotes."
+    return (
+        f"{name} {'holds' if there else 'matches'} no {kind.name} ({', '.join(kind.extensions)}); give folders or a glob "
+        "in quotes that do, or name the files themselves, whatever their endings."
+    )
