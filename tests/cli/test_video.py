@@ -89,7 +89,7 @@ def test_video__two_clips_of_one_name_are_refused_before_any_work(clip, tmp_path
     for name in ("a.b.mp4", "a_b.mp4"):
         (clip.parent / name).write_bytes(clip.read_bytes())
     with pytest.raises(
-        ValueError, match="would both be written to .*a_b_mp4_color.mp4; rename one of them, or convert"
+        ValueError, match=r"would both be written to .*a_b_mp4_color\.mp4; rename one of them, or convert"
     ):
         main([str(clip.parent), "--model", "no model", "--out", str(tmp_path / "out")])
 

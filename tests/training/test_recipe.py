@@ -273,6 +273,17 @@ def test_train__from_mini_keeps_its_geometry(one_step, workplace, tmp_path):
     assert one_step(MINI) == json.loads((Path(checkpoint_folder(MINI)) / "preprocessor_config.json").read_text())
 
 
+def test_train__the_encoder_of_mini_takes_a_fresh_decoder(workplace, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("max_steps: 1\nper_device_train_batch_size: 2\nreport_to: none\n")
+    data = ["--encoder", MINI, "--labeled", str(workplace / "labeled"), "--image_height", "48", "--image_width", "64"]
+    frozen = ["--use_cpu", "true", "--learning_rate", "0", "--output_dir", str(tmp_path / "out")]
+    assert main(["train", str(tmp_path / "recipe.yaml"), *data, *frozen]) == 0
+    mini, made = (AutoModelForDepthEstimation.from_pretrained(p) for p in (checkpoint_folder(MINI), tmp_path / "out"))
+    own = mini.backbone.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in made.backbone.state_dict().items())
+    assert not torch.equal(made.head.conv1.weight, mini.head.conv1.weight)
+
+
 def test_train__sizes_given_win_one_by_one(one_step):
     saved = one_step(MINI, "--image_height", "64")
     assert saved["size"] == {"height": 64, "width": 128}

@@ -229,7 +229,7 @@ def _start_model(recipe: RecipeArguments):
             )
     else:
         model = DepthAnythingForDepthEstimation.from_encoder(
-            recipe.encoder, recipe.version, recipe.max_depth, recipe.with_neck
+            checkpoint_folder(recipe.encoder), recipe.version, recipe.max_depth, recipe.with_neck
         )
     if not recipe.lora_rank:
         return model
