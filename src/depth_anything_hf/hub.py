@@ -100,8 +100,10 @@ def push_to_hub(folder: str | Path, repo_id: str, **options: Any) -> str:
 
     Raises:
         ValueError: The folder would not load, or its card would say what is not so.
+        PermissionError: No token.
         OSError: The Hub refuses, or the connection broke; the same call goes on.
     """
+    check_token()  # before the work
     return prepare_push(folder, repo_id, **options).send()
 
 
@@ -136,12 +138,10 @@ def prepare_push(
     Raises:
         ValueError: The folder would not load, or its card would say what is not so.
         FileNotFoundError: A file is missing.
-        PermissionError: No token.
     """
     validate_repo_id(repo_id)
     folder = Path(folder).expanduser()
     kind = kind_of(folder)
-    check_token()
     told = {"base": base, "training_data": training_data, "results": results, "picture": picture}
     if kind == "dataset":
         files, license = set_files(folder), _prepare_set(folder, license, told)

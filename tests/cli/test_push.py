@@ -35,6 +35,19 @@ def test_push__says_what_goes_where(hub, student, capsys):
         assert words in card, words
 
 
+def test_push__dry_run_sends_nothing_and_needs_no_token(hub, student, monkeypatch, capsys):
+    monkeypatch.setattr("depth_anything_hf.sharing.upload.get_token", lambda: None)
+    options = ["--dry-run", "--license", "apache-2.0", "--training-data", "words"]
+    assert main(["push", str(student), "--repo-id", "me/student", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "would send: README.md, card_image.png, config.json, model.safetensors, preprocessor_config.json" in printed
+    assert f"nothing was sent; the card is {student / 'README.md'}" in printed
+    assert "license: apache-2.0" in (student / "README.md").read_text()
+    assert not hub.repos
+    assert main(["push", str(student), "--repo-id", "me/student", *options[1:]]) == 1
+    assert "there is no token for the Hub" in capsys.readouterr().err
+
+
 def test_push__public_where_nobody_says_private(hub, student):
     assert main(["push", str(student), "--repo-id", "me/student"]) == 0
     assert not hub.model("me/student").private

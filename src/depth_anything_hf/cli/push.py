@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 EXAMPLE = """examples:
+  depth-anything-hf push student --repo-id me/depth-student --dry-run
   depth-anything-hf push student --repo-id me/depth-student --private --results scores/results.json
   depth-anything-hf push student --repo-id me/depth-student --base facebook/dinov2-small --training-data me/rooms
   depth-anything-hf push lora --repo-id me/depth-lora --base depth-anything/Depth-Anything-V2-Small-hf
@@ -42,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--results", action="append", default=[], type=Path, metavar="FILE", help="results.json of evaluate; repeat")
     add("--picture", type=Path, metavar="FILE", help="for the card (default: rendered scenes, predicted)")
     add("--message", metavar="TEXT", help="of the commit")
+    add("--dry-run", action="store_true", help="check all, write the card, say what would be sent, and send nothing")
     return parser
 
 
@@ -50,8 +52,12 @@ def main(arguments: list[str]) -> int:
     options = make_parser().parse_args(arguments)
 
     from depth_anything_hf.hub import prepare_push
+    from depth_anything_hf.sharing.upload import check_token
 
-    told = {name: value for name, value in vars(options).items() if name not in ("folder", "repo_id", "private")}
+    if not options.dry_run:
+        check_token()  # before the work
+    own = ("folder", "repo_id", "private", "dry_run")
+    told = {name: value for name, value in vars(options).items() if name not in own}
     shipment = prepare_push(options.folder, options.repo_id, private=options.private or None, **told)
     size = sum((shipment.folder / file).stat().st_size for file in shipment.files)
     print(
@@ -59,5 +65,9 @@ def main(arguments: list[str]) -> int:
     )
     if shipment.left:
         print(f"stay here: {', '.join(shipment.left)}")
+    if options.dry_run:
+        print(f"would send: {', '.join(shipment.files)}")
+        print(f"nothing was sent; the card is {shipment.folder / 'README.md'}")
+        return 0
     print(shipment.send())
     return 0
