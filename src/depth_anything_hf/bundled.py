@@ -38,3 +38,10 @@ def checkpoint_name(folder: str) -> str:
         ('mini', 'somebody/their-model')
     """
     return MINI if Path(folder).resolve() == _FOLDER.resolve() else folder
+
+
+def hint_at_better(name: str) -> list[str]:
+    """Say, where a name means the checkpoint that comes with the package, which one is better: a line, or none."""
+    if checkpoint_folder(name) == name:  # a model of the user's, maybe in a folder that has its name
+        return []
+    return [f"mini sees the layout of a scene and little of its detail; far more accurate: --model {BETTER}"]

@@ -44,6 +44,11 @@ def test_video__writes_what_is_asked_for(checkpoint, clip, tmp_path):
     assert [row["cut"] for row in rows] == [True, False, False, True, False, False]
 
 
+def test_video__of_mini_says_which_model_is_better(clip, tmp_path, capsys):
+    assert main([str(clip), "--out", str(tmp_path / "out"), "--outputs", "color"]) == 0
+    assert "far more accurate: --model depth-anything/Depth-Anything-V2-Small-hf" in capsys.readouterr().out
+
+
 def test_video__takes_a_file_of_any_name(checkpoint, clip, tmp_path):
     other = clip.rename(clip.with_name("walk"))
     arguments = [str(other), "--model", checkpoint, "--out", str(tmp_path / "out"), "--outputs", "color"]

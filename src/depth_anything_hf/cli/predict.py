@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depth_anything_hf.bundled import BETTER, MINI, checkpoint_folder
+from depth_anything_hf.bundled import MINI, hint_at_better
 from depth_anything_hf.cli.cameras import camera_of, check_cameras, check_space
 from depth_anything_hf.cli.listing import Listing
 from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
@@ -197,9 +197,7 @@ def _load(options: argparse.Namespace) -> tuple:
 def _report(written: str, notes: list[str], unreadable: list[str], model: str) -> None:
     """Print what was written, what is to be known of it, and what could not be read."""
     print(written)
-    if checkpoint_folder(model) != model:  # not a folder of the user's that has its name
-        print(f"mini sees the layout of a scene and little of its detail; far more accurate: --model {BETTER}")
-    for line in dict.fromkeys(notes):  # each once
+    for line in dict.fromkeys([*hint_at_better(model), *notes]):  # each once
         print(line)
     for line in unreadable:
         print(f"could not read {line}", file=sys.stderr)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from depth_anything_hf.bundled import MINI
+from depth_anything_hf.bundled import MINI, hint_at_better
 
 EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".mpg", ".mpeg", ".3gp", ".flv")
 EXAMPLE = """example:
@@ -103,6 +103,8 @@ def main(arguments: list[str]) -> int:
         cuts = f", scene cuts at {', '.join(f'{time:.2f} s' for time in report.cuts)}" if report.cuts else ""
         print(f"{file}: {report.frames} frames ({space}){cuts}: {', '.join(map(str, report.files.values()))}")
         problems += [f"{file} is broken: {problem}; what could be decoded is written" for problem in report.problems]
+    for line in hint_at_better(options.model):
+        print(line)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
