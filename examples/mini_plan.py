@@ -31,7 +31,7 @@ class MiniPlan:
     student_size: tuple[int, int] = (96, 128)
     beginner_steps: int = 5000
     teacher_steps: int = 3500
-    student_steps: int = 800
+    student_steps: int = 2400
     beginner_batch: int = 48
     teacher_batch: int = 32
     student_batch: tuple[int, int] = (24, 8)  # worlds, photographs

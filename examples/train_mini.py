@@ -1,6 +1,6 @@
 """Train `mini`, the small model that comes with the package, from nothing but rendered worlds.
 
-    python examples/train_mini.py --out mini_run                       # an hour on 2 CPU cores
+    python examples/train_mini.py --out mini_run                       # an hour and a half on 2 CPU cores
     python examples/train_mini.py --out mini_run --max-minutes 9       # a piece of it; the same command goes on
     python examples/train_mini.py --out mini_run --small-worlds 5000000 --worlds 4000000 --teacher-steps 100000   # a GPU
     python examples/train_mini.py --out mini_run --photographs DIR     # with photographs of yours, too
