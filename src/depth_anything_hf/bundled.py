@@ -41,7 +41,12 @@ def checkpoint_name(folder: str) -> str:
 
 
 def hint_at_better(name: str) -> list[str]:
-    """Say, where a name means the checkpoint that comes with the package, which one is better: a line, or none."""
+    """Say, where a name means the checkpoint that comes with the package, which one is better: a line, or none.
+
+    Example:
+        >>> hint_at_better("somebody/their-model")
+        []
+    """
     if checkpoint_folder(name) == name:  # a model of the user's, maybe in a folder that has its name
         return []
     return [f"mini sees the layout of a scene and little of its detail; far more accurate: --model {BETTER}"]
