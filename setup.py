@@ -15,7 +15,7 @@ extras = {
     "video": ["av>=17"],
 }
 every_extra = [requirement for requirements in extras.values() for requirement in requirements]
-version = re.search(r'__version__ = "(.+)"', (root / "src/depth_anything_hf/__init__.py").read_text()).group(1)
+version = re.search(r'__version__ = "(.+)"', (root / "src/depth_anything_hf/version.py").read_text()).group(1)
 
 setup(
     name="depth_anything_hf",
@@ -28,7 +28,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"depth_anything_hf": ["py.typed", "templates/*.md", "mini/*"]},
+    package_data={"depth_anything_hf": ["py.typed", "sharing/templates/*.md", "model/mini/*"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=5.18",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from reporting import report
 
-from depth_anything_hf.alignment import fit_scale_shift
+from depth_anything_hf.maps.alignment import fit_scale_shift
 
 
 def make_case(maps: int, height: int, width: int, kept: float):

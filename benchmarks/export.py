@@ -24,7 +24,7 @@ from reporting import RESULTS, report
 from depth_anything_hf import DepthAnythingForDepthEstimation, config_for
 from depth_anything_hf.export.check import relative_errors, run_session
 from depth_anything_hf.export.graph import write_graph, write_int8
-from depth_anything_hf.inference import load_model
+from depth_anything_hf.prediction.predictor import load_model
 
 DTYPES = ("float32", "float16", "int8")
 

@@ -51,7 +51,7 @@ def bare_forward(model_folder: Path, files: list[Path], options) -> tuple[float,
     from PIL import Image
     from torch.utils.flop_counter import FlopCounterMode
 
-    from depth_anything_hf.inference import load_model
+    from depth_anything_hf.prediction.predictor import load_model
 
     model, processor = load_model(str(model_folder))
     device = "cuda" if torch.cuda.is_available() else "cpu"

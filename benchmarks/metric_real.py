@@ -22,12 +22,12 @@ import torch
 from reporting import stamp
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, load_folder
-from depth_anything_hf.charts import curves
 from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.dataset import DatasetScores, score_models
 from depth_anything_hf.evaluation.protocols import Protocol
-from depth_anything_hf.inference import predict_depth
+from depth_anything_hf.pictures.charts import curves
+from depth_anything_hf.prediction.predictor import predict_depth
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 

@@ -4,7 +4,7 @@
 
 Every model begins from random weights and takes equal steps on equally many worlds; the second stage goes on from the
 first one's weights. DIR holds labelled records of real images (docs/mini.md); held-out worlds are scored, too. The runs are
-a fraction of the length of `examples/train_mini.py`: they rank parts, they do not say how good the model becomes.
+a fraction of the length of `examples/mini/train_mini.py`: they rank parts, they do not say how good the model becomes.
 Finished runs are kept in the work folder, so that the same command goes on where it was stopped.
 """
 
@@ -74,7 +74,7 @@ SIZES = {
 @functools.cache
 def mini() -> SimpleNamespace:
     """Import the example's parts, where they are needed."""
-    sys.path.insert(0, str(ROOT / "examples"))
+    sys.path.insert(0, str(ROOT / "examples" / "mini"))
     import mini_card
     import mini_data
     import mini_model
@@ -110,7 +110,7 @@ def worlds_of(name: str, work: Path, plan):
     if style != QUICKSTART:
         return parts.data.RenderedWorlds(numbered(work / "worlds", style), plan.small_worlds)
     from depth_anything_hf.data.records import DepthSample
-    from depth_anything_hf.data.synthetic import iter_synthetic_records
+    from depth_anything_hf.scenes.simple import iter_synthetic_records
 
     scenes = iter_synthetic_records(plan.small_worlds, *plan.small_world_size)
     return [DepthSample(one["image"], one["depth"], ~one["sky"], "depth", one["sky"]) for one in scenes]

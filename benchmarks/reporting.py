@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import ProgressCallback, Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, render_scenes
+from depth_anything_hf.scenes.simple import UNLABELED_DOMAIN, render_scenes
 
 RESULTS = Path(__file__).parent / "results"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

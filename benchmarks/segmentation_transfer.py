@@ -39,8 +39,8 @@ def scenes_of(seed: int, count: int, plan) -> list[dict]:
     """Render scenes as inputs of the model, with their classes."""
     from torch import from_numpy
 
-    from depth_anything_hf.data.synthetic import iter_synthetic_records
     from depth_anything_hf.quickstart.experiment import new_processor
+    from depth_anything_hf.scenes.simple import iter_synthetic_records
 
     processor = new_processor(plan)
     return [
@@ -60,8 +60,8 @@ def train_segmentation(seed: int, variant: str, encoder: Path, plan, settings: d
     from segmentation_models import build_model, class_scores
     from transformers import Dinov2Backbone, Trainer, TrainingArguments
 
-    from depth_anything_hf.data.scene_layout import CLASSES
     from depth_anything_hf.quickstart.experiment import HELD_OUT_SEED, RUN_STRIDE, new_model
+    from depth_anything_hf.scenes.simple_layout import CLASSES
 
     if variant == TRANSFERRED:
         backbone = Dinov2Backbone.from_pretrained(encoder)
@@ -84,7 +84,7 @@ def train_segmentation(seed: int, variant: str, encoder: Path, plan, settings: d
         disable_tqdm=True,
         batch_eval_metrics=True,
     )
-    metric = evaluate.load(str(ROOT / "examples" / "mean_iou.py"), num_labels=len(CLASSES))
+    metric = evaluate.load(str(ROOT / "examples" / "segmentation" / "mean_iou.py"), num_labels=len(CLASSES))
 
     def compute_metrics(found, compute_result: bool) -> dict:
         metric.add_batch(predictions=found.predictions, references=found.label_ids)
@@ -110,11 +110,11 @@ def run_one(seed: int, name: str, work: Path, settings: dict) -> None:
 
     import torch
 
-    from depth_anything_hf.data.synthetic import LABELED_DOMAIN
-    from depth_anything_hf.encoder import export_encoder
+    from depth_anything_hf.export.encoder import export_encoder
     from depth_anything_hf.quickstart.experiment import Plan, procedural_records, train
+    from depth_anything_hf.scenes.simple import LABELED_DOMAIN
 
-    sys.path.insert(0, str(ROOT / "examples"))
+    sys.path.insert(0, str(ROOT / "examples" / "segmentation"))
     torch.set_num_threads(1)
     plan = replace(Plan(), seed=seed, labeled=settings["depth_scenes"], teacher_batch=settings["depth_batch"])
     folder, started = work / f"seed{seed}", time.perf_counter()

@@ -45,7 +45,6 @@ def run_one(seed: int, variant: str, work: Path) -> None:
     import torch
 
     from depth_anything_hf.data.folder import load_folder
-    from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
     from depth_anything_hf.evaluation.dataset import score_dataset
     from depth_anything_hf.quickstart.experiment import (
         Plan,
@@ -55,6 +54,7 @@ def run_one(seed: int, variant: str, work: Path) -> None:
         save_checkpoint,
         train,
     )
+    from depth_anything_hf.scenes.simple import LABELED_DOMAIN, UNLABELED_DOMAIN
 
     torch.set_num_threads(1)
     plan = replace(Plan(), seed=seed, **PLAN)

@@ -23,7 +23,7 @@ from PIL import Image
 from reporting import RESULTS, report
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for
-from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, render_scenes
+from depth_anything_hf.scenes.simple import UNLABELED_DOMAIN, render_scenes
 
 CHILD = """
 import sys

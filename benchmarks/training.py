@@ -35,11 +35,11 @@ from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 from transformers import Dinov2Model, TrainerCallback
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for
-from depth_anything_hf.charts import bars
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, iter_synthetic_records
-from depth_anything_hf.geometry import masked_median
 from depth_anything_hf.losses.affine_invariant import trim_mask
+from depth_anything_hf.maps.geometry import masked_median
+from depth_anything_hf.pictures.charts import bars
+from depth_anything_hf.scenes.simple import UNLABELED_DOMAIN, iter_synthetic_records
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 

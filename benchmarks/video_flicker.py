@@ -39,11 +39,11 @@ import torch
 from PIL import Image
 from reporting import RESULTS, report
 
-from depth_anything_hf.alignment import apply_fit, fit_scale, fit_scale_shift
-from depth_anything_hf.charts import curves
 from depth_anything_hf.data import synthetic
-from depth_anything_hf.data.scene_layout import draw_scene
-from depth_anything_hf.temporal import TemporalAligner
+from depth_anything_hf.maps.alignment import apply_fit, fit_scale, fit_scale_shift
+from depth_anything_hf.pictures.charts import curves
+from depth_anything_hf.prediction.temporal import TemporalAligner
+from depth_anything_hf.scenes.simple_layout import draw_scene
 
 # Of each frame: metres forward and to the right, radians to the right, metres that the thing goes to the right.
 MOTIONS = {
@@ -112,7 +112,7 @@ def disturbed(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def predict(model, processor, images: torch.Tensor) -> torch.Tensor:
-    from depth_anything_hf.inference import predict_depth
+    from depth_anything_hf.prediction.predictor import predict_depth
 
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     return torch.stack([predict_depth(model, processor, [picture])[0] for picture in pictures])
@@ -157,7 +157,7 @@ def score(aligned: torch.Tensor, depth: torch.Tensor, space: str) -> tuple[dict[
 def measure(seeds: list[int], frames: int, model_name: str | None) -> tuple[dict, dict[str, list]]:
     """Return scores by predictions, clip and method, means over the scenes, and the scales of the frames around a cut."""
     if model_name:
-        from depth_anything_hf.inference import load_model, space_of
+        from depth_anything_hf.prediction.predictor import load_model, space_of
 
         model, processor = load_model(model_name)
         model_space = space_of(model, model_name)

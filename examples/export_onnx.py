@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from depth_anything_hf.export.onnx import ExportReport, export_onnx
-from depth_anything_hf.inference import load_model
+from depth_anything_hf.prediction.predictor import load_model
 
 FILES = {"float32": "model.onnx", "float16": "model_fp16.onnx", "int8": "model_int8.onnx"}
 

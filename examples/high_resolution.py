@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.data.codes import upright_rgb
-from depth_anything_hf.inference import load_model, predict_depth, set_resolution, space_of
-from depth_anything_hf.tiling import predict_tiled
-from depth_anything_hf.visualization import prediction_row, sheet
+from depth_anything_hf.pictures.visualization import prediction_row, sheet
+from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution, space_of
+from depth_anything_hf.prediction.tiling import predict_tiled
 
 
 def make_parser() -> argparse.ArgumentParser:

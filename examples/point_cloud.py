@@ -16,9 +16,15 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.data.codes import upright_rgb
-from depth_anything_hf.geometry import unproject
-from depth_anything_hf.inference import load_model, predict_depth, space_of
-from depth_anything_hf.point_cloud import intrinsics_from_exif, intrinsics_from_fov, point_cloud, save_glb, save_ply
+from depth_anything_hf.maps.geometry import unproject
+from depth_anything_hf.pictures.point_cloud import (
+    intrinsics_from_exif,
+    intrinsics_from_fov,
+    point_cloud,
+    save_glb,
+    save_ply,
+)
+from depth_anything_hf.prediction.predictor import load_model, predict_depth, space_of
 
 
 def make_parser() -> argparse.ArgumentParser:

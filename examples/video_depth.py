@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from depth_anything_hf.geometry import label_from_map
-from depth_anything_hf.inference import load_model, space_of
-from depth_anything_hf.temporal import SMOOTHING
-from depth_anything_hf.video import DepthFrame, VideoReader, VideoWriter, iter_video_depth
-from depth_anything_hf.visualization import colorize
+from depth_anything_hf.maps.geometry import label_from_map
+from depth_anything_hf.pictures.visualization import colorize
+from depth_anything_hf.prediction.predictor import load_model, space_of
+from depth_anything_hf.prediction.temporal import SMOOTHING
+from depth_anything_hf.prediction.video import DepthFrame, VideoReader, VideoWriter, iter_video_depth
 
 
 def by_itself(frame: DepthFrame) -> np.ndarray:

@@ -17,8 +17,8 @@ from PIL import Image
 from transformers import Dinov2Config
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
-from depth_anything_hf.adapters import depth_lora_config
-from depth_anything_hf.inference import load_model
+from depth_anything_hf.prediction.adapters import depth_lora_config
+from depth_anything_hf.prediction.predictor import load_model
 
 pytest_plugins = ["tests.hub_server"]
 

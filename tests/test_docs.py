@@ -12,7 +12,7 @@ from transformers import Dinov2Config, Dinov2Model
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 from depth_anything_hf.data.folder import write_image_folder
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.data.synthetic import iter_synthetic_records
+from depth_anything_hf.scenes.simple import iter_synthetic_records
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

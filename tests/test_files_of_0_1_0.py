@@ -19,7 +19,7 @@ from transformers import pipeline
 from depth_anything_hf import load_folder, stream_folder
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.inference import load_model, predict_depth
+from depth_anything_hf.prediction.predictor import load_model, predict_depth
 from depth_anything_hf.training.recipe import parse_recipe
 
 WRITTEN = Path(__file__).parent / "files_of_0_1_0"

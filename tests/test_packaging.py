@@ -10,7 +10,7 @@ import depth_anything_hf
 
 ROOT = Path(__file__).parents[1]
 MINI_FILES = ("model.safetensors", "config.json", "preprocessor_config.json", "README.md")
-DATA_FILES = ("py.typed", "templates/model_card.md", *(f"mini/{name}" for name in MINI_FILES))
+DATA_FILES = ("py.typed", "sharing/templates/model_card.md", *(f"model/mini/{name}" for name in MINI_FILES))
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess:

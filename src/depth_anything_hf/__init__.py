@@ -6,44 +6,43 @@ Names are imported on first use, so that `import depth_anything_hf` does not wai
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from depth_anything_hf.version import __version__
 
 _HOME_OF = {
-    "DepthAnythingForDepthEstimation": "modeling",
-    "DepthAnythingImageProcessor": "image_processing",
+    "DepthAnythingForDepthEstimation": "model.modeling",
+    "DepthAnythingImageProcessor": "model.image_processing",
     "DepthAnythingTrainer": "training.trainer",
     "DepthAnythingTrainingArguments": "training.arguments",
     "DepthCollator": "training.collator",
     "LabelingArguments": "labeling.arguments",
     "StrongPerturbation": "augmentation.colors",
-    "config_for": "configuration",
-    "config_for_encoder": "configuration",
-    "export_encoder": "encoder",
+    "config_for": "model.configuration",
+    "config_for_encoder": "model.configuration",
+    "export_encoder": "export.encoder",
     "export_onnx": "export.onnx",
     "label_images": "labeling.engine",
     "load_folder": "data.folder",
     "load_images": "data.folder",
     "load_pairs": "data.pairs",
-    "predict_tiled": "tiling.prediction",
-    "stream_folder": "data.streaming",
-    "to_control_image": "control_image",
+    "predict_tiled": "prediction.tiling",
+    "stream_folder": "data.folder",
+    "to_control_image": "pictures.control_image",
 }
 __all__ = ["__version__", *_HOME_OF]
 
 if TYPE_CHECKING:
     from depth_anything_hf.augmentation.colors import StrongPerturbation
-    from depth_anything_hf.configuration import config_for, config_for_encoder
-    from depth_anything_hf.control_image import to_control_image
-    from depth_anything_hf.data.folder import load_folder, load_images
+    from depth_anything_hf.data.folder import load_folder, load_images, stream_folder
     from depth_anything_hf.data.pairs import load_pairs
-    from depth_anything_hf.data.streaming import stream_folder
-    from depth_anything_hf.encoder import export_encoder
+    from depth_anything_hf.export.encoder import export_encoder
     from depth_anything_hf.export.onnx import export_onnx
-    from depth_anything_hf.image_processing import DepthAnythingImageProcessor
     from depth_anything_hf.labeling.arguments import LabelingArguments
     from depth_anything_hf.labeling.engine import label_images
-    from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
-    from depth_anything_hf.tiling.prediction import predict_tiled
+    from depth_anything_hf.model.configuration import config_for, config_for_encoder
+    from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
+    from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
+    from depth_anything_hf.pictures.control_image import to_control_image
+    from depth_anything_hf.prediction.tiling import predict_tiled
     from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
     from depth_anything_hf.training.collator import DepthCollator
     from depth_anything_hf.training.trainer import DepthAnythingTrainer

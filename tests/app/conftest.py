@@ -8,7 +8,7 @@ from PIL import Image
 pytest.importorskip("gradio", reason="the web page needs the extra app")
 
 from depth_anything_hf.app.session import Photograph, Prediction, Session
-from depth_anything_hf.visualization import save_depth
+from depth_anything_hf.pictures.visualization import save_depth
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from transformers import Dinov2Config
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 from depth_anything_hf.cli.main import main
-from depth_anything_hf.data.synthetic import iter_synthetic_records
+from depth_anything_hf.scenes.simple import iter_synthetic_records
 
 playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright (extra test)")
 CHROMIUM = shutil.which("chromium")

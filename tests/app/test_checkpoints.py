@@ -6,7 +6,7 @@ from transformers import ViTConfig, ViTModel
 
 from depth_anything_hf.app import checkpoints as checkpoints_module
 from depth_anything_hf.app.checkpoints import MAX_RESOLUTION, Checkpoints
-from depth_anything_hf.inference import load_model, predict_depth, set_resolution
+from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution
 
 
 def expected(name, image, resolution=None):

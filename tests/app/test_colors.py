@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from depth_anything_hf.app.colors import COLORMAPS, palette
-from depth_anything_hf.visualization import paint, save_depth
+from depth_anything_hf.pictures.visualization import paint, save_depth
 
 
 @pytest.mark.parametrize("space", ["disparity", "depth"])

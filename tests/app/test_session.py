@@ -14,8 +14,8 @@ from depth_anything_hf.app.files import Limits
 from depth_anything_hf.app.predicting import predict_files
 from depth_anything_hf.app.session import LONGEST_PREVIEW, preview_size, shown_size
 from depth_anything_hf.cli.main import main
-from depth_anything_hf.point_cloud import depth_for_viewing
-from depth_anything_hf.visualization import paint
+from depth_anything_hf.pictures.point_cloud import depth_for_viewing
+from depth_anything_hf.pictures.visualization import paint
 
 
 @pytest.fixture

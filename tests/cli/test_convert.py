@@ -7,7 +7,7 @@ from transformers import pipeline
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for
 from depth_anything_hf.cli.main import main
-from depth_anything_hf.convert import load_official, to_official
+from depth_anything_hf.model.convert import load_official, to_official
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 from depth_anything_hf.cli.export import main, make_parser
 from depth_anything_hf.data.folder import write_image_folder
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.data.synthetic import iter_synthetic_records
 from depth_anything_hf.export.onnx import CHECKED_IMAGES, LARGEST_ERROR
+from depth_anything_hf.scenes.simple import iter_synthetic_records
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,8 +9,8 @@ from transformers import Dinov2Config, ViTConfig, ViTModel
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.codes import upright_rgb
-from depth_anything_hf.inference import load_model, predict_depth
-from depth_anything_hf.tiling import predict_tiled
+from depth_anything_hf.prediction.predictor import load_model, predict_depth
+from depth_anything_hf.prediction.tiling import predict_tiled
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from PIL import Image
 
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.cli.predict import main as predict_main
-from depth_anything_hf.inference import load_model, predict_depth
+from depth_anything_hf.prediction.predictor import load_model, predict_depth
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("av", reason='video needs PyAV: pip install "depth_anything_hf[video]"')
 
 from depth_anything_hf.cli.video import EXTENSIONS, main, make_parser
-from depth_anything_hf.data.synthetic import render_scenes
-from depth_anything_hf.temporal import SMOOTHING
-from depth_anything_hf.video import OUTPUTS, VideoReader, VideoWriter
+from depth_anything_hf.prediction.temporal import SMOOTHING
+from depth_anything_hf.prediction.video import OUTPUTS, VideoReader, VideoWriter
+from depth_anything_hf.scenes.simple import render_scenes
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_video__senseless_settings_are_refused(option, capsys):
 
 def test_video__says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "depth_anything_hf.video")
+    monkeypatch.delitem(sys.modules, "depth_anything_hf.prediction.video")
     with pytest.raises(ImportError, match=r'pip install "depth_anything_hf\[video\]"'):
         main(["walk.mp4", "--out", "out"])
 

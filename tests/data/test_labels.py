@@ -6,7 +6,7 @@ from PIL import Image
 from depth_anything_hf.data.codes import depth_map_to_image
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.geometry import label_from_map
+from depth_anything_hf.maps.geometry import label_from_map
 
 
 def decode(codes, sky=None, **changes):

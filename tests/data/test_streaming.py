@@ -6,9 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets.packaged_modules.parquet.parquet import Parquet
 
-from depth_anything_hf.data.folder import load_folder, write_image_folder
+from depth_anything_hf.data.folder import load_folder, stream_folder, write_image_folder
 from depth_anything_hf.data.records import decode_record, encode_record, record_features
-from depth_anything_hf.data.streaming import stream_folder
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from depth_anything_hf.alignment import fit_scale_shift
 from depth_anything_hf.evaluation.scoring import (
     SCORE_NAMES,
     align,
@@ -13,6 +12,7 @@ from depth_anything_hf.evaluation.scoring import (
     score_relative,
     summarize,
 )
+from depth_anything_hf.maps.alignment import fit_scale_shift
 
 DEPTH = torch.tensor([[[1.0, 2.0, 4.0]]])
 

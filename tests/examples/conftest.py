@@ -11,14 +11,19 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="session")
 def load_example() -> Callable[[str], ModuleType]:
-    """Function that imports a script of `examples/`: `load_example("name").main([...])` runs it in this process."""
+    """Function that imports a script of `examples/`: `load_example("topic/name").main([...])` runs it in this process."""
 
     def load(name: str) -> ModuleType:
-        key = f"examples_{name}"
+        key = f"examples_{name.replace('/', '_')}"
         if key not in sys.modules:
-            spec = importlib.util.spec_from_file_location(key, EXAMPLES / f"{name}.py")
+            file = EXAMPLES / f"{name}.py"
+            spec = importlib.util.spec_from_file_location(key, file)
             sys.modules[key] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[key])
+            sys.path.insert(0, str(file.parent))  # as Python does for a script: the other files of its topic
+            try:
+                spec.loader.exec_module(sys.modules[key])
+            finally:
+                sys.path.remove(str(file.parent))
         return sys.modules[key]
 
     return load

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from depth_anything_hf.control_image import to_control_image
-from depth_anything_hf.inference import predict_depth
+from depth_anything_hf.pictures.control_image import to_control_image
+from depth_anything_hf.prediction.predictor import predict_depth
 
 diffusers = pytest.importorskip("diffusers", reason='pip install "depth_anything_hf[controlnet]"')
 
@@ -25,7 +25,7 @@ def painters(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def script(load_example):
-    return load_example("controlnet_depth")
+    return load_example("controlnet/controlnet_depth")
 
 
 @pytest.fixture

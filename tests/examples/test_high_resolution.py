@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_hf.inference import load_model, predict_depth
-from depth_anything_hf.tiling import predict_tiled
+from depth_anything_hf.prediction.predictor import load_model, predict_depth
+from depth_anything_hf.prediction.tiling import predict_tiled
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import Dinov2Backbone, Dinov2Config, Trainer, TrainingArguments
 
-from depth_anything_hf.data.scene_layout import CLASSES
-from depth_anything_hf.data.synthetic import iter_synthetic_records
+from depth_anything_hf.scenes.simple import iter_synthetic_records
+from depth_anything_hf.scenes.simple_layout import CLASSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 pytest.importorskip("scipy", reason="Mask2Former matches with SciPy")
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-RECIPES = sorted((EXAMPLES / "segmentation").glob("*.yaml"))
+EXAMPLES = Path(__file__).parents[2] / "examples" / "segmentation"
+RECIPES = sorted(EXAMPLES.glob("*.yaml"))
 METRIC = str(EXAMPLES / "mean_iou.py")
 # Values in label files, one for each class of the procedural scenes; the last is a value that is not scored.
 VALUES = {
@@ -51,7 +51,7 @@ def example(load_example):
     """The script and its two modules."""
     sys.path.insert(0, str(EXAMPLES))
     try:
-        script = load_example("segmentation_transfer")
+        script = load_example("segmentation/segmentation_transfer")
         return SimpleNamespace(
             script=script, data=sys.modules["segmentation_data"], models=sys.modules["segmentation_models"]
         )

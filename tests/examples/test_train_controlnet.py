@@ -8,12 +8,10 @@ from PIL import Image
 from transformers import Dinov2Config
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
-from depth_anything_hf.data.folder import load_folder
-from depth_anything_hf.data.streaming import stream_folder
-from depth_anything_hf.data.synthetic import iter_synthetic_records
+from depth_anything_hf.data.folder import load_folder, stream_folder
 from depth_anything_hf.labeling.arguments import LabelingArguments
 from depth_anything_hf.labeling.engine import label_images
-from depth_anything_hf.training.control_collator import ControlCollator
+from depth_anything_hf.scenes.simple import iter_synthetic_records
 
 diffusers = pytest.importorskip("diffusers", reason='pip install "depth_anything_hf[controlnet]"')
 
@@ -48,7 +46,7 @@ def bases(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def script(load_example):
-    return load_example("train_controlnet")
+    return load_example("controlnet/train_controlnet")
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +69,9 @@ def arguments(labels, bases):
 
 
 @pytest.fixture
-def batch(labels):
+def batch(labels, script):
     rows = [row | {"draw_seed": seed} for seed, row in enumerate(stream_folder(labels).take(2))]
-    return ControlCollator(16, prompt="a room", empty_prompts=0)(rows)
+    return script.ControlCollator(16, prompt="a room", empty_prompts=0)(rows)
 
 
 def trained(out):

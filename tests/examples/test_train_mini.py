@@ -13,9 +13,9 @@ import torch
 
 from depth_anything_hf.data.folder import write_image_folder
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.data.worlds.rendering import render_worlds
+from depth_anything_hf.scenes.worlds.rendering import render_worlds
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "mini"
 TINY = [
     "--small-worlds", "8", "--worlds", "4", "--small-world-size", "24", "32", "--world-size", "48", "64", "--hidden-size", "64",
     "--layers", "4", "--beginner-size", "16", "24", "--teacher-size", "24", "32", "--student-size", "32", "48",
@@ -28,7 +28,7 @@ TINY = [
 def mini(load_example):
     """The script and its parts, with small files of worlds."""
     sys.path.insert(0, str(EXAMPLES))
-    script = load_example("train_mini")
+    script = load_example("mini/train_mini")
     script.RenderedWorlds.__init__.__globals__["CHUNK"] = 4
     yield script
     script.RenderedWorlds.__init__.__globals__["CHUNK"] = 256
@@ -96,7 +96,7 @@ def test_a_run_that_goes_on_from_a_model_trains_the_student_alone(
     moved = [(after[name].float() - values.float()).abs().max().item() for name, values in before.items()]
     assert 0 < max(moved) < 0.01  # two steps from there, and not from random weights
     with pytest.raises(SystemExit):
-        load_example("mini_card").main([str(tmp_path / "more")])
+        load_example("mini/mini_card").main([str(tmp_path / "more")])
     assert "learnt from" in capsys.readouterr().err
 
 
@@ -165,7 +165,7 @@ def test_wrong_options_are_refused_before_anything_is_done(mini, monkeypatch, tm
 def test_card_is_refused_where_photographs_were_learnt_from(mini, load_example, tmp_path, capsys):
     (tmp_path / "plan.json").write_text('{"start": null, "photographs": "/holiday"}')
     with pytest.raises(SystemExit):
-        load_example("mini_card").main([str(tmp_path)])
+        load_example("mini/mini_card").main([str(tmp_path)])
     assert "learnt from /holiday" in capsys.readouterr().err
 
 
@@ -208,7 +208,7 @@ def test_card_says_what_was_measured_and_on_what_it_was_trained(
         values = np.linspace(1, 4, 60 * 80).reshape(60, 80)
         records.append(encode_record(noise_image(60, 80, seed=i), values, group=f"g{i}", scene=scene))
     write_image_folder(records, tmp_path / "real")
-    load_example("mini_card").main([str(tmp_path / "run"), "--eval", str(tmp_path / "real"), "--worlds", "2"])
+    load_example("mini/mini_card").main([str(tmp_path / "run"), "--eval", str(tmp_path / "real"), "--worlds", "2"])
     card = (tmp_path / "run" / "mini" / "README.md").read_text(encoding="utf-8")
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     assert "license: apache-2.0" in card

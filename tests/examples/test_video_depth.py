@@ -6,10 +6,10 @@ from PIL import Image
 
 pytest.importorskip("av", reason='video needs PyAV: pip install "depth_anything_hf[video]"')
 
-from depth_anything_hf.data.synthetic import render_scenes
-from depth_anything_hf.inference import predict_depth
-from depth_anything_hf.video import VideoReader, VideoWriter, iter_video_depth
-from depth_anything_hf.visualization import colorize
+from depth_anything_hf.pictures.visualization import colorize
+from depth_anything_hf.prediction.predictor import predict_depth
+from depth_anything_hf.prediction.video import VideoReader, VideoWriter, iter_video_depth
+from depth_anything_hf.scenes.simple import render_scenes
 
 
 @pytest.fixture

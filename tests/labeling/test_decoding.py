@@ -13,7 +13,7 @@ from PIL import Image
 from depth_anything_hf.labeling.decoding import Decoder, Picture, RefusedError, Rejected, read_file
 from depth_anything_hf.labeling.plan import BlockEnd, BlockId, Work
 from depth_anything_hf.labeling.sources import Item
-from depth_anything_hf.resizing import resize_pixels
+from depth_anything_hf.maps.resizing import resize_pixels
 
 ORIENTATION = 0x0112
 RAMP = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)  # 8 wide, 6 high

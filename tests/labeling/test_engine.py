@@ -12,12 +12,12 @@ import torch
 from peft import get_peft_model
 from PIL import Image
 
-from depth_anything_hf.adapters import depth_lora_config
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.inference import load_model, predict_depth
 from depth_anything_hf.labeling import engine
+from depth_anything_hf.prediction.adapters import depth_lora_config
+from depth_anything_hf.prediction.predictor import load_model, predict_depth
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.inference import load_model, predict_depth
+from depth_anything_hf.prediction.predictor import load_model, predict_depth
 
 RIGHT_TURN = 6  # EXIF: the camera was held so that the top of the scene is at the right
 

@@ -6,8 +6,8 @@ from huggingface_hub import DatasetCard
 
 from depth_anything_hf import __version__
 from depth_anything_hf.data.folder import load_folder
-from depth_anything_hf.hub import push_to_hub
 from depth_anything_hf.labeling import engine
+from depth_anything_hf.sharing.hub import push_to_hub
 
 
 def test_push_folder__uploads_the_set_alone(hub, label, tmp_path):

@@ -6,10 +6,10 @@ from torch import nn
 from transformers.modeling_outputs import DepthEstimatorOutput
 
 from depth_anything_hf.data.codes import decode_depth_map, encode_depth_map
-from depth_anything_hf.inference import predict_depth
 from depth_anything_hf.labeling.predicting import Predictor, common_sizes, quantize
 from depth_anything_hf.labeling.teacher import Preparation, preparation_of
 from depth_anything_hf.losses.affine_invariant import affine_invariant_loss
+from depth_anything_hf.prediction.predictor import predict_depth
 
 PLAIN = Preparation(1, False, 1.0, (0.0,) * 3, (1.0,) * 3)
 LARGEST = torch.finfo(torch.float32).max

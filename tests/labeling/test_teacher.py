@@ -4,11 +4,11 @@ import torch
 from PIL import Image
 
 from depth_anything_hf import DepthAnythingImageProcessor
-from depth_anything_hf.bundled import MINI
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.inference import load_model, predict_depth, space_of
 from depth_anything_hf.labeling.teacher import load_teacher, own_resolution, preparation_of
+from depth_anything_hf.model.bundled import MINI
+from depth_anything_hf.prediction.predictor import load_model, predict_depth, space_of
 
 
 @pytest.mark.parametrize(

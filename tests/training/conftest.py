@@ -5,7 +5,7 @@ from transformers import Dinov2Config, Dinov2Model, ProgressCallback, TrainerCal
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN, iter_synthetic_records
+from depth_anything_hf.scenes.simple import LABELED_DOMAIN, UNLABELED_DOMAIN, iter_synthetic_records
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 

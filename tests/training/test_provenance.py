@@ -9,8 +9,8 @@ from peft import get_peft_model
 from transformers import AutoModelForDepthEstimation, Trainer, TrainingArguments, pipeline
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, DepthCollator
-from depth_anything_hf.adapters import depth_lora_config
-from depth_anything_hf.hub import push_to_hub
+from depth_anything_hf.prediction.adapters import depth_lora_config
+from depth_anything_hf.sharing.hub import push_to_hub
 
 LARGE = "depth-anything/Depth-Anything-V2-Large-hf"
 ON_HUB = {"push_to_hub": True, "hub_model_id": "me/student", "hub_private_repo": True}

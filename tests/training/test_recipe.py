@@ -11,11 +11,11 @@ from PIL import Image
 from transformers import AutoModelForDepthEstimation, Dinov2Config, Dinov2Model
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
-from depth_anything_hf.bundled import MINI, checkpoint_folder
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.folder import load_folder, write_image_folder
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.data.synthetic import iter_synthetic_records
+from depth_anything_hf.model.bundled import MINI, checkpoint_folder
+from depth_anything_hf.scenes.simple import iter_synthetic_records
 from depth_anything_hf.training.recipe import RecipeArguments, make_parser, parse_recipe, start_processor
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))

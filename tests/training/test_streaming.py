@@ -11,8 +11,8 @@ import pytest
 from torch.utils.data import DataLoader
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
+from depth_anything_hf.data.folder import stream_folder
 from depth_anything_hf.data.records import DepthSample, decode_record, encode_record, record_features
-from depth_anything_hf.data.streaming import stream_folder
 from depth_anything_hf.training.shares import Place, Share, max_workers, read_stream
 from depth_anything_hf.training.streaming import StreamCollator, StreamedBatches, StreamPosition
 from depth_anything_hf.training.streams import StreamBatchSampler, TrainingStreams

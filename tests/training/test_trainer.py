@@ -19,13 +19,13 @@ from transformers.modeling_outputs import DepthEstimatorOutput
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.evaluation.dataset import score_dataset
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES
-from depth_anything_hf.inference import predict_depth
 from depth_anything_hf.losses import (
     affine_invariant_loss,
     cutmix_loss_per_image,
     feature_alignment_loss,
     mean_over_labeled,
 )
+from depth_anything_hf.prediction.predictor import predict_depth
 from depth_anything_hf.training import checks
 from depth_anything_hf.training.collator import DepthCollator
 from depth_anything_hf.training.self_training import student_view

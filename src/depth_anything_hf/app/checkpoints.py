@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from depth_anything_hf.inference import load_model, predict_depth, set_resolution, space_of
+from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution, space_of
 
 MAX_RESOLUTION = 1036  # twice the resolution of training
 

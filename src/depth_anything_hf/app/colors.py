@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from kornia.color import ColorMap
 
-from depth_anything_hf.visualization import colorize
+from depth_anything_hf.pictures.visualization import colorize
 
 COLORMAPS = ("inferno", "viridis", "turbo", "cividis", "grey")
 _STEPS = np.arange(256)

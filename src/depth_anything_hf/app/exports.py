@@ -13,8 +13,8 @@ from PIL import Image
 
 from depth_anything_hf.app.colors import palette
 from depth_anything_hf.app.session import LISTING, Session
-from depth_anything_hf.point_cloud import depth_for_viewing, intrinsics_from_fov, point_cloud, save_ply
-from depth_anything_hf.visualization import paint
+from depth_anything_hf.pictures.point_cloud import depth_for_viewing, intrinsics_from_fov, point_cloud, save_ply
+from depth_anything_hf.pictures.visualization import paint
 
 
 def copy_session(session: Session, root: Path) -> Session:

@@ -24,7 +24,7 @@ from depth_anything_hf.app.look import CSS
 from depth_anything_hf.app.points import describe_points, draw_points, hover_maps, mark_pixel, mark_shown
 from depth_anything_hf.app.predicting import predict_files
 from depth_anything_hf.app.session import Session
-from depth_anything_hf.data.synthetic import render_scenes
+from depth_anything_hf.scenes.simple import render_scenes
 
 _DAY = 86400  # seconds
 _EXAMPLE_SEED = 8  # a street, and a box close by

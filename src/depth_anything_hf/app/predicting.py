@@ -17,7 +17,7 @@ from depth_anything_hf.app.checkpoints import Checkpoints
 from depth_anything_hf.app.colors import palette
 from depth_anything_hf.app.files import Limits, open_photograph
 from depth_anything_hf.app.session import LISTING, Photograph, Prediction, Session, shrunk
-from depth_anything_hf.visualization import save_depth
+from depth_anything_hf.pictures.visualization import save_depth
 
 
 def predict_files(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from depth_anything_hf.resizing import resize_map
+from depth_anything_hf.maps.resizing import resize_map
 
 LONGEST_PREVIEW = 1280  # pixels: what a browser gets to see, and the grid of a point cloud
 WIDEST_COLUMN = 640  # pixels: a picture on the page is shown no larger

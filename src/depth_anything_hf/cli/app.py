@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 
-from depth_anything_hf.bundled import MINI
+from depth_anything_hf.model.bundled import MINI
 
 EXAMPLE = """example:
   depth-anything-hf app --model depth-anything/Depth-Anything-V2-Small-hf --model my_student

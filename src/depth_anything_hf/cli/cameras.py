@@ -10,7 +10,7 @@ def camera_of(file: Path, size: tuple[int, int], options: argparse.Namespace) ->
     """Give the intrinsics of an upright image of `size` (height, width), and where they come from; None: nowhere."""
     from PIL import Image
 
-    from depth_anything_hf.point_cloud import intrinsics_from_exif, intrinsics_from_fov
+    from depth_anything_hf.pictures.point_cloud import intrinsics_from_exif, intrinsics_from_fov
 
     if options.intrinsics:
         return options.intrinsics, "--intrinsics"

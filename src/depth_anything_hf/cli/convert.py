@@ -54,8 +54,8 @@ def main(arguments: list[str]) -> int:
 
 def _from_official(options: argparse.Namespace) -> str:
     """Write a checkpoint that plain transformers loads, and say what it is."""
-    from depth_anything_hf.convert import convert_official
-    from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+    from depth_anything_hf.model.convert import convert_official
+    from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 
     if (options.out / "config.json").exists():
         raise FileExistsError(f"{options.out} already holds a checkpoint; give another --out.")
@@ -76,8 +76,8 @@ def _to_official(options: argparse.Namespace) -> str:
     """Write a `.pth`, and say how the authors' code loads it."""
     import torch
 
-    from depth_anything_hf.convert import official_kind, to_official
-    from depth_anything_hf.inference import load_model
+    from depth_anything_hf.model.convert import official_kind, to_official
+    from depth_anything_hf.prediction.predictor import load_model
 
     model, _ = load_model(options.checkpoint)
     size, version, max_depth = found = official_kind(model.config)

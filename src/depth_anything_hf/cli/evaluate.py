@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     """Parse and run."""
     options = make_parser().parse_args(arguments)
 
-    from depth_anything_hf.comparison import (
+    from depth_anything_hf.evaluation.comparison import (
         compare,
         compare_pairs,
         open_contestant,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from depth_anything_hf import __version__
+from depth_anything_hf.version import __version__
 
 SUBCOMMANDS = {
     "quickstart": "teacher, pseudo-labels and student in minutes on a CPU, with a report",

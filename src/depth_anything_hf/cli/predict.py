@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depth_anything_hf.bundled import MINI, hint_at_better
 from depth_anything_hf.cli.cameras import camera_of, check_cameras, check_space
 from depth_anything_hf.cli.listing import Listing
 from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
+from depth_anything_hf.model.bundled import MINI, hint_at_better
 
 if TYPE_CHECKING:
-    from depth_anything_hf.tiling import TiledDepth
+    from depth_anything_hf.prediction.tiling import TiledDepth
 
 OUTPUTS = (".png", ".npy", "_color.png")  # ends of the files that are written of every image
 EXAMPLE = """examples:
@@ -182,7 +182,7 @@ def _load(options: argparse.Namespace) -> tuple:
     """Load the model and its processor, and find out what it predicts; check that the options fit it."""
     import torch
 
-    from depth_anything_hf.inference import load_model, set_resolution, space_of
+    from depth_anything_hf.prediction.predictor import load_model, set_resolution, space_of
 
     model, processor = load_model(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -208,8 +208,8 @@ def _check_options(options: argparse.Namespace) -> None:
     import numpy as np
 
     from depth_anything_hf.cli.inputs import check_out
-    from depth_anything_hf.point_cloud import depth_for_viewing, import_trimesh, point_cloud
-    from depth_anything_hf.tiling import tile_overlap
+    from depth_anything_hf.pictures.point_cloud import depth_for_viewing, import_trimesh, point_cloud
+    from depth_anything_hf.prediction.tiling import tile_overlap
 
     check_out(options.out)
     for name in options.images:
@@ -235,15 +235,15 @@ def _open(file: Path, folder: Path, tiled: bool):
     with Image.open(file) as image:
         if not tiled:
             return upright_rgb(image)
-        from depth_anything_hf.tiling import PixelFile
+        from depth_anything_hf.prediction.tiling import PixelFile
 
         return PixelFile(image, folder)
 
 
 def _write_depth(image, stem: Path, predictor: tuple, listing: Listing, options: argparse.Namespace) -> dict:
     """Predict and write one image; return what its line of depth.jsonl says, from which the old line is gone."""
-    from depth_anything_hf.inference import predict_depth
-    from depth_anything_hf.visualization import save_depth
+    from depth_anything_hf.pictures.visualization import save_depth
+    from depth_anything_hf.prediction.predictor import predict_depth
 
     model, processor, space = predictor
     name = stem.with_name(stem.name + ".png").relative_to(options.out).as_posix()
@@ -252,7 +252,7 @@ def _write_depth(image, stem: Path, predictor: tuple, listing: Listing, options:
         listing.drop(name)
         saved = save_depth(stem, depth, space)
     else:
-        from depth_anything_hf.tiling import iter_tiled_depth, save_tiled_depth
+        from depth_anything_hf.prediction.tiling import iter_tiled_depth, save_tiled_depth
 
         def rows() -> Iterator[TiledDepth]:
             yield from iter_tiled_depth(model, processor, image, options.tile, options.overlap, space)
@@ -267,7 +267,7 @@ def _write_cloud(image, file: Path, stem: Path, options: argparse.Namespace) -> 
     """Write the point cloud of a depth map on disk; return what the line of depth.jsonl says of it."""
     import numpy as np
 
-    from depth_anything_hf.point_cloud import depth_for_viewing, point_cloud, save_glb, save_ply
+    from depth_anything_hf.pictures.point_cloud import depth_for_viewing, point_cloud, save_glb, save_ply
 
     depth = np.load(stem.with_name(stem.name + ".npy"))
     if options.view_depth:

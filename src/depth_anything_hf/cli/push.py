@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     """Parse and run."""
     options = make_parser().parse_args(arguments)
 
-    from depth_anything_hf.hub import prepare_push
+    from depth_anything_hf.sharing.hub import prepare_push
     from depth_anything_hf.sharing.upload import check_token
 
     if not options.dry_run:

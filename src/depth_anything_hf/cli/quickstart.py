@@ -57,9 +57,9 @@ def main(arguments: list[str]) -> int:
         "plan: render scenes, train a teacher (2-3 min), label, train a student (2-3 min), score; under 8 min on 2 cores"
     )
 
-    from depth_anything_hf.hub import results_table
     from depth_anything_hf.quickstart.experiment import Plan, warm_plan
     from depth_anything_hf.quickstart.run import run
+    from depth_anything_hf.sharing.hub import results_table
 
     sizes = {"seed": options.seed}
     if options.images:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from depth_anything_hf.bundled import MINI, hint_at_better
+from depth_anything_hf.model.bundled import MINI, hint_at_better
 
 EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".mpg", ".mpeg", ".3gp", ".flv")
 EXAMPLE = """example:
@@ -77,8 +77,8 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from depth_anything_hf.cli.inputs import Kind, check_out, find_inputs, name_outputs
-    from depth_anything_hf.inference import load_model, set_resolution, space_of
-    from depth_anything_hf.video import OUTPUTS, save_video_depth
+    from depth_anything_hf.prediction.predictor import load_model, set_resolution, space_of
+    from depth_anything_hf.prediction.video import OUTPUTS, save_video_depth
 
     out = options.out.expanduser()  # shells leave the ~ in --out=~/depth
     check_out(out)
@@ -112,6 +112,6 @@ def main(arguments: list[str]) -> int:
 
 def _is_output(file: Path) -> bool:
     """Say whether a video was written by an earlier run, to its end or not."""
-    from depth_anything_hf.video import OUTPUTS
+    from depth_anything_hf.prediction.video import OUTPUTS
 
     return file.name.replace(".partial.", ".").endswith(tuple(OUTPUTS.values()))

@@ -13,7 +13,7 @@ from PIL import Image
 from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes
 from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files
 from depth_anything_hf.data.records import decode_record, encode_record
-from depth_anything_hf.geometry import check_space
+from depth_anything_hf.maps.geometry import check_space
 
 DEPTH_EXTENSIONS = (".png", ".npy", ".npz")
 METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}

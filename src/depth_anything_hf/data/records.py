@@ -3,7 +3,7 @@
 A record is a mapping with `image`, `depth_map` (16-bit, 0 = no label), `depth_scale`, `depth_offset`, `space` and,
 optionally, `sky_mask`, `intrinsics`, `source`, `group`; real value = `code * depth_scale + depth_offset`.
 `docs/data_format.md` specifies it exactly; `codes.py` holds its images, `folder.py` reads and writes it on disk, and
-`depth_anything_hf.geometry.label_from_map` makes the label that a model is trained on.
+`depth_anything_hf.maps.geometry.label_from_map` makes the label that a model is trained on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from depth_anything_hf.data.codes import (
     sky_to_image,
     upright_rgb,
 )
-from depth_anything_hf.geometry import check_space
+from depth_anything_hf.maps.geometry import check_space
 
 if TYPE_CHECKING:
     import datasets

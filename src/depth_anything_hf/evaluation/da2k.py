@@ -12,7 +12,7 @@ import torch
 
 from depth_anything_hf.data.readers.da2k import PointPairs
 from depth_anything_hf.evaluation.contestants import Contestant, gather_rows, predict_all
-from depth_anything_hf.resizing import resize_prediction
+from depth_anything_hf.maps.resizing import resize_prediction
 
 
 @dataclass(frozen=True)

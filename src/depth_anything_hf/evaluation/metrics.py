@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from depth_anything_hf.geometry import masked_mean
+from depth_anything_hf.maps.geometry import masked_mean
 
 METRIC_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
 

@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction
 from depth_anything_hf.export.graph import INPUT, OUTPUT
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.inference import space_of
-from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
-from depth_anything_hf.resizing import resize_prediction
+from depth_anything_hf.maps.resizing import resize_prediction
+from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.prediction.predictor import space_of
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import nn
 
-from depth_anything_hf import __version__
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files, load_folder
-from depth_anything_hf.data.synthetic import iter_synthetic_records
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.export.check import Agreement, compare_with_pytorch, predict_onnx
 from depth_anything_hf.export.graph import annotate, check_installed, open_session, write_graph, write_int8
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.inference import input_multiple, load_model, model_revision, predict_depth, space_of
+from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.prediction.predictor import input_multiple, load_model, model_revision, predict_depth, space_of
+from depth_anything_hf.scenes.simple import iter_synthetic_records
+from depth_anything_hf.version import __version__
 
 if TYPE_CHECKING:
     import datasets

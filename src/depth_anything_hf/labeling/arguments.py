@@ -11,11 +11,11 @@ from typing import Any
 from huggingface_hub.utils import validate_repo_id
 from torch import nn
 
-from depth_anything_hf.geometry import check_space
-from depth_anything_hf.inference import model_revision
 from depth_anything_hf.labeling.sources import ImageSource
 from depth_anything_hf.labeling.teacher import Preparation
-from depth_anything_hf.resizing import check_resolution
+from depth_anything_hf.maps.geometry import check_space
+from depth_anything_hf.maps.resizing import check_resolution
+from depth_anything_hf.prediction.predictor import model_revision
 
 KEEP_IMAGE = ("original", "resized", "reference")
 

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.labeling.plan import BlockEnd, Work
 from depth_anything_hf.labeling.sources import Item
-from depth_anything_hf.resizing import resize_pixels, resized_size, shaped_size
+from depth_anything_hf.maps.resizing import resize_pixels, resized_size, shaped_size
 
 _OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 LARGEST_ASPECT = 8.0  # longer side over shorter: the network's input grows with it

@@ -23,13 +23,14 @@ from accelerate import PartialState
 from depth_anything_hf.labeling.arguments import LabelingArguments, Settings
 from depth_anything_hf.labeling.decoding import Decoder, Picture, Rejected
 from depth_anything_hf.labeling.feeding import decoded
-from depth_anything_hf.labeling.manifest import claim_folder, finish_folder, push_folder
+from depth_anything_hf.labeling.manifest import claim_folder, finish_folder
 from depth_anything_hf.labeling.plan import BlockEnd, Work, schedule
 from depth_anything_hf.labeling.predicting import Labels, Predictor, common_sizes
 from depth_anything_hf.labeling.progress import LabelingBar
 from depth_anything_hf.labeling.shards import ShardFolder, encode_label, encode_picture
 from depth_anything_hf.labeling.sources import open_source
 from depth_anything_hf.labeling.teacher import load_teacher
+from depth_anything_hf.sharing.dataset_card import push_folder
 
 HELD_BYTES = 2**31
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from depth_anything_hf.data.codes import MAX_CODE
 from depth_anything_hf.labeling.teacher import Preparation
-from depth_anything_hf.resizing import resize_pixels, resize_prediction, resized_size, shaped_size
+from depth_anything_hf.maps.resizing import resize_pixels, resize_prediction, resized_size, shaped_size
 
 # Sides of cameras' and phones' pictures. Only their shapes are compiled, as each costs a compilation; the choice must not
 # depend on what came first, or a resumed run would differ in the last bit. At 518, 3 : 2 lies between two sizes, so that

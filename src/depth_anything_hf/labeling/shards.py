@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +15,13 @@ from PIL import Image
 
 from depth_anything_hf.data.codes import depth_map_to_image
 from depth_anything_hf.data.records import record_features
+from depth_anything_hf.data.whole_files import file_digest, replacing, write_whole
 from depth_anything_hf.labeling.decoding import Rejected
 from depth_anything_hf.labeling.plan import BlockEnd, BlockId
+from depth_anything_hf.sharing.dataset_card import DATA
 
 ROWS_IN_A_GROUP, BYTES_IN_A_GROUP = 64, 2**28  # a reader of a stream holds a group in memory
-DATA, PROGRESS = "data", "progress"
+PROGRESS = "progress"
 
 
 def encode_label(codes: np.ndarray) -> bytes:
@@ -117,7 +116,7 @@ class ShardFolder:
         import pyarrow.parquet as pq
 
         schema = self.features.arrow_schema
-        with _replacing(file) as partial:
+        with replacing(file) as partial:
             # The bytes are compressed already: a codec would only take time.
             with pq.ParquetWriter(partial, schema, compression="none", use_dictionary=False) as writer:
                 for group in _row_groups(rows):
@@ -138,44 +137,3 @@ def _row_groups(rows: list[dict]) -> Iterator[list[dict]]:
             group, size = [], 0
     if group:
         yield group
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file so that it is either whole or not there.
-
-    Args:
-        file: Its final name.
-        content: All of it.
-    """
-    with _replacing(file) as partial:
-        partial.write_bytes(content)
-
-
-def file_digest(file: Path) -> str:
-    """Compute a file's SHA-256."""
-    with open(file, "rb") as opened:
-        digest = hashlib.sha256()
-        while piece := opened.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """Give a name to write under; then flush to the disk and rename, or leave nothing behind."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        _flush(partial)
-        os.replace(partial, file)
-        _flush(file.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

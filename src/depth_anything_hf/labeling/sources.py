@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyarrow import ArrowInvalid
 
-from depth_anything_hf.labeling.photographs import EXTENSIONS, is_photograph, walk
+from depth_anything_hf.data.photographs import EXTENSIONS, is_photograph, walk
 
 if TYPE_CHECKING:
     import datasets

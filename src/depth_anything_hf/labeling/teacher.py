@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from depth_anything_hf.inference import input_multiple, load_model, space_of
-from depth_anything_hf.resizing import fixed_aspect, resized_size
+from depth_anything_hf.maps.resizing import fixed_aspect, resized_size
+from depth_anything_hf.prediction.predictor import input_multiple, load_model, space_of
 
 OFFICIAL_RESOLUTION = 518  # for a processor that has none
 

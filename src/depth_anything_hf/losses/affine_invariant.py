@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import torch
 
-from depth_anything_hf.geometry import SMALLEST_SPREAD, kth_smallest, masked_mean, normalize_robust
 from depth_anything_hf.losses.reduction import in_full_precision, mean_over_labeled
+from depth_anything_hf.maps.geometry import SMALLEST_SPREAD, kth_smallest, masked_mean, normalize_robust
 
 # A target whose spread is within float32 rounding of its own size holds no depth order to learn from.
 SMALLEST_RELATIVE_SPREAD = 1e-6

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from depth_anything_hf.geometry import masked_mean
 from depth_anything_hf.losses.affine_invariant import normalized_residual, trim_mask
 from depth_anything_hf.losses.gradient_matching import multi_scale_gradient
+from depth_anything_hf.maps.geometry import masked_mean
 
 
 class RelativeLoss(NamedTuple):

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import torch
 
-from depth_anything_hf.geometry import masked_mean
 from depth_anything_hf.losses.reduction import in_full_precision, mean_over_labeled
+from depth_anything_hf.maps.geometry import masked_mean
 
 SMALLEST_DEPTH = 1e-6  # metres; a sigmoid in half precision reaches 0, whose logarithm would be infinite
 

@@ -12,15 +12,15 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import Dinov2Config, ProgressCallback
 
-from depth_anything_hf.bundled import MINI, checkpoint_folder
-from depth_anything_hf.configuration import config_for_encoder
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.data.synthetic import UNLABELED_DOMAIN, Domain, iter_synthetic_records
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.inference import predict_depth
 from depth_anything_hf.labeling.arguments import LabelingArguments
 from depth_anything_hf.labeling.engine import label_images
-from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.model.bundled import MINI, checkpoint_folder
+from depth_anything_hf.model.configuration import config_for_encoder
+from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.prediction.predictor import predict_depth
+from depth_anything_hf.scenes.simple import UNLABELED_DOMAIN, Domain, iter_synthetic_records
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 

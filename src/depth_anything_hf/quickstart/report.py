@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_anything_hf.charts import curves
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.evaluation.dataset import DatasetScores
-from depth_anything_hf.hub import results_table
+from depth_anything_hf.pictures.charts import curves
+from depth_anything_hf.pictures.visualization import prediction_row, sheet
+from depth_anything_hf.sharing.hub import results_table
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
-from depth_anything_hf.visualization import prediction_row, sheet
 
 
 def draw_losses(trainers: dict[str, DepthAnythingTrainer], path: Path) -> None:

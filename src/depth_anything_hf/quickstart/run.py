@@ -10,14 +10,13 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from depth_anything_hf.bundled import MINI
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.data.synthetic import LABELED_DOMAIN, UNLABELED_DOMAIN
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
 from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
-from depth_anything_hf.parity import prove_stock_pipeline
+from depth_anything_hf.export.stock import prove_stock_pipeline
+from depth_anything_hf.model.bundled import MINI
 from depth_anything_hf.quickstart.experiment import (
     Plan,
     predictor,
@@ -27,6 +26,7 @@ from depth_anything_hf.quickstart.experiment import (
     train,
 )
 from depth_anything_hf.quickstart.report import draw_losses, draw_predictions, write_report
+from depth_anything_hf.scenes.simple import LABELED_DOMAIN, UNLABELED_DOMAIN
 from depth_anything_hf.sharing.card import BASE, DATA, ENCODER, PICTURE, Provenance, library_versions, write_model_card
 from depth_anything_hf.sharing.licenses import Source, source_of
 

@@ -15,10 +15,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig, PretrainedConfig
 
-from depth_anything_hf import __version__
 from depth_anything_hf.sharing.licenses import Source, is_hub_id, license_text, settle_license, shown_name
+from depth_anything_hf.version import __version__
 
-TEMPLATE = Path(__file__).parents[1] / "templates" / "model_card.md"
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 PROVENANCE, CARD, PICTURE = "provenance.json", "README.md", "card_image.png"
 _WRITTEN = "<!-- Written by depth_anything_hf"  # the data sets' card begins so, too
 MARKER = f"{_WRITTEN} from provenance.json, and anew by its push. To keep words of your own, remove this line. -->"

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.inference import load_model, model_revision
+from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.prediction.predictor import load_model, model_revision
 from depth_anything_hf.sharing.licenses import is_hub_id, shown_name
 
 PROCESSOR, ADAPTER = "preprocessor_config.json", "adapter_config.json"
@@ -91,7 +91,7 @@ def settle_adapter(folder: Path, base: str | None = None) -> str:
         raise ValueError(
             f"the adapter belongs to {found or 'no model that it names'!r}, which is not on the Hub, so nobody else can "
             "load it: push that first, then the adapter with --base ID. Or merge the two (merge_adapter of "
-            "depth_anything_hf.adapters), and push the merged folder."
+            "depth_anything_hf.prediction.adapters), and push the merged folder."
         )
     settled = config | {"base_model_name_or_path": found}
     if config.get("auto_mapping"):  # peft's AutoPeftModel would import our module

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from huggingface_hub import DatasetCard, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
-from depth_anything_hf.bundled import checkpoint_folder
+from depth_anything_hf.model.bundled import checkpoint_folder
 
 UNKNOWN = "unknown"
 # The authors' README files; the names are those of the Hub, and of the .pth files. Of the metric models they state none:

@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from depth_anything_hf.data.synthetic import iter_synthetic_records
-from depth_anything_hf.inference import predict_depth, space_of
-from depth_anything_hf.visualization import prediction_row, sheet
+from depth_anything_hf.pictures.visualization import prediction_row, sheet
+from depth_anything_hf.prediction.predictor import predict_depth, space_of
+from depth_anything_hf.scenes.simple import iter_synthetic_records
 
 SCENES, SCENE_HEIGHT, SCENE_WIDTH = 3, 240, 320
 WIDEST = 1600  # pixels

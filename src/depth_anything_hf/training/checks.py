@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from depth_anything_hf.data.records import DepthSample
-from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
 
 
 def check_model(model: nn.Module) -> nn.Module:

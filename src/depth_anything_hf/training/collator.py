@@ -15,7 +15,7 @@ from depth_anything_hf.augmentation import (
     scale_colors,
 )
 from depth_anything_hf.data.records import DepthSample, decode_record
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.self_training import draw_view
 from depth_anything_hf.training.streams import LABELED, as_record
 

@@ -12,14 +12,13 @@ from torch.utils.data import ConcatDataset
 from transformers import HfArgumentParser, set_seed
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
-from depth_anything_hf.adapters import depth_lora_config, describe_adapter
-from depth_anything_hf.bundled import checkpoint_folder
-from depth_anything_hf.data.folder import load_folder, load_images
+from depth_anything_hf.data.folder import load_folder, load_images, stream_folder
 from depth_anything_hf.data.readers import READERS, open_reader
-from depth_anything_hf.data.streaming import stream_folder
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.inference import adapter_base, find_file, input_multiple, load_model
-from depth_anything_hf.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.model.bundled import checkpoint_folder
+from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.prediction.adapters import depth_lora_config, describe_adapter
+from depth_anything_hf.prediction.predictor import adapter_base, find_file, input_multiple, load_model
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.checkpoints import last_whole_checkpoint
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
@@ -217,7 +216,7 @@ def _start_model(recipe: RecipeArguments):
     if recipe.model is not None:
         if adapter_base(recipe.model) is not None:
             raise ValueError(
-                f"model {recipe.model} is an adapter; merge it first (depth_anything_hf.adapters.merge_adapter) and give "
+                f"model {recipe.model} is an adapter; merge it first (depth_anything_hf.prediction.adapters.merge_adapter) and give "
                 "the merged folder."
             )
         model = DepthAnythingForDepthEstimation.from_pretrained(checkpoint_folder(recipe.model))

@@ -23,7 +23,6 @@ from depth_anything_hf.augmentation import (
     draw_colors,
     perturb_colors,
 )
-from depth_anything_hf.geometry import valid_mask
 from depth_anything_hf.losses import (
     cutmix_loss_per_image,
     feature_alignment_loss,
@@ -31,6 +30,7 @@ from depth_anything_hf.losses import (
     relative_loss_per_image,
     silog_loss,
 )
+from depth_anything_hf.maps.geometry import valid_mask
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from depth_anything_hf.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.checkpoints import ResumingTrainer, last_whole_checkpoint
 from depth_anything_hf.training.checks import HealthCheck, check_model, check_processes, check_teacher

@@ -2,7 +2,7 @@
 
 A reader lists files when it is opened and decodes nothing; a sample is decoded when it is indexed. Every reader gives
 planar depth in metres as float32, never quantised, and intrinsics in the house's convention: the centre of the first
-pixel is at (0.5, 0.5), as `depth_anything_hf.geometry.unproject` expects.
+pixel is at (0.5, 0.5), as `depth_anything_hf.maps.geometry.unproject` expects.
 """
 
 from __future__ import annotations

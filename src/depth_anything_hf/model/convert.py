@@ -1,0 +1,325 @@
+"""The authors' `.pth` files to Hugging Face checkpoints and back, bit for bit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import DepthAnythingConfig
+
+from depth_anything_hf.model.configuration import SIZE_PRESETS, config_for
+from depth_anything_hf.model.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
+
+# Official name -> name on disk, in both directions by `name_table`. Source: the authors' `dpt.py` and `dinov2.py`.
+_PARAMETERS = {
+    "pretrained.cls_token": "backbone.embeddings.cls_token",
+    "pretrained.pos_embed": "backbone.embeddings.position_embeddings",
+    "pretrained.mask_token": "backbone.embeddings.mask_token",
+}
+_MODULES = {  # a weight and a bias each
+    "pretrained.patch_embed.proj": "backbone.embeddings.patch_embeddings.projection",
+    "pretrained.norm": "backbone.layernorm",
+    "depth_head.scratch.output_conv1": "head.conv1",
+    "depth_head.scratch.output_conv2.0": "head.conv2",
+    "depth_head.scratch.output_conv2.2": "head.conv3",
+}
+_BLOCK_PARAMETERS = {"ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
+_BLOCK_MODULES = {"norm1": "norm1", "norm2": "norm2", "attn.proj": "attention.output.dense"}
+_QKV = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))  # rows of attn.qkv, in this order
+_MLP = {"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+_SWIGLU = {"mlp.w12": "mlp.weights_in", "mlp.w3": "mlp.weights_out"}
+_FUSION_MODULES = {"out_conv": "projection"} | {
+    f"resConfUnit{unit}.conv{i}": f"residual_layer{unit}.convolution{i}" for unit in (1, 2) for i in (1, 2)
+}
+_PUBLISHED_NAMES = (  # stem of the authors' files, version, max_depth
+    (r"depth_anything_vit[sbl]14", "v1", None),
+    (r"depth_anything_v2_vit[sblg]", "v2", None),
+    (r"depth_anything_v2_metric_hypersim_vit[sbl]", "v2", 20),
+    (r"depth_anything_v2_metric_vkitti_vit[sbl]", "v2", 80),
+)
+_ZOEDEPTH = ("core.core.", "attractors.", "seed_bin_regressor.", "conditional_log_binomial.")
+
+
+def name_table(config: DepthAnythingConfig) -> dict[str, tuple[str, ...]]:
+    """List the official name of every parameter with its name on disk in a Hugging Face checkpoint.
+
+    It is one name, or three where the official parameter holds query, key and value one above the other.
+
+    Example:
+        >>> table = name_table(config_for("small"))
+        >>> len(table), sum(len(names) for names in table.values())
+        (239, 287)
+    """
+    encoder = config.backbone_config
+    table = {official: (name,) for official, name in _PARAMETERS.items()}
+    modules = {official: (name,) for official, name in _MODULES.items()}
+    in_block = {k: (v,) for k, v in (_BLOCK_MODULES | (_SWIGLU if encoder.use_swiglu_ffn else _MLP)).items()}
+    in_block["attn.qkv"] = _QKV
+    for i in range(encoder.num_hidden_layers):
+        theirs, ours = f"pretrained.blocks.{i}.", f"backbone.encoder.layer.{i}."
+        table |= {theirs + official: (ours + name,) for official, name in _BLOCK_PARAMETERS.items()}
+        modules |= {theirs + official: tuple(ours + name for name in names) for official, names in in_block.items()}
+    for i in range(4):
+        table[f"depth_head.scratch.layer{i + 1}_rn.weight"] = (f"neck.convs.{i}.weight",)
+        modules[f"depth_head.projects.{i}"] = (f"neck.reassemble_stage.layers.{i}.projection",)
+        if i != 2:  # the third map keeps its size
+            modules[f"depth_head.resize_layers.{i}"] = (f"neck.reassemble_stage.layers.{i}.resize",)
+        theirs, ours = f"depth_head.scratch.refinenet{4 - i}.", f"neck.fusion_stage.layers.{i}."  # ours: deepest first
+        modules |= {theirs + official: (ours + name,) for official, name in _FUSION_MODULES.items()}
+    for official, names in modules.items():
+        for kind in ("weight", "bias"):
+            table[f"{official}.{kind}"] = tuple(f"{name}.{kind}" for name in names)
+    return table
+
+
+def from_official(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingConfig) -> dict[str, torch.Tensor]:
+    """Give official weights the names that a Hugging Face checkpoint has on disk.
+
+    Args:
+        state_dict (`Mapping[str, torch.Tensor]`): Of the official network. The mask token, which serves DINOv2's own
+            training alone, may be missing and is then zero.
+        config (`DepthAnythingConfig`): Of its size.
+
+    Returns:
+        `dict[str, torch.Tensor]`: Same values and dtypes, in the same memory.
+
+    Raises:
+        ValueError: Names or shapes are not those of the size, or it is another network; with the list.
+    """
+    if any(name.startswith(_ZOEDEPTH) for name in state_dict):
+        raise ValueError(
+            "the file holds ZoeDepth (core.core.*, attractors.*), the network of V1's metric models. transformers' class "
+            "for it is ZoeDepthForDepthEstimation, which loads those with a BEiT encoder (Intel/zoedepth-nyu-kitti); "
+            "V1's, with a DINOv2 encoder, run in the authors' code alone. For metric depth here take a V2 metric file."
+        )
+    table, shapes = name_table(config), _shapes_on_disk(config)
+    # One above the other: as many times the rows.
+    official_shapes = {key: (len(names) * shapes[names[0]][0], *shapes[names[0]][1:]) for key, names in table.items()}
+    state_dict = _with_mask_token(state_dict, "pretrained.")
+    _check(state_dict, official_shapes, _hint(state_dict, config))
+    renamed = {}
+    for official, names in table.items():
+        renamed |= zip(names, state_dict[official].chunk(len(names)), strict=True)
+    if not config.backbone_config.use_mask_token:
+        renamed.pop(table["pretrained.mask_token"][0])
+    return renamed
+
+
+def to_official(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingConfig) -> dict[str, torch.Tensor]:
+    """Give a model's weights their official names: the inverse of `from_official`.
+
+    Args:
+        state_dict (`Mapping[str, torch.Tensor]`): `model.state_dict()`, or the content of its file. Without a mask
+            token it gets one of zeros, as the official network loads no file without.
+        config (`DepthAnythingConfig`): The model's.
+
+    Returns:
+        `dict[str, torch.Tensor]`: Same values and dtypes.
+
+    Raises:
+        ValueError: Names or shapes are not those of the config; with the list.
+
+    Example:
+        >>> from transformers import Dinov2Config
+        >>> from depth_anything_hf import config_for_encoder
+        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
+        >>> official = to_official(model.state_dict(), model.config)
+        >>> official["pretrained.blocks.0.attn.qkv.weight"].shape
+        torch.Size([96, 32])
+        >>> model.load_state_dict(from_official(official, model.config))
+        <All keys matched successfully>
+    """
+    state_dict = _with_mask_token(_on_disk(state_dict), "backbone.embeddings.")
+    _check(state_dict, _shapes_on_disk(config))
+    return {
+        official: state_dict[names[0]] if len(names) == 1 else torch.cat([state_dict[name] for name in names])
+        for official, names in name_table(config).items()
+    }
+
+
+def load_official(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the weights of an official file, or of what the authors' training code saves. No code of the file runs.
+
+    Args:
+        path (`str` or `Path`): `.pth`, `.pt` or `.safetensors`. `{"model": weights, ...}` is unwrapped, and the
+            `module.` taken off that DistributedDataParallel puts before every name.
+
+    Returns:
+        `dict[str, torch.Tensor]`: Names to weights, on the CPU.
+
+    Raises:
+        ValueError: The file holds more than weights and plain values, or no weights.
+    """
+    return _weights(_read(Path(path)), path)
+
+
+def model_from_official(
+    state_dict: Mapping[str, torch.Tensor], config: DepthAnythingConfig
+) -> DepthAnythingForDepthEstimation:
+    """Build a model of official weights, in their memory and in evaluation mode. Errors: see `from_official`."""
+    renamed = from_official(state_dict, config)
+    with torch.device("meta"):  # weights of its own would be 5 GB for the giant, only to be replaced
+        model = DepthAnythingForDepthEstimation(config)
+    model.load_state_dict(renamed, assign=True)
+    return model.eval()
+
+
+def convert_official(
+    path: str | Path, size: str, version: str, max_depth: float | None = None
+) -> DepthAnythingForDepthEstimation:
+    """Turn an official file into a model.
+
+    The weights say neither the version nor whether they are metric. What the file's name or a training checkpoint says
+    of it is held against the arguments; otherwise a wrong one gives bad depth without an error.
+
+    Args:
+        path (`str` or `Path`): As for `load_official`.
+        size (`str`): `"small"`, `"base"`, `"large"` or `"giant"`.
+        version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads.
+        max_depth (`float`, *optional*): For metric files, in metres: 20 for Hypersim's, 80 for VKITTI2's.
+
+    Returns:
+        `DepthAnythingForDepthEstimation`: In evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: The weights are of another size or network, or the file says otherwise than the arguments.
+    """
+    path, config, asked = Path(path), config_for(size, version, max_depth), (version, max_depth)
+    _check_metric_version(*asked)
+    for pattern, *named in _PUBLISHED_NAMES:
+        if re.fullmatch(pattern, path.stem) and asked != tuple(named):
+            raise ValueError(
+                f"{path.name} is the authors' name of a {_kind(*named)} model, and {_kind(*asked)} is asked for. "
+                "Give the version and max_depth of the name, or rename the file if it is the name that is wrong."
+            )
+    checkpoint = _read(path)
+    best = checkpoint.get("previous_best") if isinstance(checkpoint, dict) else None
+    if max_depth is None and isinstance(best, dict) and "abs_rel" in best:
+        raise ValueError(
+            f"{path} is a checkpoint of metric training; give its max_depth (the authors': 20 Hypersim, 80 VKITTI2)."
+        )
+    return model_from_official(_weights(checkpoint, path), config)
+
+
+def official_kind(config: DepthAnythingConfig) -> tuple[str, str, int | None]:
+    """Find size, version and max_depth of the official network that a configuration is; `ValueError` where none is."""
+    if config.model_type != "depth_anything":
+        raise ValueError(f"the model is of type {config.model_type!r}; only Depth Anything has an official layout.")
+    max_depth = config.max_depth if config.depth_estimation_type == "metric" else None
+    for size, version in [(size, "v2") for size in SIZE_PRESETS] + [(s, "v1") for s in ("small", "base", "large")]:
+        if _layers(config_for(size, version)) == _layers(config):
+            _check_metric_version(version, max_depth)
+            return size, version, max_depth
+    raise ValueError(
+        f"a model of width, depth, heads, blocks read and decoder widths {_layers(config)[:6]} is none of the authors', "
+        f"whose code could not load it: it knows the sizes {tuple(SIZE_PRESETS)} of V1 and V2."
+    )
+
+
+def _read(path: Path):
+    """Load a file without running code of it."""
+    path.open("rb").close()  # a file that cannot be opened keeps its own error
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a dozen kinds where a file is damaged
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if found:
+            message = "which is no weight: a pickle that can run code is refused. It takes the state_dict alone."
+            raise ValueError(f"{path} asks for {found[1]}, {message}") from error
+        kind = type(error).__name__
+        raise ValueError(f"{path} is no checkpoint of PyTorch, or is damaged ({kind}): download it again.") from error
+
+
+def _weights(checkpoint, path: str | Path) -> dict[str, torch.Tensor]:
+    """Find the weights in what a file holds."""
+    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("model"), Mapping):
+        checkpoint = checkpoint["model"]
+    entries = checkpoint.items() if isinstance(checkpoint, Mapping) else ()
+    if not entries or not all(isinstance(name, str) and torch.is_tensor(value) for name, value in entries):
+        raise ValueError(f"{path} holds no weights: expected names to tensors, or these under 'model'.")
+    if all(name.startswith("module.") for name in checkpoint):
+        return {name.removeprefix("module."): value for name, value in entries}
+    return dict(entries)
+
+
+def _with_mask_token(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Add a mask token of zeros where there is none."""
+    state_dict, class_token = dict(state_dict), state_dict.get(prefix + "cls_token")
+    if class_token is not None:
+        state_dict.setdefault(prefix + "mask_token", torch.zeros_like(class_token.flatten(0, 1)))
+    return state_dict
+
+
+def _on_disk(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give weights the names on disk, where they have those in memory."""
+    renamed = {}
+    for name, value in state_dict.items():
+        for on_disk, in_memory in NAMES_ON_DISK.items():
+            name = name.replace(in_memory, on_disk)
+        renamed[name] = value
+    for gate in [name for name in renamed if ".mlp.gate_proj." in name]:  # the giant's two layers, on disk one
+        up = gate.replace(".gate_proj.", ".up_proj.")
+        if up in renamed:
+            renamed[gate.replace(".gate_proj.", ".weights_in.")] = torch.cat([renamed.pop(gate), renamed.pop(up)])
+    return renamed
+
+
+def _shapes_on_disk(config: DepthAnythingConfig) -> dict[str, tuple[int, ...]]:
+    """List the shapes of a configuration's weights, of those that have an official name."""
+    with torch.device("meta"):
+        model = DepthAnythingForDepthEstimation(config)
+    weights = _with_mask_token(_on_disk(model.state_dict()), "backbone.embeddings.")
+    return {name: tuple(weights[name].shape) for names in name_table(config).values() for name in names}
+
+
+def _check(state_dict: Mapping[str, torch.Tensor], shapes: dict[str, tuple[int, ...]], hint: str = "") -> None:
+    """Raise a `ValueError` that lists the names that are missing, too many or of another shape."""
+    wrong = [name for name in shapes if name in state_dict and tuple(state_dict[name].shape) != shapes[name]]
+    found = {
+        "missing": [name for name in shapes if name not in state_dict],
+        "unexpected": [name for name in state_dict if name not in shapes],
+        "of another shape": [f"{name} {tuple(state_dict[name].shape)}, not {shapes[name]}" for name in wrong],
+    }
+    found = {kind: names for kind, names in found.items() if names}
+    if found:
+        lines = [
+            f"{len(names)} {kind}: {', '.join(names[:10] + ['...'] * (len(names) > 10))}"
+            for kind, names in found.items()
+        ]
+        raise ValueError("\n".join([f"the weights do not fit. {hint}".strip(), *lines]))
+
+
+def _hint(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingConfig) -> str:
+    """Say what official weights that do not fit probably are."""
+    if any(name.startswith("backbone.") for name in state_dict):
+        return "These are names of a Hugging Face checkpoint, which needs no conversion or goes to_official."
+    token, width = state_dict.get("pretrained.cls_token"), config.backbone_config.hidden_size
+    sizes = {preset.hidden_size: size for size, preset in SIZE_PRESETS.items()}
+    if token is not None and token.shape[-1] != width:
+        return f"The size asked for is {sizes.get(width)}, and they are those of {sizes.get(token.shape[-1], 'none')}."
+    return ""
+
+
+def _check_metric_version(version: str, max_depth: float | None) -> None:
+    if version == "v1" and max_depth is not None:
+        raise ValueError(
+            "V1 has no metric model but ZoeDepth's; metric files are of version 'v2', V1's have no max_depth."
+        )
+
+
+def _kind(version: str, max_depth: float | None) -> str:
+    return f"{version} relative" if max_depth is None else f"{version} metric (max_depth {max_depth:g})"
+
+
+def _layers(config: DepthAnythingConfig) -> tuple:
+    """Everything of a configuration that the authors' code builds its network from, and what it computes depends on."""
+    encoder = config.backbone_config
+    shape = (encoder.hidden_size, encoder.num_hidden_layers, encoder.num_attention_heads, list(encoder.out_indices))
+    kind = (encoder.mlp_ratio, encoder.use_swiglu_ffn, encoder.qkv_bias, encoder.patch_size, encoder.image_size)
+    return *shape, list(config.neck_hidden_sizes), config.fusion_hidden_size, config.head_hidden_size, *kind

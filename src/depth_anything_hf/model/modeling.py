@@ -1,0 +1,319 @@
+"""The trainable Depth Anything: the stock model, with a loss."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, DepthAnythingConfig, Dinov2Backbone, PreTrainedModel
+from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
+from transformers.modeling_outputs import DepthEstimatorOutput
+
+from depth_anything_hf.losses import mean_over_labeled, relative_loss_per_image, silog_loss
+from depth_anything_hf.maps.geometry import valid_mask
+from depth_anything_hf.model.configuration import config_for_encoder
+
+# Never reached by a gradient: the mask token serves DINOv2's own pretraining, and the deepest fusion block has no skip
+# connection for its first residual unit. Plain DDP stops at the second step unless they are frozen.
+UNUSED_PARAMETERS = (
+    "backbone.embeddings.mask_token",
+    "neck.fusion_stage.layers.0.residual_layer1.convolution1.weight",
+    "neck.fusion_stage.layers.0.residual_layer1.convolution1.bias",
+    "neck.fusion_stage.layers.0.residual_layer1.convolution2.weight",
+    "neck.fusion_stage.layers.0.residual_layer1.convolution2.bias",
+)
+
+# transformers 5 renames these in memory and keeps the published names on disk.
+NAMES_ON_DISK = {
+    ".attention.attention.query.": ".attention.q_proj.",
+    ".attention.attention.key.": ".attention.k_proj.",
+    ".attention.attention.value.": ".attention.v_proj.",
+    ".attention.output.dense.": ".attention.o_proj.",
+    ".mlp.weights_out.": ".mlp.down_proj.",
+}
+
+
+@dataclass
+class DepthAnythingOutput(DepthEstimatorOutput):
+    """Stock output, with the patch features that the alignment loss compares.
+
+    Args:
+        features (`torch.Tensor`, *optional*): `(batch, patches, hidden_size)`, patch tokens of the encoder's last
+            block after the final layer norm; with `output_features=True`.
+    """
+
+    features: torch.Tensor | None = None
+
+
+class DepthAnythingForDepthEstimation(StockDepthAnything):
+    """Predict depth, and learn it: the stock class of the same name, with `labels`.
+
+    What it saves is a stock checkpoint: `transformers.AutoModelForDepthEstimation` and
+    `pipeline("depth-estimation")` load it without this package.
+
+    Args:
+        config (`DepthAnythingConfig`): From `config_for`, or of any checkpoint.
+
+    Raises:
+        ValueError: A relative configuration with a `max_depth` other than 1, by which the stock head would multiply.
+
+    Example:
+        >>> from transformers import Dinov2Config
+        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
+        >>> images, disparity = torch.randn(2, 3, 56, 56), torch.rand(2, 56, 56)
+        >>> model(images, labels=disparity).loss.backward()
+    """
+
+    # The loss is a mean over the batch's images, which the Trainer must divide by the accumulation steps.
+    accepts_loss_kwargs = False
+    gradient_matching_weight = 2.0  # Depth Anything V2, section 5 and appendix B.7
+
+    def __init__(self, config: DepthAnythingConfig):
+        if config.depth_estimation_type == "relative" and config.max_depth != 1:
+            raise ValueError(
+                f"max_depth is {config.max_depth} with depth_estimation_type='relative'; the head multiplies by it, "
+                "so it must be 1. Set config.max_depth = 1, or depth_estimation_type='metric' if the output is metres."
+            )
+        super().__init__(config)
+        self.freeze_unused_parameters()
+
+    def freeze_unused_parameters(self) -> None:
+        """Stop gradients for the parameters that never get one, so that DDP runs without searching for them."""
+        parameters = dict(self.named_parameters())
+        for name in UNUSED_PARAMETERS:
+            if name in parameters:  # an encoder with use_mask_token=False has no mask token
+                parameters[name].requires_grad_(False)
+
+    def get_input_embeddings(self) -> None:
+        """Give None, not the stock class's error: accelerate asks before it shards a model (FSDP2)."""
+        return None
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load a checkpoint as the stock class does, with the unused parameters frozen.
+
+        Loading replaces the parameters that the constructor froze.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True gives a pair
+        model.freeze_unused_parameters()
+        return loaded
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
+        """Take weights under their names on disk too, for `load_state_dict`.
+
+        A Trainer that resumes, or loads its best model, hands over the file as it is and would leave the attention's
+        weights out with no more than a warning (huggingface/transformers#48805).
+        """
+        own = {prefix + name for name, _ in self.named_parameters()}
+        for name in [name for name in state_dict if name.startswith(prefix) and name not in own]:
+            in_memory = name
+            for on_disk, renamed in NAMES_ON_DISK.items():
+                in_memory = in_memory.replace(on_disk, renamed)
+            gate, up = (name.replace(".mlp.weights_in.", f".mlp.{part}_proj.") for part in ("gate", "up"))
+            if in_memory in own:
+                state_dict[in_memory] = state_dict.pop(name)
+            elif gate != name and gate in own:  # the giant's two layers, one above the other in the file
+                state_dict[gate], state_dict[up] = state_dict.pop(name).chunk(2)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Start the decoder as the authors' plain PyTorch layers start, and the relative head above zero.
+
+        The stock 0.02 normal shrinks the signal at every convolution until the prediction is constant. And a relative
+        head ends in a ReLU whose loss ignores any shift: started at 0, it can go to all zeros and stay there.
+        """
+        if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            return super()._init_weights(module)
+        nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+        if module.bias is not None:
+            fan_in = module.weight[0].numel()
+            nn.init.uniform_(module.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        if module is self.head.conv3 and self.config.depth_estimation_type == "relative":
+            nn.init.ones_(module.bias)
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: str | os.PathLike | PreTrainedModel,
+        version: str | None = None,
+        max_depth: float | None = None,
+        with_neck: bool = False,
+        **kwargs,
+    ) -> DepthAnythingForDepthEstimation:
+        """Build a model from a pretrained encoder and a fresh decoder: where the papers' training starts.
+
+        Args:
+            encoder (`str` or `PreTrainedModel`): DINOv2 (Hub id such as `"facebook/dinov2-small"`, folder, `Dinov2Model`
+                or `Dinov2Backbone`); or a Depth Anything checkpoint or model, of which the encoder alone is taken, as
+                for metric depth. Weights are copied.
+            version (`str`, *optional*): `"v1"` or `"v2"`: which encoder blocks the decoder reads. Left out: those of
+                the Depth Anything, or V2's.
+            max_depth (`float`, *optional*): Metres, for a metric model. Left out: relative.
+            with_neck (`bool`): Take the neck of the Depth Anything, too; the head alone is fresh.
+            kwargs: Passed to `from_pretrained` where `encoder` is an id or folder.
+
+        Returns:
+            `DepthAnythingForDepthEstimation`: In training state for its decoder, float32.
+
+        Raises:
+            TypeError: `encoder` is another kind of model.
+            ValueError: The id or folder holds another kind of model, the weights do not fit, or a neck is asked for
+                that is not there or reads other blocks.
+
+        Source: Depth Anything V1, sections 3.2 and 4.1 (the student's decoder is fresh, not the teacher's), and 4.3 with
+        the authors' `metric_depth/train.py` (metric: encoder alone).
+
+        Example:
+            >>> from transformers import Dinov2Config, Dinov2Model
+            >>> tiny = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
+            >>> relative = DepthAnythingForDepthEstimation.from_encoder(Dinov2Model(tiny), version="v1")
+            >>> relative.config.backbone_config.out_indices
+            [1, 2, 3, 4]
+            >>> DepthAnythingForDepthEstimation.from_encoder(relative, max_depth=20).config.depth_estimation_type
+            'metric'
+        """
+        source = _load_encoder(encoder, **kwargs)
+        backbone = source.backbone if isinstance(source, StockDepthAnything) else source
+        blocks = source.config.backbone_config.out_indices if isinstance(source, StockDepthAnything) else None
+        config = config_for_encoder(backbone.config, version or "v2", max_depth)
+        if blocks is not None and version is None:
+            config.backbone_config.out_indices = list(blocks)
+        if with_neck:
+            if blocks is None or list(blocks) != config.backbone_config.out_indices:
+                raise ValueError(
+                    f"with_neck needs a Depth Anything whose neck reads the blocks {config.backbone_config.out_indices}; "
+                    f"{'it reads ' + str(list(blocks)) if blocks else 'an encoder has none'}. Leave version or with_neck out."
+                )
+            for name in ("reassemble_factors", "neck_hidden_sizes", "fusion_hidden_size", "head_hidden_size"):
+                setattr(config, name, getattr(source.config, name))
+        model = cls(config)
+        pairs = [(model.backbone, backbone), (model.neck, source.neck)] if with_neck else [(model.backbone, backbone)]
+        for part, taken in pairs:
+            missing, unexpected = part.load_state_dict(taken.state_dict(), strict=False)
+            if missing or unexpected:
+                raise ValueError(f"the encoder's weights do not fit: missing {missing}, unexpected {unexpected}.")
+        return model
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        label_mask: torch.Tensor | None = None,
+        output_features: bool = False,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> DepthAnythingOutput | tuple[torch.Tensor, ...]:
+        """Predict depth and, given labels, compute the loss.
+
+        Args:
+            pixel_values (`torch.Tensor`): `(batch, 3, height, width)`, normalised; both sides multiples of the patch.
+            labels (`torch.Tensor`, *optional*): `(batch, height, width)` float, in the model's own space: disparity at
+                any positive scale for a relative model, metres for a metric one.
+            label_mask (`torch.Tensor`, *optional*): Bool, same shape. Left out, a label is whatever is finite and
+                positive (or zero, in disparity: the sky). What is not finite or out of range is never a label.
+            output_features (`bool`): Also return the encoder's last patch tokens.
+            output_attentions (`bool`, *optional*): As in the stock class.
+            output_hidden_states (`bool`, *optional*): As in the stock class.
+            return_dict (`bool`, *optional*): As in the stock class.
+
+        Returns:
+            `DepthAnythingOutput`: `predicted_depth` `(batch, height, width)`: disparity, at least 0 and larger when
+            nearer (relative), or metres in (0, max_depth) (metric); `loss`, scalar float32, given labels.
+
+        Raises:
+            ValueError: A side is no multiple of the patch, or labels and prediction differ in shape.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        patch = self.config.patch_size
+        height, width = pixel_values.shape[-2:]
+        if height % patch or width % patch:
+            raise ValueError(
+                f"pixel_values are {height} x {width} pixels; both sides must be multiples of the patch size {patch}, "
+                f"such as {max(round(height / patch), 1) * patch} x {max(round(width / patch), 1) * patch}. "
+                "DepthAnythingImageProcessor resizes to such a size."
+            )
+        encoded = self.backbone.forward_with_filtered_kwargs(
+            pixel_values, output_hidden_states=output_hidden_states, output_attentions=output_attentions
+        )
+        fused = self.neck(encoded.feature_maps, height // patch, width // patch)
+        predicted_depth = self.head(fused, height // patch, width // patch)  # (batch, height, width)
+        output = DepthAnythingOutput(
+            loss=None if labels is None else self.compute_loss(predicted_depth, labels, label_mask),
+            predicted_depth=predicted_depth,
+            hidden_states=encoded.hidden_states if output_hidden_states else None,
+            attentions=encoded.attentions,
+            features=encoded.feature_maps[-1][:, 1:] if output_features else None,  # without the class token
+        )
+        return output if return_dict else output.to_tuple()
+
+    def compute_loss(
+        self, predicted_depth: torch.Tensor, labels: torch.Tensor, label_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Compute the supervised loss in the model's own space.
+
+        Relative: affine-invariant plus 2 x gradient matching (V2). Metric: SiLog (V2's convention), on labels up to
+        `max_depth`.
+
+        Args:
+            predicted_depth (`torch.Tensor`): `(batch, height, width)`.
+            labels (`torch.Tensor`): Same shape; disparity or metres.
+            label_mask (`torch.Tensor`, *optional*): Bool, same shape.
+
+        Returns:
+            `torch.Tensor`: Scalar, float32: the mean over the images that have labels.
+
+        Raises:
+            ValueError: The shapes differ, or the mask is not boolean.
+        """
+        if labels.shape != predicted_depth.shape:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)} and the prediction {tuple(predicted_depth.shape)}; both "
+                "must be (batch, height, width) of pixel_values. Pass the depth maps to DepthAnythingImageProcessor "
+                "along with the images, or squeeze a channel dimension of 1."
+            )
+        # A mask of one image would broadcast over the batch in silence.
+        if label_mask is not None and (label_mask.shape != labels.shape or label_mask.dtype != torch.bool):
+            raise ValueError(
+                f"label_mask has shape {tuple(label_mask.shape)} and dtype {label_mask.dtype}; it must be torch.bool "
+                f"and of the labels' shape {tuple(labels.shape)}. Write label_mask > 0.5 or label_mask.bool(), and "
+                "give each image its own mask."
+            )
+        if self.config.depth_estimation_type == "metric":
+            valid = valid_mask(labels, label_mask, space="depth") & (labels <= self.config.max_depth)
+            return silog_loss(predicted_depth, labels, valid)
+        valid = valid_mask(labels, label_mask, space="disparity")
+        terms = relative_loss_per_image(
+            predicted_depth, labels, valid, with_gradient_matching=self.gradient_matching_weight != 0
+        )
+        losses = terms.affine_invariant + self.gradient_matching_weight * terms.gradient_matching
+        return mean_over_labeled(losses, terms.labeled)
+
+
+def _load_encoder(encoder: str | os.PathLike | PreTrainedModel, **kwargs) -> PreTrainedModel:
+    """Return a DINOv2 or a Depth Anything, loaded where an id or folder is given."""
+    if isinstance(encoder, (str, os.PathLike)):
+        kinds = {"dinov2": Dinov2Backbone, "depth_anything": StockDepthAnything}
+        found = AutoConfig.from_pretrained(encoder, **kwargs).model_type
+        if found not in kinds:
+            raise ValueError(
+                f"{encoder} is of type {found!r}; from_encoder takes a DINOv2 encoder ('dinov2') or a Depth Anything "
+                "('depth_anything')."
+            )
+        return kinds[found].from_pretrained(encoder, **kwargs)
+    if getattr(getattr(encoder, "config", None), "model_type", None) not in ("dinov2", "depth_anything"):
+        raise TypeError(
+            f"encoder is a {type(encoder).__name__}; it must be a Dinov2Model, a Dinov2Backbone, a Depth Anything, a Hub "
+            "id or a folder. Load the encoder with Dinov2Model.from_pretrained."
+        )
+    return encoder
