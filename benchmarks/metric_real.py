@@ -80,7 +80,7 @@ def fine_tune(
         lr_scheduler_type="cosine", color_ranges={"brightness": [0.75, 1.25]}, logging_steps=max(args.steps // 40, 1),
         save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
     )  # fmt: skip
-    trainer = DepthAnythingTrainer(model, settings, processor, training)
+    trainer = DepthAnythingTrainer(model, settings, train_dataset=training, processing_class=processor)
     trainer.train()
     trained = score_models({"": Contestant(predict, metric=True)}, fold, PROTOCOL)[""]
     return {"before fine-tuning": untrained, "fine-tuned": trained}, trainer.state.log_history

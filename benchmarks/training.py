@@ -93,7 +93,11 @@ def make_trainer(options, out: Path, supervised: bool) -> DepthAnythingTrainer:
         students["teacher"] = DepthAnythingForDepthEstimation(config_for(options.teacher_size))
         students["feature_encoder"] = Dinov2Model(config_for(options.size).backbone_config)
     trainer = InMemoryTrainer(
-        DepthAnythingForDepthEstimation(config), args, processor(options.resolution), train_dataset=labeled, **students
+        DepthAnythingForDepthEstimation(config),
+        args,
+        train_dataset=labeled,
+        processing_class=processor(options.resolution),
+        **students,
     )
     return silence(trainer)
 

@@ -66,7 +66,8 @@ def make_trainer(model_name: str, folder: Path, options) -> DepthAnythingTrainer
         max_steps=options.steps, logging_steps=options.steps, save_strategy="no", report_to="none", disable_tqdm=True,
         dataloader_num_workers=options.num_workers, dataloader_pin_memory=DEVICE == "cuda", use_cpu=DEVICE == "cpu",
     )  # fmt: skip
-    trainer = DepthAnythingTrainer(model, args, processor, unlabeled_dataset=load_folder(folder / "records"))
+    records = load_folder(folder / "records")
+    trainer = DepthAnythingTrainer(model, args, processing_class=processor, unlabeled_dataset=records)
     return silence(trainer)
 
 

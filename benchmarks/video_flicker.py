@@ -39,10 +39,10 @@ import torch
 from PIL import Image
 from reporting import RESULTS, report
 
-from depth_anything_hf.data import synthetic
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale, fit_scale_shift
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.prediction.temporal import TemporalAligner
+from depth_anything_hf.scenes import simple as synthetic
 from depth_anything_hf.scenes.simple_layout import draw_scene
 
 # Of each frame: metres forward and to the right, radians to the right, metres that the thing goes to the right.

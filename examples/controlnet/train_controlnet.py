@@ -19,14 +19,11 @@ from control_collator import ControlCollator
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from depth_anything_hf.data.folder import stream_folder
 from depth_anything_hf.pictures.visualization import sheet
-from depth_anything_hf.training.seeding import generator_at
-from depth_anything_hf.training.shares import max_workers
-from depth_anything_hf.training.streaming import StreamCollator, StreamedBatches, StreamPosition
+from depth_anything_hf.training.batches import BatchReader, StreamPosition, generator_at, max_workers
 
 EXAMPLE = """example, with captions of your own, going on from a published ControlNet:
   accelerate launch --mixed_precision bf16 examples/controlnet/train_controlnet.py --labels labels --caption-column caption \\
@@ -218,7 +215,7 @@ class Run:
         optimizer = torch.optim.AdamW(self.pipe.controlnet.parameters(), lr=options.learning_rate)
         self.network, self.optimizer = self.accelerator.prepare(self.pipe.controlnet, optimizer)
         self.stream = stream_folder(*options.labels, seed=options.seed)
-        self.batches = StreamedBatches(self.stream, None, (options.batch_size, 0), options.seed, rank, processes)
+        self.batches = BatchReader(self.stream, None, (options.batch_size, 0), options.seed, rank, processes)
         self.workers = min(options.workers, max_workers(self.stream, processes))
         self.position = StreamPosition(self.batches, self.workers)
 
@@ -231,8 +228,8 @@ class Run:
             self.position.load_state_dict(_read(self._run_file(checkpoint))["position"])
         self.batches.resume(self.position)
         view = (self.options.resolution, self.options.prompt, self.options.caption_column)
-        collate = StreamCollator(ControlCollator(*view, self.options.empty_prompts))
-        self.reader = iter(DataLoader(self.batches, None, collate_fn=collate, num_workers=self.workers))
+        collate = ControlCollator(*view, self.options.empty_prompts)
+        self.reader = iter(self.batches.loader(collate, num_workers=self.workers))
         self.example = ControlCollator(*view, 0.0)([{**next(iter(self.stream)), "draw_seed": self.options.seed}])
         return 0 if checkpoint is None else _step_of(checkpoint)
 

@@ -46,7 +46,7 @@ from depth_anything_hf import (
     load_images,
 )
 from depth_anything_hf.prediction.predictor import load_model
-from depth_anything_hf.training.checkpoints import last_whole_checkpoint
+from depth_anything_hf.training.resuming import last_whole_checkpoint
 
 COLORS = {"gamma": (0.5, 2.0), "brightness": (0.5, 2.0), "color": (0.8, 1.25)}  # far beyond those of V1
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -125,7 +125,7 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
     schedule = get_scheduler("cosine", optimizer, stage.steps // 30, stage.steps)
     processor = new_processor(stage.size, plan.patch_size)
     trainer = DepthAnythingTrainer(
-        model, arguments, processor, optimizers=(optimizer, schedule), callbacks=[deadline], **data
+        model, arguments, processing_class=processor, optimizers=(optimizer, schedule), callbacks=[deadline], **data
     )
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out / "checkpoints"))
     if deadline.passed:

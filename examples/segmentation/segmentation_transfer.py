@@ -32,7 +32,7 @@ from transformers import AutoConfig, HfArgumentParser, Trainer, TrainingArgument
 
 from depth_anything_hf.export.encoder import export_encoder
 from depth_anything_hf.prediction.predictor import adapter_base
-from depth_anything_hf.training.checkpoints import last_whole_checkpoint
+from depth_anything_hf.training.resuming import last_whole_checkpoint
 
 METRIC = str(Path(__file__).parent / "mean_iou.py")
 

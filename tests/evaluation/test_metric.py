@@ -186,8 +186,8 @@ def records(count):
 @pytest.mark.parametrize("batch_eval_metrics", [True, False])
 def test_compute_metrics_fn__stock_trainer(tmp_path, make_model, tiny_processor, max_depth, batch_eval_metrics):
     model = make_model(max_depth=max_depth)
-    kind = "relative" if max_depth is None else "metric"
-    collator = DepthCollator(tiny_processor, kind, flip_probability=0.0)
+    kind = model.config.depth_estimation_type
+    collator = DepthCollator(tiny_processor, model, flip_probability=0.0)
     arguments = TrainingArguments(
         str(tmp_path),
         per_device_eval_batch_size=2,

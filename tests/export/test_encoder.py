@@ -10,7 +10,7 @@ from depth_anything_hf import DepthAnythingForDepthEstimation
 from depth_anything_hf.export.encoder import export_encoder
 from depth_anything_hf.prediction.adapters import depth_lora_config
 from depth_anything_hf.prediction.predictor import load_model
-from depth_anything_hf.training.feature_encoder import load_feature_encoder
+from depth_anything_hf.training.encoders import load_feature_encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

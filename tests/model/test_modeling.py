@@ -586,12 +586,13 @@ def test_stock_trainer__trains_on_records(make_model, noise_image, tiny_processo
     records = [
         encode_record(noise_image(60, 80, seed), generator.uniform(1, 9, (60, 80)), space="depth") for seed in range(4)
     ]
+    model = make_model()
     trainer = stock_trainer(
-        make_model(),
+        model,
         tmp_path,
         train_dataset=records,
         eval_dataset=records,
-        data_collator=DepthCollator(tiny_processor),
+        data_collator=DepthCollator(tiny_processor, model),
         remove_unused_columns=False,
         max_steps=2,
         per_device_train_batch_size=2,
@@ -662,11 +663,12 @@ def test_stock_trainer__default_removal_of_columns_leaves_no_record(
 ):
     """Why records need `remove_unused_columns=False`: the model's forward knows none of their columns."""
     records = [encode_record(noise_image(60, 80), np.full((60, 80), 2.0), space="depth")]
+    model = make_model()
     trainer = stock_trainer(
-        make_model(),
+        model,
         tmp_path,
         train_dataset=Dataset.from_list(records) if as_dataset else records,
-        data_collator=DepthCollator(tiny_processor),
+        data_collator=DepthCollator(tiny_processor, model),
         max_steps=1,
     )
     with pytest.raises((ValueError, KeyError, IndexError)) as error:

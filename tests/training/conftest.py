@@ -111,7 +111,7 @@ def make_args(tmp_path):
 @pytest.fixture
 def make_trainer(make_args, processor):
     def make(model, arguments=None, **settings):
-        trainer = DepthAnythingTrainer(model, make_args(**(arguments or {})), processor, **settings)
+        trainer = DepthAnythingTrainer(model, make_args(**(arguments or {})), processing_class=processor, **settings)
         trainer.remove_callback(ProgressCallback)
         trainer.keeper = LogKeeper()
         trainer.add_callback(trainer.keeper)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -6,10 +8,12 @@ from PIL import Image
 from depth_anything_hf import DepthAnythingImageProcessor
 from depth_anything_hf.augmentation import ColorDraw, ColorRanges, StrongPerturbation
 from depth_anything_hf.data.records import decode_record, encode_record
+from depth_anything_hf.model.configuration import config_for
+from depth_anything_hf.training.batches import BatchReader
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
-from depth_anything_hf.training.streams import Draw, TrainingStreams
 
 CROP = (32, 40)
+RELATIVE, METRIC = config_for("small"), config_for("small", max_depth=80)
 
 
 def colors(processor, pixel_values):
@@ -24,7 +28,7 @@ def at_own_size(record):
 
 
 def test_depth_collator__image_and_label_stay_aligned_under_crop_and_flip(processor, coordinate_record):
-    batch = DepthCollator(processor)(at_own_size(coordinate_record()))
+    batch = DepthCollator(processor, RELATIVE)(at_own_size(coordinate_record()))
     # 40 x 60 becomes 32 x 48, of which 32 x 40 are cropped; a label names the row and column it came from.
     corners, flipped = set(), set()
     for pixel_values, label, mask in zip(batch["pixel_values"], batch["labels"], batch["label_mask"], strict=True):
@@ -48,7 +52,7 @@ def test_depth_collator__mask_goes_along(processor):
     image[:10, :15, 0] = 255
     values = np.arange(1, 1 + 32 * 40, dtype=np.float64).reshape(CROP)
     record = encode_record(image, values, mask=image[..., 0] == 0, space="disparity")
-    batch = DepthCollator(processor)(at_own_size(record))
+    batch = DepthCollator(processor, RELATIVE)(at_own_size(record))
     for pixel_values, mask in zip(batch["pixel_values"], batch["label_mask"], strict=True):
         assert torch.equal(colors(processor, pixel_values)[0] > 128, ~mask)
     assert {bool(mask[0, 0]) for mask in batch["label_mask"]} == {False, True}  # some are mirrored
@@ -57,7 +61,7 @@ def test_depth_collator__mask_goes_along(processor):
 @pytest.mark.parametrize("size", [(32, 40), (33, 41), (100, 40), (20, 200), (200, 21)])
 def test_depth_collator__crop_has_the_processors_size(processor, size):
     record = encode_record(np.zeros((*size, 3), np.uint8), np.random.default_rng(0).random(size) + 1)
-    batch = DepthCollator(processor)([record])
+    batch = DepthCollator(processor, RELATIVE)([record])
     assert batch["pixel_values"].shape == (1, 3, *CROP)
     assert batch["labels"].shape == batch["label_mask"].shape == (1, *CROP)
     assert batch["labels"].dtype == torch.float32
@@ -69,11 +73,11 @@ def test_depth_collator__sky_is_zero_disparity_and_no_metric_label(processor):
     sky[:8] = True
     values = np.where(sky, 0, np.linspace(2, 20, 40)[None, :].repeat(32, 0))
     record = encode_record(np.zeros((*CROP, 3), np.uint8), values, sky=sky)
-    (relative,) = (DepthCollator(processor, "relative", 0.0)([record]),)
+    (relative,) = (DepthCollator(processor, RELATIVE, 0.0)([record]),)
     assert relative["labels"][0, :8].abs().max() == 0
     assert relative["label_mask"].all()
     assert (relative["labels"][0, 8:] > 0).all()
-    metric = DepthCollator(processor, "metric", 0.0)([record])
+    metric = DepthCollator(processor, METRIC, 0.0)([record])
     assert not metric["label_mask"][0, :8].any()
     assert metric["label_mask"][0, 8:].all()
     torch.testing.assert_close(metric["labels"][0, 8:], torch.from_numpy(values[8:]).float(), rtol=1e-3, atol=1e-3)
@@ -82,21 +86,21 @@ def test_depth_collator__sky_is_zero_disparity_and_no_metric_label(processor):
 def test_depth_collator__relative_label_is_one_over_depth(processor):
     depth = np.linspace(2, 20, 40)[None, :].repeat(32, 0)
     record = encode_record(np.zeros((*CROP, 3), np.uint8), depth)
-    label = DepthCollator(processor, "relative", 0.0)([record])["labels"][0].double()
+    label = DepthCollator(processor, RELATIVE, 0.0)([record])["labels"][0].double()
     inverse = torch.from_numpy(1 / depth)
     correlation = torch.corrcoef(torch.stack([label.flatten(), inverse.flatten()]))[0, 1]
     assert correlation == pytest.approx(1, abs=1e-6)
 
 
 def test_depth_collator__photograph_has_an_empty_mask(processor, photographs, labeled):
-    batch = DepthCollator(processor)([photographs[0], labeled[0]])
+    batch = DepthCollator(processor, RELATIVE)([photographs[0], labeled[0]])
     assert not batch["label_mask"][0].any()
     assert batch["label_mask"][1].any()
     assert torch.equal(batch["labels"][0], torch.zeros(CROP))
 
 
 def test_depth_collator__follows_the_draw_seed(processor, labeled):
-    collate = DepthCollator(processor)
+    collate = DepthCollator(processor, RELATIVE)
     records = [{**record, "stream": 0, "draw_seed": 5 + i} for i, record in enumerate(labeled)]
     first = collate(records)
     torch.manual_seed(123)
@@ -110,7 +114,7 @@ def test_depth_collator__follows_the_draw_seed(processor, labeled):
 
 
 def test_depth_collator__without_a_seed_follows_torch(processor, labeled):
-    collate = DepthCollator(processor)
+    collate = DepthCollator(processor, RELATIVE)
     views = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -124,46 +128,49 @@ def test_depth_collator__flip_probability(processor, probability):
     image = np.zeros((*CROP, 3), np.uint8)
     image[:, :20] = 255
     records = [{**encode_record(image), "draw_seed": seed} for seed in range(8)]
-    batch = DepthCollator(processor, flip_probability=probability)(records)
+    batch = DepthCollator(processor, RELATIVE, flip_probability=probability)(records)
     left = batch["pixel_values"][:, 0, :, :20].mean(dim=(1, 2)) > batch["pixel_values"][:, 0, :, 20:].mean(dim=(1, 2))
     assert left.tolist() == [probability == 0.0] * 8
 
 
 def test_depth_collator__two_streams_count_and_name(processor, labeled, photographs):
     records = [{**labeled[0], "stream": 0}, {**labeled[1], "stream": 0}, {**photographs[0], "stream": 1}]
-    batch = DepthCollator(processor)([{**record, "draw_seed": 0} for record in records])
+    batch = DepthCollator(processor, RELATIVE)([{**record, "draw_seed": 0} for record in records])
     assert batch["num_labeled"] == 2
     assert batch["sources"] == ["synthetic:rendered:0", "synthetic:rendered:1", "synthetic:bad-weather:100"]
-    assert set(DepthCollator(processor)(labeled)) == {"pixel_values", "labels", "label_mask"}  # the stock Trainer's
+    stock = DepthCollator(processor, RELATIVE)(labeled)
+    assert set(stock) == {"pixel_values", "labels", "label_mask", "label_space"}  # what the model takes
 
 
 def test_depth_collator__draws_the_students_view_of_unlabelled_images_alone(processor, labeled, photographs):
-    streams = TrainingStreams(labeled, photographs)
-    collate = DepthCollator(processor, perturbation=StrongPerturbation(), cutmix_probability=1.0)
-    draws = [Draw(0, 0, 1), Draw(1, 3, 2), Draw(1, 4, 3)]
-    view = collate([streams[draw] for draw in draws])["view"]
+    collate = DepthCollator(processor, RELATIVE, perturbation=StrongPerturbation(), cutmix_probability=1.0)
+    drawn = [
+        {**record, "stream": stream, "draw_seed": seed}
+        for record, stream, seed in ((labeled[0], 0, 1), (photographs[3], 1, 2), (photographs[4], 1, 3))
+    ]
+    view = collate(drawn)["view"]
     assert set(view) == {"boxes", *ColorDraw._fields}
     assert view["boxes"].shape == (2, *collate.crop)
     # What an image gets follows its own seed, whoever is beside it.
-    alone = [collate([streams[draw]])["view"] for draw in draws[1:]]
+    alone = [collate([record])["view"] for record in drawn[1:]]
     assert {name: torch.equal(torch.cat([one[name] for one in alone]), view[name]) for name in view} == dict.fromkeys(
         view, True
     )
     assert not torch.equal(view["factors"][0], view["factors"][1])
-    assert set(DepthCollator(processor)([streams[draw] for draw in draws])["view"]) == {"boxes"}
-    assert "view" not in collate([streams[draws[0]]])
+    assert set(DepthCollator(processor, RELATIVE)(drawn)["view"]) == {"boxes"}
+    assert "view" not in collate(drawn[:1])
 
 
 def test_depth_collator__stock_sized_image_is_normalised_only(processor):
     record = encode_record(Image.new("RGB", CROP[::-1], (255, 0, 128)))
-    batch = DepthCollator(processor)([record])
+    batch = DepthCollator(processor, RELATIVE)([record])
     expected = torch.tensor([255.0, 0.0, 128.0])[:, None, None].expand(3, *CROP)
     torch.testing.assert_close(colors(processor, batch["pixel_values"][0]), expected, rtol=0, atol=1e-3)
 
 
 def test_depth_collator__flip_probability_out_of_range(processor):
     with pytest.raises(ValueError, match=r"flip_probability is 1\.5"):
-        DepthCollator(processor, flip_probability=1.5)
+        DepthCollator(processor, RELATIVE, flip_probability=1.5)
 
 
 def test_evaluation_collator__images_resized_and_truth_at_its_own_size(processor):
@@ -198,7 +205,7 @@ def test_depth_collator__zoom_divides_metres_by_what_the_image_shows(processor, 
 
     The two sides differ a little, being rounded to patches; the factor is their geometric mean.
     """
-    collate = DepthCollator(processor, kind, flip_probability=0.0, zoom=2.5)
+    collate = DepthCollator(processor, METRIC if kind == "metric" else RELATIVE, flip_probability=0.0, zoom=2.5)
     batch = collate([{**ramp(*CROP), "draw_seed": seed, "stream": 0} for seed in range(10)])
     factors = []
     for pixel_values, label in zip(batch["pixel_values"], batch["labels"], strict=True):
@@ -214,20 +221,20 @@ def test_depth_collator__zoom_divides_metres_by_what_the_image_shows(processor, 
 
 
 def test_depth_collator__without_zoom_metres_stay(processor):
-    batch = DepthCollator(processor, "metric")([{**ramp(2 * CROP[0], 2 * CROP[1]), "draw_seed": 0, "stream": 0}])
+    batch = DepthCollator(processor, METRIC)([{**ramp(2 * CROP[0], 2 * CROP[1]), "draw_seed": 0, "stream": 0}])
     assert batch["labels"].unique().tolist() == [8.0]
     with pytest.raises(ValueError, match=r"zoom is 0\.5"):
-        DepthCollator(processor, zoom=0.5)
+        DepthCollator(processor, RELATIVE, zoom=0.5)
 
 
 def test_depth_collator__colors_change_by_the_draw_and_labels_do_not(processor, labeled):
     records = [{**record, "draw_seed": 3, "stream": 0} for record in labeled]
-    plain = DepthCollator(processor)(records)
+    plain = DepthCollator(processor, RELATIVE)(records)
     ranges = ColorRanges(brightness=(0.5, 0.5), gamma=(1, 1), color=(1, 1), probability=1.0)
-    dark = DepthCollator(processor, color_ranges=ranges)(records)
+    dark = DepthCollator(processor, RELATIVE, color_ranges=ranges)(records)
     assert dark["pixel_values"].shape == plain["pixel_values"].shape
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    again = DepthCollator(processor, color_ranges=ranges)(records)
+    again = DepthCollator(processor, RELATIVE, color_ranges=ranges)(records)
     assert torch.equal(again["pixel_values"], dark["pixel_values"])
     assert (dark["pixel_values"] * std + mean).max() <= 0.5 + 1e-6
 
@@ -235,11 +242,30 @@ def test_depth_collator__colors_change_by_the_draw_and_labels_do_not(processor, 
 def test_depth_collator__takes_the_samples_of_a_reader(processor, labeled):
     samples = [decode_record(record) for record in labeled]
     torch.manual_seed(0)
-    found = DepthCollator(processor)(samples)
+    found = DepthCollator(processor, RELATIVE)(samples)
     torch.manual_seed(0)
-    expected = DepthCollator(processor)(labeled)
+    expected = DepthCollator(processor, RELATIVE)(labeled)
+    assert found.pop("label_space") == expected.pop("label_space") == "disparity"
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    streams = TrainingStreams(samples)
-    batch = DepthCollator(processor)([streams[Draw(0, i, i)] for i in range(len(samples))])
+    reader = BatchReader(samples, None, (len(samples), 0))
+    batch = next(iter(reader.loader(DepthCollator(processor, RELATIVE))))
     assert batch["num_labeled"] == len(samples)
-    assert batch["sources"] == [sample.source for sample in samples]
+    assert sorted(batch["sources"]) == [sample.source for sample in samples]
+
+
+@pytest.mark.parametrize(("kind", "space"), [("relative", "disparity"), ("metric", "depth")])
+def test_depth_collator__space_of_the_labels_is_the_models(processor, labeled, kind, space):
+    config = METRIC if kind == "metric" else RELATIVE
+    model = SimpleNamespace(config=config)
+    for given in (config, model):
+        batch = DepthCollator(processor, given, 0.0)([ramp(*CROP, depth=8.0)])
+        assert batch["label_space"] == space
+        assert batch["labels"].unique().tolist() == [8.0 if kind == "metric" else 0.125]
+
+
+@pytest.mark.parametrize("given", ["relative", "metric", None, object(), SimpleNamespace(config=None)])
+def test_depth_collator__needs_to_know_the_model(processor, given):
+    with pytest.raises(TypeError, match=r"pass the model that learns.*DepthCollator\(processor, model\)"):
+        DepthCollator(processor, given)
+    with pytest.raises(TypeError, match="model"):
+        DepthCollator(processor)

@@ -2,7 +2,7 @@ import itertools
 
 import torch
 
-from depth_anything_hf.training.seeding import derive_seed, generator_at
+from depth_anything_hf.training.batches import derive_seed, generator_at
 
 
 def test_derive_seed__every_position_has_its_own():

@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import numpy as np
@@ -20,6 +21,7 @@ from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.evaluation.dataset import score_dataset
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES
 from depth_anything_hf.losses import (
+    LossTerm,
     affine_invariant_loss,
     cutmix_loss_per_image,
     feature_alignment_loss,
@@ -28,7 +30,7 @@ from depth_anything_hf.losses import (
 from depth_anything_hf.prediction.predictor import predict_depth
 from depth_anything_hf.training import checks
 from depth_anything_hf.training.collator import DepthCollator
-from depth_anything_hf.training.self_training import student_view
+from depth_anything_hf.training.step import student_view
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
 
@@ -220,6 +222,112 @@ def test_compute_loss__weights_of_the_average(make_trainer, make_model, labeled,
     trainer.train()
     logs = trainer.keeper.logs[0]
     assert logs["loss"] == pytest.approx((logs["labeled_loss"] + 3 * logs["unlabeled_loss"]) / 4, abs=2e-6)
+
+
+# Losses of the user
+
+
+def edge_loss(prediction, target, mask):
+    """Mean difference of horizontal steps: the loss of each image."""
+    steps, pairs = (prediction.diff(dim=-1) - target.diff(dim=-1)).abs(), mask[..., 1:] & mask[..., :-1]
+    return (steps * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
+
+
+@pytest.mark.parametrize("on", ["labeled", "unlabeled", "both"])
+def test_losses__a_term_is_weighted_and_logged_like_ours(make_trainer, make_model, labeled, pseudo_labeled, on):
+    settings = {"feature_alignment_weight": 0.0, "max_steps": 1, "cutmix_probability": 0.0}
+    data = {"train_dataset": labeled, "unlabeled_dataset": pseudo_labeled}
+    plain = make_trainer(make_model(), settings, **data)
+    plain.train()
+    trainer = make_trainer(make_model(), settings, losses=[LossTerm("edges", edge_loss, weight=0.5, on=on)], **data)
+    trainer.train()
+    before, after = plain.keeper.logs[0], trainer.keeper.logs[0]
+    for images in ("labeled", "unlabeled"):
+        term = 0.5 * after.get(f"{images}_edges_loss", 0.0)
+        assert (term > 0) == (on in (images, "both"))
+        assert after[f"{images}_loss"] == pytest.approx(before[f"{images}_loss"] + term, abs=2e-6)
+    assert after["loss"] == pytest.approx((after["labeled_loss"] + after["unlabeled_loss"]) / 2, abs=2e-6)
+
+
+def test_losses__a_term_sees_labels_and_mask_of_the_model(make_trainer, make_model, labeled):
+    seen = []
+
+    def watch(prediction, target, mask):
+        seen.append((prediction.detach(), target, mask))
+        return prediction.sum() * 0
+
+    trainer = make_trainer(
+        make_model(max_depth=6.0), {"max_steps": 1}, train_dataset=labeled, losses=[LossTerm("watch", watch)]
+    )
+    batch = first_batch(trainer)
+    trainer.compute_loss(trainer.model, dict(batch))
+    prediction, target, mask = seen[0]
+    assert prediction.shape == target.shape == mask.shape == batch["labels"].shape
+    within = batch["label_mask"] & (batch["labels"] > 0) & (batch["labels"] <= 6)
+    assert torch.equal(mask, within)
+    assert within.any()
+    assert not within.all()
+    assert torch.equal(target[mask], batch["labels"][mask])
+    assert target[~mask].abs().max() == 0
+
+
+def test_losses__are_on_the_card(make_trainer, make_model, labeled, tmp_path):
+    terms = [LossTerm("edges", edge_loss, 0.25), LossTerm("ramp", edge_loss, lambda step: step / 4)]
+    trainer = make_trainer(make_model(), {"max_steps": 2}, train_dataset=labeled, losses=terms)
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "affine-invariant × 1, edges (labeled images) × 0.25, ramp (labeled images) × 0.5" in card
+
+
+def test_losses__a_schedule_follows_the_step_and_moves_nothing_else(make_trainer, make_model, labeled, pseudo_labeled):
+    settings = {"feature_alignment_weight": 0.0, "max_steps": 3, "learning_rate": 0.0, "logging_steps": 1}
+    trainer = make_trainer(
+        make_model(),
+        settings,
+        train_dataset=labeled,
+        unlabeled_dataset=pseudo_labeled,
+        losses=[LossTerm("edges", edge_loss, weight=lambda step: float(step), on="labeled")],
+        loss_weights={"unlabeled": lambda step: 1 - step / 2},
+    )
+    trainer.train()
+    for step, logs in enumerate(log for log in trainer.keeper.logs if "labeled_loss" in log):
+        ours = logs["labeled_affine_invariant_loss"] + step * logs["labeled_edges_loss"]
+        assert logs["labeled_loss"] == pytest.approx(ours, abs=3e-6)
+        assert logs["loss"] == pytest.approx((ours + (1 - step / 2) * logs["unlabeled_loss"]) / 2, abs=3e-6)
+
+
+def test_losses__weights_are_rescaled_when_asked(make_trainer, make_model, labeled, pseudo_labeled):
+    settings = {"feature_alignment_weight": 0.0, "max_steps": 1, "rescale_losses": True}
+    data = {"train_dataset": labeled, "unlabeled_dataset": pseudo_labeled}
+    trainer = make_trainer(make_model(), settings, loss_weights={"unlabeled": 3}, **data)
+    trainer.train()
+    logs = trainer.keeper.logs[0]
+    assert logs["loss"] == pytest.approx((logs["labeled_loss"] + 3 * logs["unlabeled_loss"]) / 4, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"losses": [LossTerm("silog", edge_loss)]}, "losses has the name 'silog' twice, or it is one of the papers'"),
+        ({"losses": [LossTerm("a", edge_loss)] * 2}, "losses has the name 'a' twice"),
+        (
+            {"losses": [LossTerm("a", edge_loss, on="unlabeled")]},
+            "loss 'a' is on unlabeled images, and there are none",
+        ),
+        (
+            {"loss_weights": {"edges": 1.0}},
+            "loss_weights names 'edges'; it takes labeled, unlabeled, feature_alignment",
+        ),
+        ({"arguments": {"labeled_weight": 0.0}}, "are 0 for the images that are given: nothing would be learned"),
+    ],
+)
+def test_init__losses_that_mean_nothing(make_trainer, make_model, labeled, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(make_model(), train_dataset=labeled, **settings)
+    with pytest.raises(TypeError, match="losses holds a function; pass LossTerm"):
+        make_trainer(make_model(), train_dataset=labeled, losses=[edge_loss])
 
 
 def test_train__teacher_and_encoder_stay_as_they_were(make_trainer, make_model, make_encoder, labeled, photographs):
@@ -488,7 +596,8 @@ def test_collator__serves_the_stock_trainer(make_model, processor, labeled, tmp_
     arguments = TrainingArguments(
         str(tmp_path), max_steps=2, remove_unused_columns=False, report_to="none", use_cpu=True, save_strategy="no"
     )
-    trainer = Trainer(make_model(), arguments, data_collator=DepthCollator(processor), train_dataset=labeled)
+    model = make_model()
+    trainer = Trainer(model, arguments, data_collator=DepthCollator(processor, model), train_dataset=labeled)
     assert trainer.train().training_loss > 0
 
 
@@ -573,7 +682,9 @@ def test_train__zero_share_is_logged(make_trainer, make_model, labeled):
 
 def test_init__stock_arguments(make_model, processor, labeled, tmp_path):
     with pytest.raises(TypeError, match="args is a TrainingArguments; pass DepthAnythingTrainingArguments"):
-        DepthAnythingTrainer(make_model(), TrainingArguments(str(tmp_path)), processor, train_dataset=labeled)
+        DepthAnythingTrainer(
+            make_model(), TrainingArguments(str(tmp_path)), processing_class=processor, train_dataset=labeled
+        )
 
 
 def test_init__other_model(make_trainer, make_model, labeled):
@@ -627,10 +738,63 @@ def test_train__no_data(make_trainer, make_model):
         make_trainer(make_model()).train()
 
 
-@pytest.mark.parametrize("name", ["compute_metrics", "data_collator"])
-def test_init__collates_and_scores_itself(make_trainer, make_model, labeled, name):
-    with pytest.raises(ValueError, match="leave out data_collator and compute_metrics"):
-        make_trainer(make_model(), train_dataset=labeled, **{name: lambda values: values})
+@pytest.mark.parametrize("name", ["compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"])
+def test_init__functions_that_would_never_be_called(make_trainer, make_model, labeled, name):
+    with pytest.raises(
+        ValueError, match=rf"^{name} is given, and DepthAnythingTrainer would never call it.*leave it out"
+    ):
+        make_trainer(make_model(), train_dataset=labeled, **{name: lambda *values: values})
+
+
+def test_init__stock_order_of_the_arguments():
+    ours, stock = (list(inspect.signature(kind.__init__).parameters) for kind in (DepthAnythingTrainer, Trainer))
+    assert ours[: len(stock)] == stock
+    own = [p for p in inspect.signature(DepthAnythingTrainer.__init__).parameters.values() if p.name not in stock]
+    assert {p.kind for p in own} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_init__processor_where_the_collator_stands(make_args, make_model, processor, labeled):
+    with pytest.raises(
+        TypeError, match=r"processing_class is a NoneType; pass processing_class=.*third one is data_coll"
+    ):
+        DepthAnythingTrainer(make_model(), make_args(), processor, train_dataset=labeled)
+    with pytest.raises(TypeError, match=r"data_collator is a function; pass a DepthCollator"):
+        DepthAnythingTrainer(make_model(), make_args(), lambda records: records, processing_class=processor)
+
+
+def test_init__auto_find_batch_size(make_trainer, make_model, labeled):
+    with pytest.raises(ValueError, match=r"auto_find_batch_size is True.*set per_device_train_batch_size"):
+        make_trainer(make_model(), {"auto_find_batch_size": True}, train_dataset=labeled)
+
+
+def test_data_collator__is_used(make_trainer, make_model, processor, labeled):
+    class Counting(DepthCollator):
+        calls = 0
+
+        def __call__(self, records):
+            Counting.calls += 1
+            return super().__call__(records)
+
+    model = make_model()
+    make_trainer(model, train_dataset=labeled, data_collator=Counting(processor, model)).train()
+    assert Counting.calls == 2
+    with pytest.raises(ValueError, match="data_collator makes labels for a metric model, and the model is relative"):
+        make_trainer(model, train_dataset=labeled, data_collator=DepthCollator(processor, make_model(max_depth=9)))
+
+
+def test_model_init__is_called_for_every_training(make_trainer, make_model, labeled):
+    made = []
+
+    def model_init():
+        made.append(make_model())
+        return made[-1]
+
+    trainer = make_trainer(None, {"max_steps": 1}, train_dataset=labeled, model_init=model_init)
+    trainer.train()
+    assert trainer.model is made[-1]
+    assert len(made) == 2  # of the stock Trainer: one at the start, one for the training
+    weights = [model.head.conv1.weight for model in made]
+    assert not torch.equal(*weights)
 
 
 def test_init__batch_too_small_for_two_streams(make_trainer, make_model, labeled, pseudo_labeled):

@@ -73,7 +73,7 @@ def train_stock(adapt, processor, labeled, tmp_path):
         trainer = Trainer(
             model,
             arguments,
-            data_collator=DepthCollator(processor, flip_probability=0),
+            data_collator=DepthCollator(processor, model, flip_probability=0),
             train_dataset=labeled[:4],
             eval_dataset=labeled[:2],
             processing_class=processor,

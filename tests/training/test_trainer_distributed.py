@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from depth_anything_hf.training.checkpoints import last_whole_checkpoint
+from depth_anything_hf.training.resuming import last_whole_checkpoint
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 

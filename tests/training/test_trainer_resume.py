@@ -122,8 +122,9 @@ def test_train__stock_trainer_resumes_with_all_weights(make_model, processor, la
         arguments = TrainingArguments(
             str(tmp_path), max_steps=4, save_steps=2, remove_unused_columns=False, report_to="none", use_cpu=True
         )
-        collate = DepthCollator(processor)
-        trainer = Trainer(make_model(seed), arguments, data_collator=collate, train_dataset=labeled[:2])
+        model = make_model(seed)
+        collate = DepthCollator(processor, model)
+        trainer = Trainer(model, arguments, data_collator=collate, train_dataset=labeled[:2])
         trainer.train(resume_from_checkpoint=resume)
         finals.append(trainer.model.state_dict())
     assert [name for name in finals[0] if not torch.equal(finals[0][name], finals[1][name])] == []

@@ -84,7 +84,7 @@ def test_train__checkpoint_of_another_number_of_workers(run, tmp_path):
 def test_train__workers_are_no_more_than_shards(run, tmp_path):
     with pytest.warns(UserWarning, match="dataloader_num_workers is 9, and a process has 4 shards"):
         trainer, _ = run(tmp_path / "run", max_steps=1, dataloader_num_workers=9)
-    assert trainer.stream_loading.num_workers == 4
+    assert trainer.batches.num_workers == 4
 
 
 def test_init__stream_needs_max_steps(make_trainer, make_model, stream):

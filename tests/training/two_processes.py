@@ -68,7 +68,9 @@ def train_stock(out: Path) -> dict:
             str(out / "stock"), remove_unused_columns=False, save_strategy="no", **settings, **ON_THE_CPU
         ),
         train_dataset=records(12, 0, True),
-        data_collator=DepthCollator(processor(), flip_probability=0.0),  # its other draws are the process's own
+        data_collator=DepthCollator(
+            processor(), model(3), flip_probability=0.0
+        ),  # its other draws are the process's own
     )
     trainer.train()
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
@@ -80,7 +82,7 @@ def train_stream(out: Path) -> dict:
     stream = Dataset.from_list(records(12, 0, True), features=record_features()).to_iterable_dataset(num_shards=4)
     settings = {"max_steps": 3, "per_device_train_batch_size": 2 * IN_ALL, "feature_alignment_weight": 0.0}
     arguments = DepthAnythingTrainingArguments(str(out / "stream"), save_strategy="no", **settings, **ON_THE_CPU)
-    trainer = DepthAnythingTrainer(model(4), arguments, processor(), unlabeled_dataset=stream)
+    trainer = DepthAnythingTrainer(model(4), arguments, processing_class=processor(), unlabeled_dataset=stream)
     seen, compute_loss = [], trainer.compute_loss
     trainer.compute_loss = lambda wrapped, inputs, **kwargs: (
         seen.extend(inputs["sources"]) or compute_loss(wrapped, inputs, **kwargs)
@@ -114,7 +116,7 @@ def main(out: Path, resume: str | None = None, kill: str | None = None) -> None:
     trainer = DepthAnythingTrainer(
         model(0),
         arguments,
-        processor(),
+        processing_class=processor(),
         train_dataset=records(5, 0, True),
         unlabeled_dataset=records(18, 100, False),
         teacher=teacher,

@@ -317,7 +317,7 @@ def stream_folder(path: str | os.PathLike, *more: str | os.PathLike, seed: int =
     """Open folders of parquet shards, there or in `data/`, as one stream of records.
 
     Only the shards' footers are read before the stream is. Schema columns get the types of `record_features`. For a
-    shuffle of the records themselves see `training.streaming.StreamedBatches`, which trains on streams.
+    shuffle of the records themselves see `training.batches.BatchReader`, which trains on streams.
 
     Args:
         path: Folder, as `depth-anything-hf pseudo-label` writes it.

@@ -8,6 +8,10 @@
 | region-wise under CutMix | V1 eq. 5 to 8 | `cutmix` |
 | feature alignment | V1 eq. 9 | `feature_alignment` |
 | SiLog | metric fine-tuning of V1 and V2 | `silog` |
+| supervised: what a model of either kind learns from labels | V1 3.1, V2 5 | `supervised` |
+| a term of your own | | `terms` |
+
+A new loss is a file of its own and a line in `LOSSES`, which recipes choose from and the shared tests run over.
 """
 
 from depth_anything_hf.losses.affine_invariant import affine_invariant_loss
@@ -17,14 +21,25 @@ from depth_anything_hf.losses.gradient_matching import gradient_matching_loss
 from depth_anything_hf.losses.reduction import mean_over_labeled
 from depth_anything_hf.losses.relative import RelativeLoss, relative_loss_per_image
 from depth_anything_hf.losses.silog import silog_loss
+from depth_anything_hf.losses.supervised import labeled_pixels, supervised_loss
+from depth_anything_hf.losses.terms import Loss, LossTerm
 
+LOSSES: dict[str, Loss] = {
+    "affine_invariant": affine_invariant_loss,
+    "gradient_matching": gradient_matching_loss,
+    "silog": silog_loss,
+}
 __all__ = [
+    "LOSSES",
+    "LossTerm",
     "RelativeLoss",
     "affine_invariant_loss",
     "cutmix_loss_per_image",
     "feature_alignment_loss",
     "gradient_matching_loss",
+    "labeled_pixels",
     "mean_over_labeled",
     "relative_loss_per_image",
     "silog_loss",
+    "supervised_loss",
 ]

@@ -40,7 +40,9 @@ class DepthAnythingImageProcessor(StockProcessor):
     Example:
         >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
         >>> image, depth = np.zeros((60, 80, 3), dtype=np.uint8), np.full((60, 80), 2.0)
-        >>> batch = processor(image, depth_maps=depth, space="depth", return_tensors="pt")
+        >>> batch = processor(
+        ...     image, depth_maps=depth, space="depth", depth_estimation_type="relative", return_tensors="pt"
+        ... )
         >>> batch["pixel_values"].shape, batch["labels"].unique().tolist()
         (torch.Size([1, 3, 56, 70]), [0.5])
     """
@@ -89,7 +91,7 @@ class DepthAnythingImageProcessor(StockProcessor):
         masks=None,
         space: str | None = None,
         sky_masks=None,
-        depth_estimation_type: str = "relative",
+        depth_estimation_type: str | None = None,
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
@@ -101,13 +103,15 @@ class DepthAnythingImageProcessor(StockProcessor):
             masks (*optional*): For each depth map a bool array: where it may be read. Left out: finite and positive.
             space (`str`, *optional*): What the depth maps hold: `"depth"` or `"disparity"`. Required with them.
             sky_masks (*optional*): For each image a bool array, or None.
-            depth_estimation_type (`str`): The model's: `"relative"` gets disparity labels, `"metric"` metres.
+            depth_estimation_type (`str`, *optional*): Of the model that learns from the labels
+                (`model.config.depth_estimation_type`): `"relative"` gets disparity, `"metric"` meters. Required with depth
+                maps: a default would be wrong for half of the models.
             return_tensors (`str`, *optional*): `"pt"` or `"np"` for a batch; left out, lists.
             kwargs: As of the stock class, and `resize_method`.
 
         Returns:
             `BatchFeature`: `pixel_values` `(batch, 3, height, width)`; with depth maps also `labels` float32 and
-            `label_mask` bool, `(batch, height, width)`.
+            `label_mask` bool, `(batch, height, width)`, and `label_space`, which the model checks.
 
         Raises:
             ValueError: Sizes or counts do not fit, `space` is missing, or a batch of several sizes is asked for.
@@ -133,12 +137,20 @@ class DepthAnythingImageProcessor(StockProcessor):
         data = {"pixel_values": pixel_values}
         if depth_maps is not None:
             data |= self._labels(depth_maps, masks, sky_masks, space, depth_estimation_type, sizes)
-        return BatchFeature(_stacked(data), tensor_type=return_tensors) if return_tensors else BatchFeature(data)
+        batch = BatchFeature(_stacked(data), tensor_type=return_tensors) if return_tensors else BatchFeature(data)
+        if depth_maps is not None:
+            batch["label_space"] = "disparity" if depth_estimation_type == "relative" else "depth"
+        return batch
 
     def _labels(self, depth_maps, masks, sky_masks, space, depth_estimation_type, sizes) -> dict[str, list]:
         """Convert each depth map to the model's space and resize it to its image's input size."""
         if space is None:
-            raise ValueError("depth_maps are given without space; say space='depth' (metres) or space='disparity'.")
+            raise ValueError("depth_maps are given without space; pass space='depth' (meters) or space='disparity'.")
+        if depth_estimation_type not in ("relative", "metric"):
+            raise ValueError(
+                f"depth_maps are given with depth_estimation_type={depth_estimation_type!r}; pass that of the model that "
+                "learns from the labels, model.config.depth_estimation_type: 'relative' (disparity) or 'metric' (meters)."
+            )
         depth_maps, masks, sky_masks = (_one_each(maps, len(sizes)) for maps in (depth_maps, masks, sky_masks))
         if any(values is None for values in depth_maps):
             raise ValueError(

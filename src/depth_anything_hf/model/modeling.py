@@ -12,8 +12,7 @@ from transformers import AutoConfig, DepthAnythingConfig, Dinov2Backbone, PreTra
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 from transformers.modeling_outputs import DepthEstimatorOutput
 
-from depth_anything_hf.losses import mean_over_labeled, relative_loss_per_image, silog_loss
-from depth_anything_hf.maps.geometry import valid_mask
+from depth_anything_hf.losses import labeled_pixels, supervised_loss
 from depth_anything_hf.model.configuration import config_for_encoder
 
 # Never reached by a gradient: the mask token serves DINOv2's own pretraining, and the deepest fusion block has no skip
@@ -87,6 +86,11 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         for name in UNUSED_PARAMETERS:
             if name in parameters:  # an encoder with use_mask_token=False has no mask token
                 parameters[name].requires_grad_(False)
+
+    @property
+    def label_space(self) -> str:
+        """What the model predicts and learns from: `"disparity"` (relative) or `"depth"`, in meters (metric)."""
+        return "depth" if self.config.depth_estimation_type == "metric" else "disparity"
 
     def get_input_embeddings(self) -> None:
         """Give None, not the stock class's error: accelerate asks before it shards a model (FSDP2)."""
@@ -206,6 +210,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         labels: torch.Tensor | None = None,
         label_mask: torch.Tensor | None = None,
         output_features: bool = False,
+        label_space: str | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -219,6 +224,8 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             label_mask (`torch.Tensor`, *optional*): Bool, same shape. Left out, a label is whatever is finite and
                 positive (or zero, in disparity: the sky). What is not finite or out of range is never a label.
             output_features (`bool`): Also return the encoder's last patch tokens.
+            label_space (`str`, *optional*): What the labels are, as `DepthCollator` writes into its batches:
+                `"disparity"` or `"depth"` (meters). Labels in the other space than the model's own are refused.
             output_attentions (`bool`, *optional*): As in the stock class.
             output_hidden_states (`bool`, *optional*): As in the stock class.
             return_dict (`bool`, *optional*): As in the stock class.
@@ -228,8 +235,14 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             nearer (relative), or metres in (0, max_depth) (metric); `loss`, scalar float32, given labels.
 
         Raises:
-            ValueError: A side is no multiple of the patch, or labels and prediction differ in shape.
+            ValueError: A side is no multiple of the patch, labels and prediction differ in shape, or the labels are in
+                the other space.
         """
+        if label_space not in (None, self.label_space):
+            raise ValueError(
+                f"the labels are in {label_space!r} and this model ({self.config.depth_estimation_type}) learns "
+                f"{self.label_space!r}. Make the batch for this model: DepthCollator(processor, model)."
+            )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -289,15 +302,10 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
                 f"and of the labels' shape {tuple(labels.shape)}. Write label_mask > 0.5 or label_mask.bool(), and "
                 "give each image its own mask."
             )
-        if self.config.depth_estimation_type == "metric":
-            valid = valid_mask(labels, label_mask, space="depth") & (labels <= self.config.max_depth)
-            return silog_loss(predicted_depth, labels, valid)
-        valid = valid_mask(labels, label_mask, space="disparity")
-        terms = relative_loss_per_image(
-            predicted_depth, labels, valid, with_gradient_matching=self.gradient_matching_weight != 0
-        )
-        losses = terms.affine_invariant + self.gradient_matching_weight * terms.gradient_matching
-        return mean_over_labeled(losses, terms.labeled)
+        max_depth = self.config.max_depth if self.config.depth_estimation_type == "metric" else None
+        mask = labeled_pixels(labels, label_mask, max_depth)
+        weight = self.gradient_matching_weight
+        return supervised_loss(predicted_depth, labels, mask, max_depth, gradient_matching_weight=weight)["total"]
 
 
 def _load_encoder(encoder: str | os.PathLike | PreTrainedModel, **kwargs) -> PreTrainedModel:

@@ -200,8 +200,8 @@ def train(
     trainer = DepthAnythingTrainer(
         new_model(plan, seed),
         DepthAnythingTrainingArguments(str(output_dir), **(settings | arguments)),
-        new_processor(plan),
         train_dataset=labeled,
+        processing_class=new_processor(plan),
         unlabeled_dataset=unlabeled,
         feature_encoder=feature_encoder,
     )

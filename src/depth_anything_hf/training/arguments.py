@@ -38,7 +38,8 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     > `stream_block_size`, `decoder_lr_multiplier`, `one_cycle_warmup`, `flip_probability`, `zoom`, `color_ranges`.
 
     > Parameters that control the losses: `gradient_matching_weight`, `trim_fraction`, `feature_alignment_weight`,
-    > `feature_alignment_margin`, `labeled_weight`, `unlabeled_weight`, `silog_variance_focus`, `silog_weight`.
+    > `feature_alignment_margin`, `labeled_weight`, `unlabeled_weight`, `rescale_losses`, `silog_variance_focus`,
+    > `silog_weight`.
 
     > Parameters that control the student's view: `strong_perturbation`, `perturbation_kwargs`, `cutmix_probability`.
 
@@ -130,6 +131,13 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     )
     labeled_weight: float = field(default=1.0, metadata={"help": "Weight of the labelled loss in the average."})
     unlabeled_weight: float = field(default=1.0, metadata={"help": "Weight of the unlabelled loss in the average."})
+    rescale_losses: bool = field(
+        default=False,
+        metadata={
+            "help": "Where loss_weights (Python) follows a schedule: divide the weighted losses by the weights of the step, "
+            "not by those given here."
+        },
+    )
     silog_variance_focus: float = field(
         default=0.5, metadata={"help": "Metric models: how much of a common factor SiLog forgives. V2: 0.5, V1: 0.85."}
     )

@@ -11,7 +11,94 @@ import torch
 from torch import nn
 
 from depth_anything_hf.data.records import DepthSample
+from depth_anything_hf.losses import LossTerm
+from depth_anything_hf.losses.terms import Weight
+from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.collator import DepthCollator
+
+
+def check_stock_arguments(
+    args, data_collator, processing_class, compute_loss_func, compute_metrics, preprocess_logits_for_metrics
+) -> None:
+    """Raise for arguments of the stock Trainer that would have no effect here, or another one.
+
+    Raises:
+        TypeError: `args` are stock arguments, or the collator or the processor is of another class.
+        ValueError: A function that would never be called.
+    """
+    if not isinstance(args, DepthAnythingTrainingArguments):
+        raise TypeError(f"args is a {type(args).__name__}; pass DepthAnythingTrainingArguments.")
+    if not isinstance(processing_class, DepthAnythingImageProcessor):
+        raise TypeError(
+            f"processing_class is a {type(processing_class).__name__}; pass processing_class=DepthAnythingImageProcessor(...). "
+            "(The arguments stand in the stock Trainer's order: the third one is data_collator.)"
+        )
+    if data_collator is not None and not isinstance(data_collator, DepthCollator):
+        raise TypeError(
+            f"data_collator is a {type(data_collator).__name__}; pass a DepthCollator or a subclass of it, or leave it out: "
+            "one is made from args."
+        )
+    instead = {
+        "compute_loss_func": "pass losses=[LossTerm(...)] for losses of your own",
+        "compute_metrics": "the trainer scores each image itself; score predictions otherwise with score_models",
+        "preprocess_logits_for_metrics": "the trainer scores each image itself and keeps no predictions",
+    }
+    given = (compute_loss_func, compute_metrics, preprocess_logits_for_metrics)
+    for (name, advice), value in zip(instead.items(), given, strict=True):
+        if value is not None:
+            raise ValueError(
+                f"{name} is given, and DepthAnythingTrainer would never call it: {advice}, and leave it out."
+            )
+    if args.auto_find_batch_size:
+        raise ValueError(
+            "auto_find_batch_size is True, and the batch is divided between labeled and unlabeled images beforehand: set "
+            "per_device_train_batch_size, and leave it out."
+        )
+
+
+def check_losses(
+    losses: Sequence[LossTerm],
+    loss_weights: Mapping[str, Weight],
+    args: DepthAnythingTrainingArguments,
+    has_labeled: bool,
+    has_unlabeled: bool,
+) -> None:
+    """Raise for losses that could not be told apart or are never computed, and for weights that are all 0.
+
+    Raises:
+        TypeError: Something that is no `LossTerm`.
+        ValueError: A name that is taken, images that are missing, a weight of nothing, or nothing to learn from.
+    """
+    taken = {"affine_invariant", "gradient_matching", "silog"}
+    for term in losses:
+        if not isinstance(term, LossTerm):
+            raise TypeError(
+                f"losses holds a {type(term).__name__}; pass LossTerm(name, function, weight=..., on=...)."
+            )
+        if term.name in taken:
+            raise ValueError(
+                f"losses has the name {term.name!r} twice, or it is one of the papers' losses; choose another."
+            )
+        taken.add(term.name)
+        if not {"labeled": has_labeled, "unlabeled": has_unlabeled, "both": True}[term.on]:
+            raise ValueError(
+                f"loss {term.name!r} is on {term.on} images, and there are none; pass some, or change on."
+            )
+    known = ("labeled", "unlabeled", "feature_alignment")
+    strange = sorted(set(loss_weights) - set(known))
+    if strange:
+        raise ValueError(
+            f"loss_weights names {strange[0]!r}; it takes {', '.join(known)}. A LossTerm has its own weight."
+        )
+    weights = [args.labeled_weight * has_labeled, args.unlabeled_weight * has_unlabeled]
+    weights.append(args.feature_alignment_weight * has_unlabeled)
+    if (has_labeled or has_unlabeled) and not any(weights):
+        raise ValueError(
+            "labeled_weight, unlabeled_weight and feature_alignment_weight are 0 for the images that are given: nothing "
+            "would be learned. Set one above 0."
+        )
 
 
 def check_model(model: nn.Module) -> nn.Module:

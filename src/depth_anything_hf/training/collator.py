@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import nn
+from transformers import PretrainedConfig
 
 from depth_anything_hf.augmentation import (
     ColorRanges,
@@ -16,8 +18,8 @@ from depth_anything_hf.augmentation import (
 )
 from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.training.self_training import draw_view
-from depth_anything_hf.training.streams import LABELED, as_record
+from depth_anything_hf.training.batches import LABELED, as_record
+from depth_anything_hf.training.step import draw_view
 
 
 class DepthCollator:
@@ -28,7 +30,8 @@ class DepthCollator:
 
     Args:
         processor (`DepthAnythingImageProcessor`): Its `size` is the crop.
-        depth_estimation_type (`str`): The model's: `"relative"` or `"metric"`.
+        model (`nn.Module` or `PretrainedConfig`): The model that learns from the batches, or its config: it decides
+            whether labels are disparity or meters.
         flip_probability (`float`): Share of the images that are mirrored.
         zoom (`float`): Each image is enlarged by a factor drawn from 1 to this before it is cropped. What is enlarged
             looks nearer, as through a longer lens: labels in metres are divided by the factor.
@@ -38,18 +41,20 @@ class DepthCollator:
 
     Example:
         >>> from PIL import Image
+        >>> from depth_anything_hf.model.configuration import config_for
         >>> from depth_anything_hf.data.records import encode_record
         >>> import numpy as np
         >>> record = encode_record(Image.new("RGB", (80, 60)), np.full((60, 80), 2.0), space="depth")
         >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
-        >>> {name: tuple(values.shape) for name, values in DepthCollator(processor)([record]).items()}
-        {'pixel_values': (1, 3, 56, 56), 'labels': (1, 56, 56), 'label_mask': (1, 56, 56)}
+        >>> batch = DepthCollator(processor, config_for("small", max_depth=20))([record])
+        >>> batch["pixel_values"].shape, batch["labels"].unique().tolist(), batch["label_space"]
+        (torch.Size([1, 3, 56, 56]), [2.0], 'depth')
     """
 
     def __init__(
         self,
         processor: DepthAnythingImageProcessor,
-        depth_estimation_type: str = "relative",
+        model: nn.Module | PretrainedConfig,
         flip_probability: float = 0.5,
         zoom: float = 1.0,
         color_ranges: ColorRanges | None = None,
@@ -63,12 +68,13 @@ class DepthCollator:
         self.zoom, self.color_ranges = zoom, color_ranges
         self.perturbation, self.cutmix_probability = perturbation, cutmix_probability
         self.processor = processor
-        self.depth_estimation_type = depth_estimation_type
+        self.depth_estimation_type = depth_estimation_type_of(model)
+        self.label_space = {"relative": "disparity", "metric": "depth"}[self.depth_estimation_type]
         self.flip_probability = flip_probability
         self.crop = processor.input_size(1, 1, keep_aspect_ratio=False)
 
     def __call__(self, records: Sequence[dict | DepthSample]) -> dict:
-        """Collate records into `pixel_values`, `labels` and `label_mask`.
+        """Collate records into `pixel_values`, `labels`, `label_mask` and `label_space`.
 
         Records of two streams also give `num_labeled`, `sources`, and `view`: the draws of the student's view of the
         unlabelled images.
@@ -85,6 +91,7 @@ class DepthCollator:
             name: torch.stack(values)
             for name, values in zip(("pixel_values", "labels", "label_mask"), zip(*views, strict=True), strict=True)
         }
+        batch["label_space"] = self.label_space  # which the model checks
         if "stream" in drawn[0]:
             batch["num_labeled"] = sum(record["stream"] == LABELED for record in drawn)
             batch["sources"] = [sample.source for sample in samples]
@@ -115,6 +122,22 @@ class DepthCollator:
         box = random_crop_box(tuple(pixel_values.shape[-2:]), self.crop, generator)
         flip = bool(torch.rand((), generator=generator) < self.flip_probability)
         return tuple(crop_and_flip(values, box, flip) for values in (pixel_values, label, mask))
+
+
+def depth_estimation_type_of(model: nn.Module | PretrainedConfig) -> str:
+    """Return what a model estimates, by its config: `"relative"` or `"metric"`.
+
+    Raises:
+        TypeError: Neither a model nor a config that says so.
+    """
+    config = model if isinstance(model, PretrainedConfig) else getattr(model, "config", None)
+    kind = getattr(config, "depth_estimation_type", None)
+    if kind not in ("relative", "metric"):
+        raise TypeError(
+            f"model is {model if isinstance(model, str) else type(model).__name__!r}; pass the model that learns from the "
+            "batches, or its config: it decides whether labels are disparity or meters. DepthCollator(processor, model)"
+        )
+    return kind
 
 
 def prepare_sample(

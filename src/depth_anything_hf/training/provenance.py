@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from depth_anything_hf.losses.terms import Weight, weight_at
 from depth_anything_hf.sharing.card import (
     BASE,
     DATA,
@@ -18,10 +19,7 @@ from depth_anything_hf.sharing.card import (
 )
 from depth_anything_hf.sharing.licenses import UNKNOWN, Source, source_of
 from depth_anything_hf.sharing.picture import put_picture
-from depth_anything_hf.training.shares import is_stream
-
-if TYPE_CHECKING:
-    from depth_anything_hf.training.trainer import DepthAnythingTrainer
+from depth_anything_hf.training.batches import is_stream
 
 _RECIPE = (  # fields of the arguments, as they stand in the card
     "preset", "learning_rate", "decoder_lr_multiplier", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm",
@@ -32,7 +30,7 @@ _STUDENT = ("trim_fraction", "strong_perturbation", "perturbation_kwargs", "cutm
 
 
 def write_trainer_card(
-    trainer: DepthAnythingTrainer,
+    trainer: Any,
     license: str | None = None,
     model_name: str | None = None,
     finetuned_from: str | None = None,
@@ -76,7 +74,7 @@ def write_trainer_card(
     return write_model_card(folder, provenance, model_id, trainer.model.config)
 
 
-def _sources(trainer: DepthAnythingTrainer, base: str | None, data: Sequence[str] | None) -> list[Source]:
+def _sources(trainer: Any, base: str | None, data: Sequence[str] | None) -> list[Source]:
     """List what the weights come from, and their licences."""
     config = trainer.model.config
     base = base or config.name_or_path or config.backbone_config.name_or_path
@@ -88,17 +86,20 @@ def _sources(trainer: DepthAnythingTrainer, base: str | None, data: Sequence[str
     return [*found, *(source_of(DATA, name, "dataset") for name in data or ["not stated"])]
 
 
-def _losses(trainer: DepthAnythingTrainer) -> dict[str, float]:
+def _losses(trainer: Any) -> dict[str, float]:
     args = trainer.args
-    if trainer.max_depth is not None:
-        return {"SiLog": args.silog_weight}
-    losses = {"affine-invariant": 1.0, "gradient matching": args.gradient_matching_weight}
-    if trainer.feature_encoder is not None:
-        losses["feature alignment"] = args.feature_alignment_weight
-    return {name: weight for name, weight in losses.items() if weight}
+    losses: dict[str, Weight] = {"SiLog": args.silog_weight}
+    if trainer.max_depth is None:
+        losses = {"affine-invariant": 1.0, "gradient matching": args.gradient_matching_weight}
+        if trainer.feature_encoder is not None:
+            losses["feature alignment"] = trainer.loss_weights.get("feature_alignment", args.feature_alignment_weight)
+    losses |= {f"{term.name} ({term.on} images)": term.weight for term in trainer.losses}
+    # Of a schedule, the card states the weight of the last step.
+    weights = {name: weight_at(weight, trainer.state.global_step) for name, weight in losses.items()}
+    return {name: weight for name, weight in weights.items() if weight}
 
 
-def _recipe(trainer: DepthAnythingTrainer) -> dict[str, Any]:
+def _recipe(trainer: Any) -> dict[str, Any]:
     args, size = trainer.args, trainer.processing_class.size
     labeled, unlabeled = trainer.batch_sizes
     names = _RECIPE + (_STUDENT if unlabeled else ())
@@ -113,10 +114,10 @@ def _recipe(trainer: DepthAnythingTrainer) -> dict[str, Any]:
     }
 
 
-def _training(trainer: DepthAnythingTrainer) -> str:
+def _training(trainer: Any) -> str:
     """Say how much was trained, and on how much."""
     state = trainer.state
-    streams = getattr(trainer.train_dataset, "streams", (None, None))
+    streams = getattr(trainer.train_dataset, "sources", (None, None))
     counts = [
         f"a stream of {kind} images in {stream.num_shards} shards"
         if is_stream(stream)
@@ -132,7 +133,7 @@ def _training(trainer: DepthAnythingTrainer) -> str:
     return f"{state.global_step} steps{epochs} on {' and '.join(counts)}{taught}."
 
 
-def _results(trainer: DepthAnythingTrainer) -> list[dict[str, Any]]:
+def _results(trainer: Any) -> list[dict[str, Any]]:
     """Collect the scores of the weights as they are now, of each evaluation set; older ones were of other weights."""
     history, state = trainer.state.log_history, trainer.state
     trained = max((i for i, entry in enumerate(history) if "train_runtime" in entry), default=-1)

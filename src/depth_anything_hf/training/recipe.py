@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from peft import get_peft_model
@@ -14,13 +16,14 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from depth_anything_hf.data.folder import load_folder, load_images, stream_folder
 from depth_anything_hf.data.readers import READERS, open_reader
+from depth_anything_hf.losses import LOSSES, LossTerm
 from depth_anything_hf.model.bundled import checkpoint_folder
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.prediction.adapters import depth_lora_config, describe_adapter
 from depth_anything_hf.prediction.predictor import adapter_base, find_file, input_multiple, load_model
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
-from depth_anything_hf.training.checkpoints import last_whole_checkpoint
+from depth_anything_hf.training.resuming import last_whole_checkpoint
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
 
@@ -84,6 +87,13 @@ class RecipeArguments:
     eval_reader_options: dict | str | None = field(
         default=None, metadata={"help": 'The same for eval, such as \'{"nyuv2": {"split": "test"}}\'.'}
     )
+    losses: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": 'Losses beside the papers\', by name and weight: \'{"silog": 0.5}\', or \'{"silog": {"weight": 0.5, '
+            '"on": "unlabeled"}}\' for other images than the labeled ones.'
+        },
+    )
     teacher: str | None = field(default=None, metadata={"help": "Model that labels the photographs during training."})
     feature_encoder: str | None = field(
         default=None, metadata={"help": "Frozen encoder to align with. Default: the DINOv2 of the student's size."}
@@ -106,6 +116,7 @@ class RecipeArguments:
             setattr(self, name, [value] if isinstance(value, str) else list(value))
         for name in ("reader_options", "eval_reader_options"):
             setattr(self, name, _options(name, getattr(self, name)))
+        self.loss_terms = loss_terms(self.losses)
         if (self.model is None) == (self.encoder is None):
             raise ValueError(
                 f"model is {self.model!r} and encoder {self.encoder!r}; give one: model to go on from a checkpoint, encoder "
@@ -188,12 +199,13 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
     trainer = DepthAnythingTrainer(
         model,
         args,
-        start_processor(recipe, model.config),
         train_dataset=labeled,
+        eval_dataset=evaluated,
+        processing_class=start_processor(recipe, model.config),
         unlabeled_dataset=unlabeled,
         teacher=None if recipe.teacher is None else load_model(recipe.teacher)[0],
         feature_encoder=recipe.feature_encoder,
-        eval_dataset=evaluated,
+        losses=recipe.loss_terms,
     )
     checkpoint = None if recipe.restart else last_whole_checkpoint(args.output_dir)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
@@ -268,6 +280,44 @@ def start_processor(recipe: RecipeArguments, config) -> DepthAnythingImageProces
             )
     processor.size = size
     return processor
+
+
+def loss_terms(given: Mapping[str, Any] | str | None) -> list[LossTerm]:
+    """Read the loss terms of a recipe.
+
+    Args:
+        given (`Mapping` or `str`, *optional*): For each name of `LOSSES` its weight, or a mapping with `weight` and `on`; or
+            JSON of that.
+
+    Returns:
+        `list[LossTerm]`: In the order given.
+
+    Raises:
+        ValueError: Not such a mapping, or an unknown loss.
+
+    Example:
+        >>> [(term.name, term.weight, term.on) for term in loss_terms({"silog": {"weight": 0.5, "on": "both"}})]
+        [('silog', 0.5, 'both')]
+    """
+    try:
+        found = json.loads(given) if isinstance(given, str) else dict(given or {})
+        terms = {
+            name: value if isinstance(value, Mapping) else {"weight": float(value)} for name, value in found.items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        terms = None
+    if terms is None or not all(options.keys() <= {"weight", "on"} for options in terms.values()):
+        raise ValueError(
+            f"losses is {given!r}; it must be a mapping of names to weights, such as {{silog: 0.5}} or "
+            "{silog: {weight: 0.5, on: unlabeled}}, or JSON of one."
+        )
+    unknown = sorted(terms.keys() - LOSSES)
+    if unknown:
+        raise ValueError(
+            f"losses names {unknown[0]!r}; a recipe can name {', '.join(sorted(LOSSES))}. Pass a loss of your own in Python: "
+            "DepthAnythingTrainer(..., losses=[LossTerm(name, function)])."
+        )
+    return [LossTerm(name, LOSSES[name], **options) for name, options in terms.items()]
 
 
 def _options(name: str, given: dict | str | None) -> dict[str, dict]:

@@ -1,123 +1,170 @@
-"""`DepthAnythingTrainer`: the stock Trainer with two streams, a teacher, a frozen encoder and true metrics."""
+"""`DepthAnythingTrainer`: the stock Trainer with two kinds of images, a teacher, a frozen encoder and depth metrics.
+
+Read it from top to bottom: construction, data, optimization, the step, logs, evaluation, checkpoints. What a step is made
+of stands in `step.py`.
+"""
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 
+from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
+from depth_anything_hf.losses import LossTerm
+from depth_anything_hf.losses.terms import Weight, weight_at
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
-from depth_anything_hf.training.checkpoints import ResumingTrainer, last_whole_checkpoint
-from depth_anything_hf.training.checks import HealthCheck, check_model, check_processes, check_teacher
+from depth_anything_hf.training.batches import Batches, BatchReader, loader_settings
+from depth_anything_hf.training.checks import (
+    HealthCheck,
+    check_labels,
+    check_losses,
+    check_model,
+    check_processes,
+    check_stock_arguments,
+    check_teacher,
+)
 from depth_anything_hf.training.collator import DepthCollator, EvaluationCollator
-from depth_anything_hf.training.feature_encoder import (
+from depth_anything_hf.training.encoders import (
     PROJECTOR_FILE,
     ClearGradients,
+    align_features,
     average_gradients,
     freeze,
+    frozen_patch_features,
     load_feature_encoder,
     make_projector,
 )
-from depth_anything_hf.training.loaders import StreamLoading, make_loader, make_streams
 from depth_anything_hf.training.optimization import one_cycle, parameter_groups
 from depth_anything_hf.training.provenance import write_trainer_card
-from depth_anything_hf.training.self_training import (
-    View,
-    align_features,
-    combine,
-    frozen_patch_features,
-    student_view,
-    supervised_loss,
-    teacher_labels,
-)
-from depth_anything_hf.training.streaming import StreamedBatches
-from depth_anything_hf.training.streams import SetEpoch, StreamBatchSampler
-from depth_anything_hf.training.validation import mean_scores, score_batch
+from depth_anything_hf.training.resuming import last_whole_checkpoint, read_state
+from depth_anything_hf.training.step import View, combine, student_view, teacher_labels, view_loss
 
 
-class DepthAnythingTrainer(ResumingTrainer):
-    """Train Depth Anything: a teacher on labelled images, or a student on labelled and unlabelled ones.
+class DepthAnythingTrainer(Trainer):
+    """Train Depth Anything: a teacher on labeled images, or a student on labeled and unlabeled ones.
+
+    The arguments up to `preprocess_logits_for_metrics` are those of the stock Trainer, in its order.
 
     Args:
-        model (`DepthAnythingForDepthEstimation`): The student (or the teacher, in the first stage).
-        args (`DepthAnythingTrainingArguments`): The recipe.
+        model (`DepthAnythingForDepthEstimation`, *optional*): The student, or the teacher in the first stage; bare or in
+            PEFT's wrapper. Or pass `model_init`.
+        args (`DepthAnythingTrainingArguments`, *optional*): The recipe.
+        data_collator (`DepthCollator`, *optional*): Left out, one is made from `args`.
+        train_dataset (*optional*): Labeled records: a set with an index, or a `datasets.IterableDataset`.
+        eval_dataset (*optional*): Labeled records, or a dict of such sets.
         processing_class (`DepthAnythingImageProcessor`): Its `size` is the training crop. Saved with every checkpoint.
-        train_dataset (*optional*): Labelled records, map-style or a `datasets.IterableDataset`.
-        unlabeled_dataset (*optional*): Pseudo-labelled records; or photographs, with `teacher`. Either kind, too.
-        teacher (`nn.Module`, *optional*): Labels the clean unlabelled images in every step. Frozen.
+        model_init (`Callable`, *optional*): As in the stock Trainer.
+        compute_loss_func (*optional*): Refused: pass `losses`.
+        compute_metrics (*optional*): Refused: the trainer scores each image itself.
+        callbacks (*optional*): As in the stock Trainer, like `optimizers` and `optimizer_cls_and_kwargs`.
+        optimizers (*optional*): As in the stock Trainer.
+        optimizer_cls_and_kwargs (*optional*): As in the stock Trainer.
+        preprocess_logits_for_metrics (*optional*): Refused, as no predictions are kept.
+        unlabeled_dataset (*optional*): Pseudo-labeled records; or photographs, with `teacher`. Of either kind, too.
+        teacher (`nn.Module`, *optional*): Labels the clean unlabeled images in every step. Frozen.
         feature_encoder (`nn.Module` or `str`, *optional*): Frozen encoder for the alignment loss. Default: the DINOv2
-            of the student's size from the Hub. A linear projector is learnt only where the widths differ.
-        eval_dataset (*optional*): Labelled records, or a dict of such sets.
-        kwargs: As of the stock Trainer: callbacks, optimizers, ...
+            of the student's size from the Hub. A linear projector is learned only where the widths differ.
+        losses (`Sequence[LossTerm]`): Losses of your own beside the papers'.
+        loss_weights (`Mapping[str, float or Callable]`, *optional*): Weights of `"labeled"`, `"unlabeled"` and
+            `"feature_alignment"` in place of those in `args`: numbers, or functions of the training step. The sum is still
+            divided by the weights in `args`, so that a schedule changes its own term alone; with
+            `args.rescale_losses` it is divided by the weights of the step.
 
     Raises:
-        TypeError: `model` has no Depth Anything head, or `args` are stock arguments.
-        ValueError: Data, teacher or encoder do not fit the model; what and why is in the message.
+        TypeError: `model` is no Depth Anything of this package, or `args` are stock arguments.
+        ValueError: Data, teacher or encoder do not fit the model, or an argument has no meaning here.
 
     Example:
-        See "Self-training" in the README.
+        See "Self-train" in the README.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        args: DepthAnythingTrainingArguments,
-        processing_class: DepthAnythingImageProcessor,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: DepthAnythingTrainingArguments | None = None,
+        data_collator: DepthCollator | None = None,
         train_dataset=None,
+        eval_dataset=None,
+        processing_class: DepthAnythingImageProcessor | None = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        *,
         unlabeled_dataset=None,
         teacher: nn.Module | None = None,
         feature_encoder: nn.Module | str | None = None,
-        eval_dataset=None,
-        **kwargs,
+        losses: Sequence[LossTerm] = (),
+        loss_weights: Mapping[str, Weight] | None = None,
     ):
-        if not isinstance(args, DepthAnythingTrainingArguments):
-            raise TypeError(f"args is a {type(args).__name__}; pass DepthAnythingTrainingArguments.")
+        args = DepthAnythingTrainingArguments("tmp_trainer") if args is None else args
+        check_stock_arguments(
+            args, data_collator, processing_class, compute_loss_func, compute_metrics, preprocess_logits_for_metrics
+        )
         check_processes(args.world_size)
-        config = check_model(model).config
-        if "compute_metrics" in kwargs or "data_collator" in kwargs:
-            raise ValueError(
-                "DepthAnythingTrainer collates and scores records itself; leave out data_collator and compute_metrics."
-            )
-        self.max_depth = config.max_depth if config.depth_estimation_type == "metric" else None
+        check_labels(train_dataset)
+        self.losses, self.loss_weights = tuple(losses), dict(loss_weights or {})
+        check_losses(self.losses, self.loss_weights, args, train_dataset is not None, unlabeled_dataset is not None)
+        if model is not None or model_init is None:
+            check_model(model)
         self.batch_sizes = args.stream_batch_sizes(train_dataset is not None, unlabeled_dataset is not None)
         args.per_device_train_batch_size = sum(self.batch_sizes)
-        streams = make_streams(train_dataset, unlabeled_dataset, self.batch_sizes, args)
+        reader = None
+        if train_dataset is not None or unlabeled_dataset is not None:
+            place = (args.process_index, args.world_size, args.stream_block_size)
+            reader = BatchReader(train_dataset, unlabeled_dataset, self.batch_sizes, args.seed, *place)
         super().__init__(
             model=model,
             args=args,
-            processing_class=processing_class,
-            train_dataset=streams,
+            data_collator=data_collator,
+            train_dataset=reader,
             eval_dataset=eval_dataset,
-            data_collator=DepthCollator(
-                processing_class,
-                config.depth_estimation_type,
-                args.flip_probability,
-                args.zoom,
-                args.colors,
-                args.perturbation if args.strong_perturbation else None,
-                args.cutmix_probability,
-            ),
+            processing_class=processing_class,
+            model_init=model_init,
             compute_metrics=mean_scores,
-            **kwargs,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
+        config = check_model(self.model).config
+        self.max_depth = config.max_depth if config.depth_estimation_type == "metric" else None
+        self.data_collator = data_collator or DepthCollator(
+            processing_class,
+            config,
+            args.flip_probability,
+            args.zoom,
+            args.colors,
+            args.perturbation if args.strong_perturbation else None,
+            args.cutmix_probability,
+        )
+        if self.data_collator.depth_estimation_type != config.depth_estimation_type:
+            raise ValueError(
+                f"data_collator makes labels for a {self.data_collator.depth_estimation_type} model, and the model is "
+                f"{config.depth_estimation_type}: pass DepthCollator(processor, model)."
+            )
         teacher = check_teacher(teacher, config.depth_estimation_type, unlabeled_dataset)
         self.teacher = None if teacher is None else freeze(teacher, args)
         self.feature_encoder, self.feature_projector = None, None
         if unlabeled_dataset is not None and args.feature_alignment_weight > 0:
             self._set_feature_encoder(feature_encoder)
         self.normalization = tuple(values.to(args.device) for values in processing_class.normalization)
-        self.stream_loading, self._streams_from = None, None
-        if isinstance(streams, StreamedBatches):
-            self.stream_loading = StreamLoading(streams, self.data_collator, args)
-            self.add_callback(self.stream_loading)
+        self.batches = None if reader is None else Batches(reader, self.data_collator, args)
+        self._streams_from: str | None = None  # checkpoint from which streams continue
+        self._resumed: dict | None = None  # state in the checkpoint that this run continues from
         self.health = HealthCheck(delayed=args.device.type == "cuda")
-        self._logged = defaultdict(list)
+        self._logged: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._waited, self._clock = 0.0, None  # seconds spent waiting for data since the clock was read
 
     def _set_feature_encoder(self, encoder: nn.Module | str | None) -> None:
@@ -132,21 +179,10 @@ class DepthAnythingTrainer(ResumingTrainer):
     # Data
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return batches with the fixed ratio of the two streams, labelled images first."""
-        if self.train_dataset is None:
-            raise ValueError("no training data; pass train_dataset (labelled), unlabeled_dataset, or both.")
-        if self.stream_loading is not None:
-            return self.stream_loading.loader(self.accelerator, self._streams_from)
-        processes = self.accelerator.num_processes
-        sampler = StreamBatchSampler(self.train_dataset, self.batch_sizes, self.args.seed, processes)
-        loader = self._loader(self.train_dataset, self.data_collator, batch_sampler=sampler)
-        self.remove_callback(SetEpoch)
-        self.add_callback(SetEpoch(sampler, math.ceil(len(loader) / self.args.gradient_accumulation_steps)))
-        return loader
-
-    def _loader(self, dataset, collate, **sampling) -> DataLoader:
-        loader = make_loader(dataset, collate, self.args, self.args.dataloader_num_workers, **sampling)
-        return self.accelerator.prepare(loader)
+        """Return batches with the fixed ratio of labeled to unlabeled images, labeled images first."""
+        if self.batches is None:
+            raise ValueError("no training data; pass train_dataset (labeled), unlabeled_dataset, or both.")
+        return self.batches.loader(self.accelerator, self._streams_from)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Return batches of whole images with ground truth at its own size."""
@@ -154,7 +190,9 @@ class DepthAnythingTrainer(ResumingTrainer):
         dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
         if dataset is None or len(dataset) == 0:
             raise ValueError("eval_dataset is missing or has 0 records; pass one to the Trainer or to evaluate().")
-        return self._loader(dataset, EvaluationCollator(self.processing_class), batch_size=self.args.eval_batch_size)
+        settings = loader_settings(self.args, self.args.dataloader_num_workers)
+        collate = EvaluationCollator(self.processing_class)
+        return self.accelerator.prepare(DataLoader(dataset, self.args.eval_batch_size, collate_fn=collate, **settings))
 
     get_test_dataloader = get_eval_dataloader
 
@@ -166,7 +204,7 @@ class DepthAnythingTrainer(ResumingTrainer):
         self._waited += time.perf_counter() - started
         return samples
 
-    # Optimisation
+    # Optimization
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Create the optimizer; the decoder's learning rate is `decoder_lr_multiplier` times the encoder's."""
@@ -186,7 +224,7 @@ class DepthAnythingTrainer(ResumingTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """Create the learning rate's schedule: the stock ones, or V1's one-cycle."""
+        """Create the schedule of the learning rate: a stock one, or V1's one-cycle."""
         if self.lr_scheduler is None and self.args.one_cycle_warmup is not None:
             optimizer = self.optimizer if optimizer is None else optimizer
             self.lr_scheduler = one_cycle(optimizer, num_training_steps, self.args.one_cycle_warmup)
@@ -195,7 +233,17 @@ class DepthAnythingTrainer(ResumingTrainer):
     # The step
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """Train; `resume_from_checkpoint=True` takes the last checkpoint that is whole, and a run that is done is left."""
+        """Train.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): A checkpoint's folder; True takes the last complete
+                checkpoint in `output_dir`. A run that is finished trains nothing.
+            args: As in the stock Trainer.
+            kwargs: As in the stock Trainer.
+
+        Raises:
+            ValueError: True is given, and there is no complete checkpoint.
+        """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
@@ -206,78 +254,96 @@ class DepthAnythingTrainer(ResumingTrainer):
         # each process would train a model of its own.
         if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False
-        skipping = self.args.ignore_data_skip
-        self._streams_from = None if skipping else resume_from_checkpoint or None
-        # A stream goes to its place by itself; the stock Trainer would read all up to there.
-        self.args.ignore_data_skip = skipping or self.stream_loading is not None
-        try:
-            result = super().train(resume_from_checkpoint, *args, **kwargs)
-        finally:
-            self.args.ignore_data_skip = skipping
+        self._resumed = read_state(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._streams_from = None if self.args.ignore_data_skip else resume_from_checkpoint or None
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
         self.health.finish()
         return result
 
+    def set_initial_training_values(self, *args, **kwargs):
+        """Count epochs and steps as the stock Trainer does; where all steps are done, no epoch is left.
+
+        The stock Trainer asks only after a step whether it is done: each repetition of a finished run would take one
+        more step, and save it.
+        """
+        epochs, updates, *others, max_steps = super().set_initial_training_values(*args, **kwargs)
+        if self._resumed and self._resumed["global_step"] >= max_steps:
+            epochs = self._resumed["global_step"] // updates  # the one that the stock Trainer would begin with
+        return epochs, updates, *others, max_steps
+
     def training_step(self, model, inputs, *args, **kwargs) -> torch.Tensor:
-        """Run a micro-batch forwards and backwards; the last of an update averages the projector over processes."""
+        """Run a micro-batch forward and backward; the last one of an update averages the projector over processes."""
         loss = super().training_step(model, inputs, *args, **kwargs)
-        if self.stream_loading is not None:
-            self.stream_loading.position.update(*inputs["stream_position"])
+        self.batches.used(inputs)
         if self.feature_projector is not None and self.accelerator.sync_gradients:
             average_gradients(self.feature_projector)
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Run the student once on both streams' images, and average the losses."""
-        sources, count, drawn = inputs["sources"], inputs["num_labeled"], inputs.get("view")
+        """Run the student once on all images of the batch, and average the losses."""
+        count, step = inputs["num_labeled"], self.state.global_step
         pixel_values, labels, mask = inputs["pixel_values"], inputs["labels"], inputs["label_mask"]
         labeled = View(pixel_values[:count], labels[:count], mask[:count], None)
-        clean, unlabeled, teacher_mask, views = pixel_values[count:], None, None, [labeled.pixel_values]
+        clean, unlabeled, teacher_mask = pixel_values[count:], None, None
         if len(clean):
             pseudo = labels[count:], mask[count:]
             if self.teacher is not None:
                 with self.accelerator.autocast():
                     pseudo = teacher_labels(self.teacher, clean)
                 teacher_mask = pseudo[1]
-            unlabeled = student_view(clean, *pseudo, drawn, self.normalization)
-            views.append(unlabeled.pixel_values)
+            unlabeled = student_view(clean, *pseudo, inputs["view"], self.normalization)
         aligned = unlabeled is not None and self.feature_encoder is not None
+        views = [view.pixel_values for view in (labeled, unlabeled) if view is not None]
         outputs = model(pixel_values=torch.cat(views), output_features=aligned)
         predicted = outputs.predicted_depth
-        terms = []
+
+        losses = {}
         if count:
-            losses = supervised_loss(predicted[:count], labeled, self.args, 0.0, self.max_depth)
-            terms.append((self.args.labeled_weight, self._log_terms("labeled", losses)))
+            losses["labeled"] = self._view_loss("labeled", predicted[:count], labeled, 0.0)
         if unlabeled is not None:
-            losses = supervised_loss(predicted[count:], unlabeled, self.args, self.args.trim_fraction, self.max_depth)
-            terms.append((self.args.unlabeled_weight, self._log_terms("unlabeled", losses)))
+            losses["unlabeled"] = self._view_loss("unlabeled", predicted[count:], unlabeled, self.args.trim_fraction)
         if aligned:
             patch = self.model.config.patch_size
             grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
             with self.accelerator.autocast():
                 frozen = frozen_patch_features(self.feature_encoder, unlabeled.pixel_values, grid)
-            alignment = align_features(
+            losses["feature_alignment"] = align_features(
                 outputs.features[count:], frozen, self.feature_projector, self.args.feature_alignment_margin
             )
-            self._logged["feature_alignment_loss"].append(alignment.detach())
-            terms.append((self.args.feature_alignment_weight, alignment))
-        loss = combine(terms)
-        zero_share = self.health.check(loss, predicted, teacher_mask, sources, self.state.global_step)
+            self._logged["feature_alignment_loss"].append(losses["feature_alignment"].detach())
+
+        configured = {name: getattr(self.args, f"{name}_weight") for name in losses}
+        weights = {name: weight_at(self.loss_weights.get(name, configured[name]), step) for name in losses}
+        loss = combine(
+            [(weights[name], value) for name, value in losses.items()],
+            sum((weights if self.args.rescale_losses else configured).values()),
+        )
+        zero_share = self.health.check(loss, predicted, teacher_mask, inputs["sources"], step)
         self._logged["zero_share"].append(zero_share)
         return (loss, outputs) if return_outputs else loss
 
-    def _log_terms(self, stream: str, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Remember a stream's named terms for the next log, and return its total."""
+    def _view_loss(self, images: str, predicted: torch.Tensor, view: View, trim_fraction: float) -> torch.Tensor:
+        """Compute the loss of the labeled or the unlabeled images, and remember its terms for the next log."""
+        terms = [term for term in self.losses if term.on in (images, "both")]
+        losses = view_loss(predicted, view, self.args, trim_fraction, self.max_depth, terms, self.state.global_step)
         total = losses.pop("total")
         for name, value in losses.items():
-            self._logged[f"{stream}_{name}_loss"].append(value)
-        self._logged[f"{stream}_loss"].append(total.detach())
+            self._logged[f"{images}_{name}_loss"].append(value)
+        self._logged[f"{images}_loss"].append(total.detach())
         return total
+
+    # Logs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with each training loss by name: the mean over the steps and processes since the last log.
 
-        `data_wait_share` is the share of the time in which this process waited for its data.
+        `data_wait_share` is the share of the time in which this process waited for its data. If nothing was left to
+        train, the metrics of the finished run are logged again.
         """
+        if "train_runtime" in logs and self._resumed and self.state.global_step == self._resumed["global_step"]:
+            for name in ("train_loss", "train_samples_per_second", "train_steps_per_second"):
+                logs.pop(name, None)  # of no step
+            logs |= self._metrics_when_finished()  # in place: `train` returns these
         if "loss" in logs and self._clock is not None:
             now = time.perf_counter()
             logs = logs | {"data_wait_share": round(self._waited / (now - self._clock), 4)}
@@ -290,10 +356,19 @@ class DepthAnythingTrainer(ResumingTrainer):
             self._logged.clear()
         super().log(logs, start_time)
 
+    def _metrics_when_finished(self) -> dict[str, float]:
+        """Find the metrics with which the training ended, in the state that `save_state` left in `output_dir`."""
+        last = read_state(self.args.output_dir) or {"log_history": []}
+        before, step = self._resumed["log_history"], self._resumed["global_step"]
+        if last["log_history"][: len(before)] != before:  # another run's
+            return {}
+        ends = [entry for entry in last["log_history"] if "train_runtime" in entry and entry.get("step") == step]
+        return {name: value for name, value in (ends or [{}])[-1].items() if name not in ("step", "epoch")}
+
     # Evaluation
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Score a batch: what is kept of it is one row of numbers an image."""
+        """Score a batch: of each image one row of numbers is kept."""
         inputs = self._prepare_inputs(inputs)
         # Images of many sizes would each be compiled anew.
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
@@ -304,7 +379,7 @@ class DepthAnythingTrainer(ResumingTrainer):
     # Checkpoints
 
     def create_model_card(self, **told) -> None:
-        """Write the card of what was measured; `push_to_hub` passes on what it is told: `write_trainer_card` has the list."""
+        """Write the card with what was measured; takes the arguments of `write_trainer_card`, as `push_to_hub` does."""
         if self.is_world_process_zero():
             write_trainer_card(self, **told)
 
@@ -316,8 +391,7 @@ class DepthAnythingTrainer(ResumingTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.feature_projector is not None and self.args.should_save:
             torch.save(self.feature_projector.state_dict(), os.path.join(output_dir, PROJECTOR_FILE))
-        if self.stream_loading is not None:
-            self.stream_loading.save(output_dir)
+        self.batches.save(output_dir)
         # The positions of all processes must be there before the state that says that the checkpoint is whole.
         self.accelerator.wait_for_everyone()
 
@@ -326,3 +400,32 @@ class DepthAnythingTrainer(ResumingTrainer):
         path = os.path.join(checkpoint or "", PROJECTOR_FILE)
         if self.feature_projector is not None and os.path.isfile(path):
             self.feature_projector.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def score_batch(model: nn.Module, batch: dict, max_depth: float | None) -> torch.Tensor:
+    """Predict the images of a batch of `EvaluationCollator`, those of equal size together, and score each.
+
+    Args:
+        model (`nn.Module`): Relative, or metric with `max_depth`.
+        batch (`dict`): On the model's device.
+        max_depth (`float`, *optional*): Of a metric model, meters.
+
+    Returns:
+        `torch.Tensor`: `(batch, scores)`, in the order of `SCORE_NAMES`.
+    """
+    rows: dict[int, torch.Tensor] = {}
+    by_shape = defaultdict(list)
+    for i, image in enumerate(batch["pixel_values"]):
+        by_shape[image.shape].append(i)
+    for members in by_shape.values():
+        predicted = model(pixel_values=torch.stack([batch["pixel_values"][i] for i in members])).predicted_depth
+        for i, depth in zip(members, predicted, strict=True):
+            truth = (batch[name][i] for name in ("targets", "target_masks", "spaces"))
+            rows[i] = score_prediction(depth, *truth, max_depth is not None, max_depth=max_depth)
+    return torch.stack([rows[i] for i in range(len(rows))])
+
+
+def mean_scores(prediction: EvalPrediction) -> dict[str, float]:
+    """Average the rows of `score_batch`."""
+    rows = torch.as_tensor(prediction.predictions, dtype=torch.float64)
+    return summarize({name: rows[:, i] for i, name in enumerate(SCORE_NAMES)})

@@ -16,16 +16,8 @@ from transformers import (
 
 from depth_anything_hf.augmentation import ColorDraw, StrongPerturbation
 from depth_anything_hf.losses import affine_invariant_loss, feature_alignment_loss, gradient_matching_loss
-from depth_anything_hf.training.self_training import (
-    View,
-    align_features,
-    combine,
-    draw_view,
-    frozen_patch_features,
-    student_view,
-    supervised_loss,
-    teacher_labels,
-)
+from depth_anything_hf.training.encoders import align_features, frozen_patch_features
+from depth_anything_hf.training.step import View, combine, draw_view, student_view, teacher_labels, view_loss
 
 NORMALIZATION = (torch.full((3, 1, 1), 0.45), torch.full((3, 1, 1), 0.22))
 
@@ -135,7 +127,7 @@ def test_teacher_labels__values_and_finite_mask_without_a_graph():
 
 
 @pytest.mark.parametrize("preset", ["v1", "v2"])
-def test_supervised_loss__does_not_see_the_teachers_scale_of_each_image(make_args, preset):
+def test_view_loss__does_not_see_the_teachers_scale_of_each_image(make_args, preset):
     # Each image's teacher map has its own unknown scale and shift; the mixed label holds pieces of several.
     args, drawn = make_args(preset=preset, cutmix_probability=1.0), draws(cutmix_probability=1.0)
     images, labels, _ = batch()
@@ -146,35 +138,35 @@ def test_supervised_loss__does_not_see_the_teachers_scale_of_each_image(make_arg
     losses = []
     for teacher in (labels, moved):
         view = student_view(images, teacher, mask, drawn, NORMALIZATION)
-        losses.append(supervised_loss(student, view, args, args.trim_fraction)["total"].item())
+        losses.append(view_loss(student, view, args, args.trim_fraction)["total"].item())
     assert losses[0] == pytest.approx(losses[1], abs=2e-5)
     order = labels.clone()
     order[0] *= -1  # the other way round is another teacher
     view = student_view(images, order - order.amin(), mask, drawn, NORMALIZATION)
-    assert abs(supervised_loss(student, view, args, args.trim_fraction)["total"].item() - losses[0]) > 0.1
+    assert abs(view_loss(student, view, args, args.trim_fraction)["total"].item() - losses[0]) > 0.1
 
 
-def test_supervised_loss__terms_by_name(make_args):
+def test_view_loss__terms_by_name(make_args):
     _, labels, mask = batch()
     predicted, view = torch.rand(4, 32, 40), View(None, labels, mask, None)
-    plain = supervised_loss(predicted, view, make_args(preset="v1"), 0.0)
+    plain = view_loss(predicted, view, make_args(preset="v1"), 0.0)
     assert set(plain) == {"affine_invariant", "total"}
     expected = affine_invariant_loss(predicted, labels, mask)
     torch.testing.assert_close(plain["total"], expected)
-    both = supervised_loss(predicted, view, make_args(preset="v2"), 0.0)
+    both = view_loss(predicted, view, make_args(preset="v2"), 0.0)
     assert set(both) == {"affine_invariant", "gradient_matching", "total"}
     torch.testing.assert_close(both["affine_invariant"], expected)
     torch.testing.assert_close(both["gradient_matching"], gradient_matching_loss(predicted, labels, mask))
     torch.testing.assert_close(both["total"], expected + 2 * both["gradient_matching"])
-    trimmed = supervised_loss(predicted, view, make_args(preset="v2"), 0.1)
+    trimmed = view_loss(predicted, view, make_args(preset="v2"), 0.1)
     assert trimmed["affine_invariant"] < both["affine_invariant"]
 
 
-def test_supervised_loss__metric_leaves_out_what_lies_beyond_max_depth(make_args):
+def test_view_loss__metric_leaves_out_what_lies_beyond_max_depth(make_args):
     _, labels, mask = batch()
     labels, predicted = labels * 10 + 1, torch.rand(4, 32, 40) * 10 + 1
     view, args = View(None, labels, mask, None), make_args(silog_variance_focus=0.85, silog_weight=10.0)
-    loss = supervised_loss(predicted, view, args, 0.0, max_depth=8.0)
+    loss = view_loss(predicted, view, args, 0.0, max_depth=8.0)
     assert set(loss) == {"silog", "total"}
     expected = []
     for depth, label, valid in zip(predicted.double(), labels.double(), mask & (labels <= 8), strict=True):

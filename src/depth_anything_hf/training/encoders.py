@@ -1,12 +1,16 @@
-"""The frozen encoder that the student's features are aligned with, and the projector between unlike widths."""
+"""The frozen encoder that the student's features are aligned with, and the projector between different widths."""
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoModel, TrainerCallback, TrainingArguments
 
-from depth_anything_hf.training.seeding import derive_seed
+from depth_anything_hf.losses import feature_alignment_loss
+from depth_anything_hf.training.batches import derive_seed
 
 PROJECTOR_FILE = "feature_projector.pt"  # in a checkpoint
 DINOV2_OF_WIDTH = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
@@ -58,6 +62,39 @@ def make_projector(width: int, frozen_width: int, seed: int) -> nn.Linear | None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, 4))
         return nn.Linear(width, frozen_width)
+
+
+def frozen_patch_features(encoder: nn.Module, pixel_values: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Read a frozen encoder's last patch tokens on the student's patch grid.
+
+    Args:
+        encoder (`nn.Module`): Any vision model with `config.patch_size` and `last_hidden_state` whose last tokens are
+            the patches, row by row (DINOv2, DINOv3, CLIP, SigLIP, ViT).
+        pixel_values (`torch.Tensor`): `(batch, 3, height, width)`.
+        grid (`tuple[int, int]`): The student's patch rows and columns; another grid is resized to it.
+
+    Returns:
+        `torch.Tensor`: `(batch, rows * columns, channels)`.
+    """
+    patch = encoder.config.patch_size
+    # DINOv2 fits its positions to any image size by itself; the others do when asked.
+    asks = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+    sizing = {"interpolate_pos_encoding": True} if asks else {}
+    rows, columns = pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
+    with torch.inference_mode():
+        tokens = encoder(pixel_values=pixel_values, **sizing).last_hidden_state[:, -rows * columns :]
+        if (rows, columns) != grid:
+            maps = tokens.transpose(1, 2).unflatten(2, (rows, columns))  # (batch, channels, rows, columns)
+            maps = F.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False)
+            tokens = maps.flatten(2).transpose(1, 2)
+    return tokens.clone()  # a tensor of the inference mode cannot take part in a backward pass
+
+
+def align_features(
+    features: torch.Tensor, frozen: torch.Tensor, projector: nn.Module | None, margin: float
+) -> torch.Tensor:
+    """Compute the alignment loss, through the projector where the widths differ."""
+    return feature_alignment_loss(features if projector is None else projector(features), frozen, margin)
 
 
 def average_gradients(module: nn.Module) -> None:

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import pickle
@@ -8,20 +9,31 @@ from itertools import islice
 import datasets
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
+import torch
+from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from depth_anything_hf.data.folder import stream_folder
 from depth_anything_hf.data.records import DepthSample, decode_record, encode_record, record_features
-from depth_anything_hf.training.shares import Place, Share, max_workers, read_stream
-from depth_anything_hf.training.streaming import StreamCollator, StreamedBatches, StreamPosition
-from depth_anything_hf.training.streams import StreamBatchSampler, TrainingStreams
+from depth_anything_hf.training.batches import (
+    BatchCollator,
+    BatchNumbers,
+    BatchReader,
+    Place,
+    Share,
+    StreamPosition,
+    derive_seed,
+    max_workers,
+    read_stream,
+)
 
 # Three workers are more than some machines' CPU cores.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 LABELED = [{"name": f"l{i}"} for i in range(5)]
 UNLABELED = [{"name": f"u{i}"} for i in range(12)]
+SEVEN = UNLABELED[:7]
 
 
 def generate(shards):
@@ -43,7 +55,7 @@ def from_tables(shards):
 
 
 def make(labeled=LABELED, unlabeled=UNLABELED, batch_sizes=(1, 2), seed=0, rank=0, world_size=1, block_size=3):
-    return StreamedBatches(labeled, unlabeled, batch_sizes, seed, rank, world_size, block_size)
+    return BatchReader(labeled, unlabeled, batch_sizes, seed, rank, world_size, block_size)
 
 
 def alone(source, **settings):
@@ -55,12 +67,35 @@ def name_records(records):
     return {"drawn": [(record["name"], record["stream"], record["draw_seed"]) for record in records]}
 
 
-def open_loader(batches, workers=0):
-    return DataLoader(batches, batch_size=None, collate_fn=StreamCollator(name_records), num_workers=workers)
+def open_loader(reader, workers=0):
+    return reader.loader(name_records, num_workers=workers)
 
 
-def read(batches, count, workers=0):
-    return list(islice(open_loader(batches, workers), count))
+def epochs(reader, workers=0):
+    """Batches epoch after epoch, as a Trainer reads them; of a stream, one epoch without end."""
+    loader = open_loader(reader, workers)
+    for epoch in itertools.count():
+        loader.batch_sampler.set_epoch(epoch)
+        yield from loader
+
+
+def read(reader, count, workers=0):
+    return list(islice(epochs(reader, workers), count))
+
+
+def epoch(reader, number, workers=0):
+    """The names and seeds of the batches of one epoch."""
+    loader = open_loader(reader, workers)
+    loader.batch_sampler.set_epoch(number)
+    return [batch["drawn"] for batch in loader]
+
+
+def epoch_of_all(batch_sizes, number, processes, seed=0):
+    """The batches that all processes read in an epoch, in the order of their numbers."""
+    ranks = [
+        epoch(make(batch_sizes=batch_sizes, seed=seed, rank=r, world_size=processes), number) for r in range(processes)
+    ]
+    return [batch for turn in zip(*ranks, strict=True) for batch in turn]
 
 
 def drawn(batches, count, workers=0):
@@ -84,52 +119,192 @@ def names_by_sweep(source, rank, world_size, workers):
 # Batches
 
 
-@pytest.mark.parametrize("unlabeled", [UNLABELED, from_tables(3)], ids=["map-style", "stream"])
-@pytest.mark.parametrize("labeled", [LABELED, from_generator(2)], ids=["map-style", "stream"])
-def test_streamed_batches__ratio_and_order_in_each_batch(labeled, unlabeled):
+@pytest.mark.parametrize("unlabeled", [UNLABELED, from_tables(3)], ids=["indexed", "stream"])
+@pytest.mark.parametrize("labeled", [LABELED, from_generator(2)], ids=["indexed", "stream"])
+def test_reader__ratio_and_order_in_each_batch(labeled, unlabeled):
     for batch in drawn(make(labeled, unlabeled, (2, 3)), 20):
         assert [stream for _, stream, _ in batch] == [0, 0, 1, 1, 1]
 
 
-def test_streamed_batches__one_source_alone():
+def test_reader__one_source_alone():
     assert {stream for batch in drawn(make(from_tables(2), None, (3, 0)), 6) for _, stream, _ in batch} == {0}
     assert {stream for batch in drawn(make(None, from_tables(2), (0, 3)), 6) for _, stream, _ in batch} == {1}
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_streamed_batches__map_style_sets_as_by_the_batch_sampler(world_size, workers):
-    sampler = StreamBatchSampler(TrainingStreams(LABELED, UNLABELED), (2, 3), seed=4)
-    expected = [
-        [((LABELED, UNLABELED)[draw.stream][draw.index]["name"], draw.stream, draw.seed) for draw in batch]
-        for epoch in range(4)
-        for batch in (sampler.set_epoch(epoch), *sampler)[1:]
-    ]
-    ranks = [
-        drawn(make(batch_sizes=(2, 3), seed=4, rank=rank, world_size=world_size), len(expected) // world_size, workers)
-        for rank in range(world_size)
-    ]
-    assert [batch for turn in zip(*ranks, strict=True) for batch in turn] == expected
+def test_reader__sets_with_an_index_are_drawn_alike_beside_a_stream(world_size, workers):
+    """The labeled records, their order and their seeds do not depend on what the other source is."""
+    found = []
+    for unlabeled in (UNLABELED, from_tables(8)):
+        ranks = [
+            drawn(make(LABELED, unlabeled, (2, 3), 4, rank, world_size), 16 // world_size, workers)
+            for rank in range(world_size)
+        ]
+        batches = [batch for turn in zip(*ranks, strict=True) for batch in turn]
+        found.append([[draw for draw in batch if draw[1] == 0] for batch in batches])
+        assert [draw[2] for batch in found[-1] for draw in batch] == [derive_seed(4, 2, i) for i in range(32)]
+    assert found[0] == found[1]
+    names = [name for batch in found[0] for name, _, _ in batch]
+    assert all(sorted(names[i : i + 5]) == [f"l{k}" for k in range(5)] for i in range(0, 30, 5))
 
 
-def test_streamed_batches__a_sample_is_tagged_like_a_record():
+def test_reader__a_sample_is_tagged_like_a_record():
     sample = DepthSample(image=None, source="a")
-    (record,) = next(iter(make([sample], None, (1, 0)))).records
+    (record,) = next(iter(make([sample], None, (1, 0)).loader())).records
     assert record.keys() == {"sample", "stream", "draw_seed"}
     assert record["sample"] is sample
 
 
-def test_streamed_batches__seeds_are_unlike_in_all_shares():
+def test_reader__seeds_are_unlike_in_all_shares():
     drawn_by_all = [drawn(make(from_tables(4), from_tables(4), rank=rank, world_size=2), 20, 2) for rank in (0, 1)]
     seeds = [seed for batches in drawn_by_all for batch in batches for _, _, seed in batch]
     assert len(set(seeds)) == len(seeds) == 120
 
 
-def test_streamed_batches__same_seed_same_draws():
+def test_reader__same_seed_same_draws():
     first, again, other = (drawn(make(LABELED, from_tables(3), seed=seed), 20) for seed in (0, 0, 1))
     assert first == again
     assert first != other
     assert {name for batch in first for name, _, _ in batch} == {name for batch in other for name, _, _ in batch}
+
+
+# Sets with an index: the plan of an epoch
+
+
+def test_plan__ratio_and_order_in_each_batch():
+    batches = epoch(make(batch_sizes=(2, 3), unlabeled=SEVEN), 0)
+    assert len(batches) == 3  # ceil(7 / 3)
+    for batch in batches:
+        assert [stream for _, stream, _ in batch] == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_plan__an_epoch_reaches_every_unlabeled_record(number):
+    batches = epoch(make(batch_sizes=(1, 1), unlabeled=SEVEN), number)
+    assert sorted(name for batch in batches for name, stream, _ in batch if stream) == [f"u{i}" for i in range(7)]
+
+
+def test_plan__sweeps_follow_one_another_across_epochs():
+    reader = make(unlabeled=SEVEN)  # 4 batches = 8 unlabeled draws an epoch, of 7 records
+    draws = [draw for number in range(7) for batch in epoch(reader, number) for draw in batch]
+    unlabeled = [name for name, stream, _ in draws if stream]
+    labeled = [name for name, stream, _ in draws if not stream]
+    assert len(unlabeled) == 56
+    assert len(labeled) == 28
+    for sweep in range(8):
+        assert sorted(unlabeled[7 * sweep : 7 * sweep + 7]) == [f"u{i}" for i in range(7)]
+    for sweep in range(5):
+        assert sorted(labeled[5 * sweep : 5 * sweep + 5]) == [f"l{i}" for i in range(5)]
+    assert unlabeled[:7] != unlabeled[7:14]
+
+
+def test_plan__last_batch_is_full():
+    assert {len(batch) for batch in epoch(make(batch_sizes=(2, 4), unlabeled=SEVEN), 0)} == {6}
+
+
+def test_plan__one_source_sweeps_itself():
+    only_labeled = epoch(make(LABELED, None, (2, 0)), 0)
+    assert len(only_labeled) == 3
+    assert {stream for batch in only_labeled for _, stream, _ in batch} == {0}
+    (only_unlabeled,) = epoch(make(None, SEVEN, (0, 7)), 0)
+    assert sorted(name for name, _, _ in only_unlabeled) == [f"u{i}" for i in range(7)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_plan__processes_together_draw_what_one_draws_with_a_larger_batch(processes):
+    for number in range(3):
+        whole = epoch(make(batch_sizes=(2 * processes, 3 * processes)), number)
+        shares = epoch_of_all((2, 3), number, processes)
+        assert len(shares) == processes * len(whole)
+        for i, batch in enumerate(whole):
+            turn = shares[processes * i : processes * (i + 1)]
+            assert batch == [draw for share in turn for draw in share[:2]] + [d for share in turn for d in share[2:]]
+
+
+def test_plan__batch_larger_than_its_source_goes_round():
+    (batch,) = epoch(make(batch_sizes=(12, 7), unlabeled=SEVEN), 0)
+    names = [name for name, stream, _ in batch if not stream]
+    assert sorted(names[:5]) == sorted(names[5:10]) == [f"l{i}" for i in range(5)]
+    assert len({seed for _, _, seed in batch}) == 19
+
+
+def test_plan__same_seed_same_draws():
+    assert epoch(make(), 1) == epoch(make(), 1)
+    assert epoch(make(seed=0), 1) != epoch(make(seed=1), 1)
+
+
+def test_plan__other_epoch_other_order_and_other_seeds():
+    reader = make(batch_sizes=(1, 1), unlabeled=SEVEN)
+    first, second = epoch(reader, 0), epoch(reader, 1)
+    assert [name for batch in first for name, _, _ in batch] != [name for batch in second for name, _, _ in batch]
+    seeds = [seed for batch in first + second for _, _, seed in batch]
+    assert len(set(seeds)) == len(seeds) == 28
+
+
+def test_plan__epoch_does_not_depend_on_the_ones_before():
+    straight = make(batch_sizes=(2, 3))
+    for number in range(4):
+        last = epoch(straight, number)
+    assert epoch(make(batch_sizes=(2, 3)), 3) == last
+    torch.manual_seed(5)
+    torch.rand(3)
+    assert epoch(straight, 3) == last
+
+
+def test_plan__independent_of_workers():
+    assert epoch(make(seed=3), 1, 0) == epoch(make(seed=3), 1, 2)
+
+
+def test_plan__accelerate_skips_batches_without_reading_them():
+    asked = AtOnce(UNLABELED)
+    reader = make(unlabeled=asked)
+    whole = epoch(reader, 0)
+    asked.asked.clear()
+    rest = skip_first_batches(prepare_data_loader(open_loader(reader), num_processes=1, process_index=0), 4)
+    assert [batch["drawn"] for batch in rest] == whole[4:]
+    assert len(asked.asked) == len(whole) - 4
+
+
+def test_plan__lengths():
+    reader = make(unlabeled=SEVEN)
+    assert (len(reader), len(BatchNumbers(reader)), len(open_loader(reader))) == (12, 4, 4)
+    streamed = make(LABELED, from_tables(2))
+    for endless in (streamed, BatchNumbers(streamed), open_loader(streamed)):
+        with pytest.raises(TypeError, match="no length"):
+            len(endless)
+
+
+def test_reader__gives_the_record_its_stream_and_seed():
+    for name, stream, seed in epoch(make(batch_sizes=(1, 7), unlabeled=SEVEN), 0)[0]:
+        assert name[0] == "lu"[stream]
+        assert seed >= 0
+    assert "stream" not in LABELED[0]
+
+
+class AtOnce(list):
+    """Records that a batch reads together."""
+
+    def __init__(self, records):
+        super().__init__(records)
+        self.asked = []
+
+    def __getitems__(self, indices):
+        self.asked.append(indices)
+        return [self[index] for index in indices]
+
+
+def test_reader__reads_a_batch_at_once_where_the_source_can():
+    at_once = AtOnce(SEVEN)
+    (batch,) = epoch(make(batch_sizes=(3, 7), unlabeled=at_once), 0)
+    assert epoch(make(batch_sizes=(3, 7), unlabeled=SEVEN), 0) == [batch]
+    assert [[f"u{i}" for i in indices] for indices in at_once.asked] == [[name for name, s, _ in batch if s]]
+
+
+@pytest.mark.parametrize(("given", "name"), [(([], None), "train_dataset"), ((None, []), "unlabeled_dataset")])
+def test_reader__empty(given, name):
+    with pytest.raises(ValueError, match=f"{name} has 0 records"):
+        make(*given)
 
 
 # Shares
@@ -138,7 +313,7 @@ def test_streamed_batches__same_seed_same_draws():
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (2, 1), (2, 2), (1, 3)])
 @pytest.mark.parametrize("shards", [7, 3, 1])
 @pytest.mark.parametrize("source", [from_generator, from_tables], ids=["objects", "tables"])
-def test_streamed_batches__every_record_of_a_stream_once_a_sweep(source, shards, world_size, workers):
+def test_reader__every_record_of_a_stream_once_a_sweep(source, shards, world_size, workers):
     stream = source(shards)
     workers = min(workers, max_workers(stream, world_size))
     ranks = [names_by_sweep(stream, rank, world_size, workers) for rank in range(world_size)]
@@ -149,7 +324,7 @@ def test_streamed_batches__every_record_of_a_stream_once_a_sweep(source, shards,
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (2, 1), (2, 2), (1, 3), (13, 0)])
-def test_streamed_batches__every_record_of_a_map_style_set_once_a_sweep(world_size, workers):
+def test_reader__every_record_of_a_indexed_set_once_a_sweep(world_size, workers):
     count = math.ceil(2 * len(UNLABELED) / world_size)
     ranks = [drawn(alone(UNLABELED, rank=rank, world_size=world_size), count, workers) for rank in range(world_size)]
     names = [batch[0][0] for turn in zip(*ranks, strict=True) for batch in turn]
@@ -157,7 +332,7 @@ def test_streamed_batches__every_record_of_a_map_style_set_once_a_sweep(world_si
         assert sorted(names[12 * sweep : 12 * sweep + 12]) == sorted(record["name"] for record in UNLABELED)
 
 
-def test_streamed_batches__mixed_sources_in_worker_processes():
+def test_reader__mixed_sources_in_worker_processes():
     batches = read(make(LABELED, from_tables(4), (1, 2)), 16, 2)
     assert [batch["stream_position"][0] for batch in batches] == [0, 1] * 8
     unlabeled = [name for batch in batches for name, stream, _ in batch["drawn"] if stream]
@@ -166,21 +341,21 @@ def test_streamed_batches__mixed_sources_in_worker_processes():
     assert sorted(labeled[:5]) == sorted(labeled[5:10]) == sorted(record["name"] for record in LABELED)
 
 
-def test_streamed_batches__blocks_are_shuffled_anew_in_each_sweep():
+def test_reader__blocks_are_shuffled_anew_in_each_sweep():
     names = [batch[0][0] for batch in drawn(alone(from_tables(1), block_size=4), 24)]
     sweeps = [tuple(names[i : i + 4]) for i in range(0, 24, 4)]
     assert {tuple(sorted(sweep)) for sweep in sweeps} == {("u0-0", "u0-1", "u0-2", "u0-3")}
     assert len(set(sweeps)) > 3
 
 
-def test_streamed_batches__blocks_of_a_sweep_are_shuffled_differently():
+def test_reader__blocks_of_a_sweep_are_shuffled_differently():
     names = [batch[0][0] for batch in drawn(alone(from_tables(5), block_size=4), 20)]
     orders = {tuple(name.split("-")[1] for name in names[i : i + 4]) for i in range(0, 20, 4)}
     assert len(orders) > 2
     assert {tuple(sorted(order)) for order in orders} == {("0", "1", "2", "3")}
 
 
-def test_streamed_batches__shards_are_shuffled_anew_in_each_sweep():
+def test_reader__shards_are_shuffled_anew_in_each_sweep():
     names = [batch[0][0] for batch in drawn(alone(from_tables(5), block_size=1), 60)]
     sweeps = [names[i : i + 20] for i in range(0, 60, 20)]
     orders = {tuple(dict.fromkeys(name.split("-")[0] for name in sweep)) for sweep in sweeps}
@@ -263,8 +438,8 @@ def test_resume__goes_to_spawned_workers():
     position = StreamPosition(batches, 1)
     position.update(*straight[0]["stream_position"])
     batches.resume(position)
-    sent, collate = pickle.loads(pickle.dumps((batches, StreamCollator(name_records))))
-    assert [collate(batch)["drawn"] for batch, _ in zip(sent, range(2), strict=False)] == [
+    sent, collate = pickle.loads(pickle.dumps((batches, BatchCollator(name_records))))
+    assert [collate(batch)["drawn"] for batch in islice(sent.loader(), 2)] == [
         batch["drawn"] for batch in straight[1:]
     ]
 
@@ -296,13 +471,13 @@ def empty(shards):
     yield from ()
 
 
-def test_streamed_batches__stream_without_records():
+def test_reader__stream_without_records():
     stream = datasets.IterableDataset.from_generator(empty, gen_kwargs={"shards": [0]})
     with pytest.raises(ValueError, match="a stream of 1 shards gave no records"):
         drawn(alone(stream), 1)
 
 
-def test_streamed_batches__other_iterables():
+def test_reader__other_iterables():
     class Endless(TorchIterableDataset):
         def __iter__(self):
             return iter(LABELED)
@@ -311,13 +486,13 @@ def test_streamed_batches__other_iterables():
         make(LABELED, Endless())
 
 
-def test_streamed_batches__stream_split_beforehand():
+def test_reader__stream_split_beforehand():
     split = datasets.distributed.split_dataset_by_node(from_tables(4), 0, 2)
     with pytest.raises(ValueError, match="unlabeled_dataset is split by process already"):
         make(LABELED, split)
 
 
-def test_streamed_batches__no_data():
+def test_reader__no_data():
     with pytest.raises(ValueError, match="no training data"):
         make(None, None)
     with pytest.raises(ValueError, match="train_dataset has 0 records"):
@@ -325,8 +500,8 @@ def test_streamed_batches__no_data():
 
 
 @pytest.mark.parametrize("batch_sizes", [(0, 2), (2, 0), (-1, 2)])
-def test_streamed_batches__size_does_not_fit(batch_sizes):
-    with pytest.raises(ValueError, match=r"batch_sizes \(labelled, unlabelled\) are"):
+def test_reader__size_does_not_fit(batch_sizes):
+    with pytest.raises(ValueError, match=r"batch_sizes \(labeled, unlabeled\) are"):
         make(LABELED, from_tables(2), batch_sizes)
 
 
@@ -354,21 +529,21 @@ def decode_all(records):
     return {"values": {sample.source: float(sample.values.mean()) for sample in samples}}
 
 
-def test_streamed_batches__parquet_records_decode_in_workers(shards):
+def test_reader__parquet_records_decode_in_workers(shards):
     batches = make(None, stream_folder(shards), (0, 2))
-    loader = iter(DataLoader(batches, batch_size=None, collate_fn=StreamCollator(decode_all), num_workers=3))
+    loader = iter(batches.loader(decode_all, num_workers=3))
     values = {}
     for _ in range(6):
         values |= next(loader)["values"]
     assert values == {f"{shard}-{i}": 1.0 + 4 * shard + i for shard in range(3) for i in range(4)}
 
 
-def test_streamed_batches__parquet_resumed_at_every_batch(shards):
+def test_reader__parquet_resumed_at_every_batch(shards):
     def batches():
         return make(None, stream_folder(shards), (0, 3), block_size=5)
 
     def take(batches, count):
-        iterator = iter(batches)
+        iterator = iter(batches.loader())
         return [next(iterator) for _ in range(count)]
 
     def read_off(batch):
@@ -394,7 +569,7 @@ def test_read_stream__blocks_hold_encoded_images(shards, monkeypatch):
         datasets.Image, "decode_example", lambda self, value, **more: decoded.append(1) or decode(self, value, **more)
     )
     reader = make(None, stream_folder(shards), (0, 1), block_size=12)
-    (record,) = next(iter(reader)).records
+    (record,) = next(iter(reader.loader())).records
     assert record["image"].size == (8, 6)
     assert record["depth_map"].mode == "I;16"
     assert len(decoded) == 2  # of this record alone, not of the block

@@ -1,0 +1,578 @@
+"""One reader of batches: labeled and unlabeled records in a fixed ratio, from sets with an index and from streams.
+
+The sampler names the batches of a run by their numbers, and for a set with an index the records of each. A stream
+(`datasets.IterableDataset`) has no index: each worker of each process reads a share of its own, and a batch says where
+its worker stands after it, so the main process knows the position although workers run ahead. Shuffles and the seeds
+of the augmentation follow from the run's seed and the number of the batch: a resumed run equals a straight one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import BatchSampler, DataLoader, Dataset, get_worker_info
+from transformers import TrainingArguments
+
+from depth_anything_hf.data.records import DepthSample
+
+if TYPE_CHECKING:
+    import datasets
+
+LABELED, UNLABELED = 0, 1
+SOURCE_NAMES = ("train_dataset", "unlabeled_dataset")
+
+
+def derive_seed(*position: int) -> int:
+    """Mix non-negative integers, such as seed, epoch and index, into one seed.
+
+    A run that resumes derives the same seeds as one that was never interrupted, in any number of workers, and no
+    random state has to be saved.
+
+    Args:
+        position (`int`): At least one non-negative integer. Trailing zeros do not count: (3, 0) is (3,).
+
+    Returns:
+        `int`: In [0, 2**63).
+
+    Example:
+        >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
+        (True, False)
+    """
+    return int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator_at(*position: int) -> torch.Generator:
+    """Make a CPU generator seeded with `derive_seed(*position)`."""
+    return torch.Generator().manual_seed(derive_seed(*position))
+
+
+def as_record(record: dict | DepthSample) -> dict:
+    """Wrap a sample of a benchmark's reader, so that it can carry more; return a record as it is."""
+    return {"sample": record} if isinstance(record, DepthSample) else record
+
+
+def is_stream(source) -> bool:
+    """Return whether a source is a `datasets.IterableDataset`, not a set with an index."""
+    from datasets import IterableDataset
+
+    return isinstance(source, IterableDataset)
+
+
+def max_workers(source, world_size: int) -> int | None:
+    """Count the workers that can have a share of a source in every process.
+
+    Args:
+        source: Set with an index, or `datasets.IterableDataset`.
+        world_size (`int`): Number of processes.
+
+    Returns:
+        `int` or `None`: Shards of a stream that each process has at least; None = any number, for a set with an index.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> stream = Dataset.from_dict({"name": list("abcdefg")}).to_iterable_dataset(num_shards=7)
+        >>> max_workers(stream, 2), max_workers(stream, 8), max_workers(["a"], 2)
+        (3, 7, None)
+    """
+    if not is_stream(source):
+        return None
+    shards = source.num_shards
+    return shards // world_size if shards >= world_size else shards
+
+
+class Plan(NamedTuple):
+    """One batch to read: its number in the run, and for each source the indices of its records (None: a stream)."""
+
+    number: int
+    indices: tuple[list[int] | None, list[int] | None]
+
+
+class Batch(NamedTuple):
+    """Records of one batch, labeled first; for streams also the worker that read them and where it stands after them."""
+
+    records: list[dict]
+    worker: int
+    state: dict[str, dict] | None
+
+
+class BatchReader(Dataset):
+    """Read batches of labeled and unlabeled records, labeled first.
+
+    Args:
+        labeled (*optional*): Records with labels, or samples of a benchmark's reader: a set with a length and an index,
+            or a `datasets.IterableDataset`. A stream must not be split by process beforehand, needs no shuffle, and
+            should have `features`: its blocks then hold encoded images.
+        unlabeled (*optional*): Photographs or pseudo-labeled records, of either kind.
+        batch_sizes (`tuple[int, int]`): Labeled and unlabeled records in a batch; 0 for a source that is missing.
+        seed (`int`): Of the shuffles and the augmentation.
+        rank (`int`): Number of this process.
+        world_size (`int`): Number of processes.
+        block_size (`int`): Records of a stream that each worker holds and shuffles together.
+
+    Raises:
+        ValueError: Both sources are missing, one is empty or already split by process, or a batch size does not fit
+            its source.
+        TypeError: A source is of neither kind.
+
+    Example:
+        >>> reader = BatchReader([{"name": "a"}], [{"name": "b"}, {"name": "c"}], (1, 2))
+        >>> records = next(iter(reader.loader())).records
+        >>> [record["stream"] for record in records], sorted(record["name"] for record in records)
+        ([0, 1, 1], ['a', 'b', 'c'])
+    """
+
+    def __init__(
+        self,
+        labeled,
+        unlabeled,
+        batch_sizes: tuple[int, int],
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        block_size: int = 256,
+    ):
+        self.sources = (labeled, unlabeled)
+        _check_sources(self.sources, batch_sizes)
+        self.batch_sizes, self.seed, self.block_size = (batch_sizes[0], batch_sizes[1]), seed, block_size
+        self.rank, self.world_size = rank, world_size
+        self.has_streams = any(map(is_stream, self.sources))
+        self._states: list[dict[str, dict] | None] = []
+        self._first_worker = self.first_turn = 0  # of streams
+        self._readers: dict[int, Iterator[tuple[dict, Place]]] = {}  # of the streams, in the process that reads
+
+    def __len__(self) -> int:
+        if self.has_streams:
+            raise TypeError("a stream has no length")
+        return sum(len(source) for source in self.sources if source is not None)
+
+    def __getitems__(self, plans: list[Plan]) -> Batch:
+        """Read one batch: a data loader hands over a list with one plan."""
+        (plan,) = plans
+        share = self._share()
+        state = dict((self._states[share.worker] if self._states else None) or {}) if self.has_streams else None
+        records = []
+        for stream, (source, size) in enumerate(zip(self.sources, self.batch_sizes, strict=True)):
+            if not size:
+                continue
+            if is_stream(source):
+                if stream not in self._readers:
+                    place = Place(**(state or {}).get(SOURCE_NAMES[stream], {}))
+                    self._readers[stream] = read_stream(source, share, (self.seed, stream), place, self.block_size)
+                drawn, places = zip(*itertools.islice(self._readers[stream], size), strict=True)
+                state = (state or {}) | {SOURCE_NAMES[stream]: places[-1]._asdict()}
+            else:
+                indices = plan.indices[stream]
+                at_once = getattr(source, "__getitems__", None)
+                drawn = at_once(indices) if at_once else [source[index] for index in indices]
+            first = plan.number * size
+            records += [
+                {**as_record(record), "stream": stream, "draw_seed": derive_seed(self.seed, 2 + stream, first + i)}
+                for i, record in enumerate(drawn)
+            ]
+        if state is not None:
+            self._states = self._states or [None] * share.num_workers
+            self._states[share.worker] = state
+        return Batch(records, share.worker, state)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_readers": {}}  # a worker opens its own
+
+    def _share(self) -> Share:
+        info = get_worker_info()
+        asked, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
+        # A loader asks its workers in turn from the first, so the first plays the one whose turn it was.
+        return Share(self.rank, self.world_size, (asked + self._first_worker) % num_workers, num_workers)
+
+    def resume(self, position: StreamPosition) -> None:
+        """Continue the streams from a position, with the same number of workers, as an uninterrupted run would."""
+        self._states, self._first_worker, self._readers = list(position.states), position.next_worker, {}
+        self.first_turn = position.turn
+
+    def loader(self, collate: Callable[[list[dict]], Any] | None = None, **settings) -> DataLoader:
+        """Make a data loader over this process's batches.
+
+        Args:
+            collate (`Callable`, *optional*): Turns the records of a batch into a dict, to which `stream_position` is
+                added where there are streams. Left out: `Batch` tuples.
+            settings: Of `DataLoader`, such as `num_workers`.
+
+        Returns:
+            `DataLoader`: Endless with streams, else an epoch long.
+        """
+        collate_batch = _keep if collate is None else BatchCollator(collate)
+        return DataLoader(self, batch_sampler=BatchNumbers(self), collate_fn=collate_batch, **settings)
+
+
+class BatchNumbers(BatchSampler):
+    """Plan the batches of one process, epoch by epoch; with streams an epoch has no end.
+
+    An epoch is one sweep over the unlabeled records (V1, section 4.1), or over the labeled ones where they are alone.
+    Every batch is full: the last one is filled from the next shuffle. The other source goes round at its own pace.
+    Everything follows from the seed and the number of the batch, and nothing from the number of processes: together
+    they draw what one process draws with a batch that many times as large.
+
+    Args:
+        reader (`BatchReader`): The sources, the batch sizes, and which process this is.
+
+    Example:
+        >>> plans = BatchNumbers(BatchReader(["a", "b", "c"], None, (2, 0)))
+        >>> len(plans), [len(plan.indices[0]) for (plan,) in plans]
+        (2, [2, 2])
+    """
+
+    drop_last = False  # read by accelerate
+
+    def __init__(self, reader: BatchReader):
+        self.reader, self.epoch = reader, 0
+        self.batch_size = sum(reader.batch_sizes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches are planned next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.reader.has_streams:
+            raise TypeError("a stream has no length")
+        swept = UNLABELED if self.reader.batch_sizes[UNLABELED] else LABELED
+        # Rounded up, so that every process has as many batches as the others.
+        return math.ceil(len(self.reader.sources[swept]) / self.reader.batch_sizes[swept] / self.reader.world_size)
+
+    def __iter__(self) -> Iterator[list[Plan]]:  # type: ignore[override]  # a sampler of PyTorch yields integers
+        orders: dict[tuple[int, int], torch.Tensor] = {}
+        reader = self.reader
+
+        def indices(stream: int, number: int) -> list[int] | None:
+            source, size = reader.sources[stream], reader.batch_sizes[stream]
+            if source is None or is_stream(source):
+                return None
+            found = []
+            for position in range(number * size, (number + 1) * size):
+                sweep, offset = divmod(position, len(source))
+                if (stream, sweep) not in orders:
+                    for old in [key for key in orders if key[0] == stream and key[1] < sweep - 1]:
+                        del orders[old]
+                    generator = generator_at(reader.seed, stream, sweep)
+                    orders[stream, sweep] = torch.randperm(len(source), generator=generator)
+                found.append(int(orders[stream, sweep][offset]))
+            return found
+
+        if reader.has_streams:
+            turns: Iterable[int] = itertools.count(reader.first_turn)
+        else:
+            turns = range(self.epoch * len(self), (self.epoch + 1) * len(self))
+        for turn in turns:
+            number = reader.rank + turn * reader.world_size
+            yield [Plan(number, (indices(LABELED, number), indices(UNLABELED, number)))]
+
+
+class BatchCollator:
+    """Collate the records of a `Batch`, and pass on where its worker stands, as `stream_position`.
+
+    Args:
+        collate (`Callable`): Turns a list of records into a dict.
+
+    Example:
+        >>> BatchCollator(lambda records: {"count": len(records)})(Batch([{}, {}], 1, {}))
+        {'count': 2, 'stream_position': (1, {})}
+    """
+
+    def __init__(self, collate: Callable[[list[dict]], dict]):
+        self.collate = collate
+
+    def __call__(self, batch: Batch) -> dict:
+        """Collate the records; `stream_position` holds the arguments of `StreamPosition.update`."""
+        position = {} if batch.state is None else {"stream_position": (batch.worker, batch.state)}
+        return {**self.collate(batch.records), **position}
+
+
+class Batches:
+    """Load a process's batches for a Trainer, and continue after a checkpoint at the record where it stopped.
+
+    For sets with an index the Trainer counts the batches that are done and skips their plans. For streams the position
+    is saved with every checkpoint.
+
+    Args:
+        reader (`BatchReader`): The sources.
+        collate (`Callable`): Turns a list of records into a dict.
+        args (`TrainingArguments`): Of the run.
+    """
+
+    def __init__(self, reader: BatchReader, collate: Callable[[list[dict]], dict], args: TrainingArguments):
+        self.reader, self.collate, self.args = reader, collate, args
+        limits = [max_workers(source, reader.world_size) for source in reader.sources if source is not None]
+        asked = args.dataloader_num_workers
+        self.num_workers = min([asked, *(limit for limit in limits if limit is not None)])
+        if self.num_workers < asked:
+            warnings.warn(
+                f"dataloader_num_workers is {asked}, and a process has {self.num_workers} shards of a stream; it gets as "
+                "many workers. Write more shards, for example with a smaller shard_size, to use more.",
+                stacklevel=2,
+            )
+        self.position = StreamPosition(reader, self.num_workers)
+
+    def loader(self, accelerator: Accelerator, checkpoint: str | os.PathLike | None) -> DataLoader:
+        """Make the loader; streams start at the beginning, or where a checkpoint stands.
+
+        Raises:
+            ValueError: The checkpoint has no position of this process, or one of other settings.
+        """
+        if self.reader.has_streams:
+            self.position = StreamPosition(self.reader, self.num_workers)
+            if checkpoint is not None:
+                path = self._file(checkpoint)
+                if not path.is_file():
+                    raise ValueError(
+                        f"{path} is missing: the checkpoint was not written by this many processes with streams. Use as "
+                        "many as then, or pass ignore_data_skip=True to start the streams anew."
+                    )
+                self.position.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+            self.reader.resume(self.position)
+            self.reader.first_turn = 0  # the Trainer skips the plans of the batches that are done
+        loader = self.reader.loader(self.collate, **loader_settings(self.args, self.num_workers))
+        # Each process plans its own batches: accelerate has nothing to divide.
+        return prepare_data_loader(
+            loader,
+            accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            dispatch_batches=False,
+            non_blocking=accelerator.non_blocking,
+        )
+
+    def used(self, inputs: Mapping[str, Any]) -> None:
+        """Move the position past a batch that training has used."""
+        if "stream_position" in inputs:
+            self.position.update(*inputs["stream_position"])
+
+    def save(self, checkpoint: str | os.PathLike) -> None:
+        """Write the position of this process's streams into a checkpoint."""
+        if self.reader.has_streams:
+            path = self._file(checkpoint)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.position.state_dict()), encoding="utf-8")
+
+    def _file(self, checkpoint: str | os.PathLike) -> Path:
+        return Path(checkpoint) / f"stream_position_{self.reader.rank}.json"
+
+
+def loader_settings(args: TrainingArguments, num_workers: int) -> dict[str, Any]:
+    """Return the settings of a `DataLoader` that the arguments of a run ask for."""
+    return {
+        "num_workers": num_workers,
+        "pin_memory": args.dataloader_pin_memory,
+        "persistent_workers": args.dataloader_persistent_workers and num_workers > 0,
+        "prefetch_factor": args.dataloader_prefetch_factor if num_workers > 0 else None,
+    }
+
+
+class StreamPosition:
+    """Store, in the main process, where the streams stand after the batches that training has used.
+
+    Args:
+        reader (`BatchReader`): What is read.
+        num_workers (`int`): Of the data loader.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> def reader():
+        ...     return BatchReader(Dataset.from_dict({"name": list("abc")}).to_iterable_dataset(), None, (1, 0))
+        >>> straight, position = iter(reader().loader()), StreamPosition(reader(), 0)
+        >>> first = next(straight)
+        >>> position.update(first.worker, first.state)
+        >>> resumed, restored = reader(), StreamPosition(reader(), 0)
+        >>> restored.load_state_dict(position.state_dict())
+        >>> resumed.resume(restored)
+        >>> next(iter(resumed.loader())).records[0]["name"] == next(straight).records[0]["name"]
+        True
+    """
+
+    def __init__(self, reader: BatchReader, num_workers: int):
+        self.settings = {
+            "world_size": reader.world_size,
+            "num_workers": max(1, num_workers),
+            "rank": reader.rank,
+            "batch_sizes": list(reader.batch_sizes),
+            "seed": reader.seed,
+            "block_size": reader.block_size,
+            "sizes": [_size(source) for source in reader.sources],
+        }
+        self.states: list[dict | None] = [None] * max(1, num_workers)
+        self.next_worker = 0
+        self._streamed = [(SOURCE_NAMES[i], reader.batch_sizes[i]) for i in (0, 1) if is_stream(reader.sources[i])]
+
+    @property
+    def turn(self) -> int:
+        """Number of batches that this process has used."""
+        (name, size), *_ = self._streamed
+        return sum(state[name]["count"] // size for state in self.states if state)
+
+    def update(self, worker: int, state: dict) -> None:
+        """Move past a batch of this worker that training has used."""
+        self.states[worker] = state
+        self.next_worker = (worker + 1) % len(self.states)
+
+    def state_dict(self) -> dict:
+        """Return the position, and the settings that it belongs to, in the types that JSON has."""
+        return {**self.settings, "next_worker": self.next_worker, "states": list(self.states)}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take over a saved position.
+
+        Args:
+            saved (`Mapping[str, Any]`): From `state_dict`.
+
+        Raises:
+            ValueError: It was saved with other settings: number of processes or workers, batch sizes, seed, or data.
+        """
+        now = self.settings
+        differing = [f"{name} was {saved.get(name)}, is {now[name]}" for name in now if saved.get(name) != now[name]]
+        if differing:
+            raise ValueError(
+                f"the saved position does not fit: {'; '.join(differing)} (sizes are the records of a set with an index "
+                "or the shards of a stream). A stream continues only with the same numbers: use those, or pass "
+                "ignore_data_skip=True to start the streams anew."
+            )
+        self.states, self.next_worker = list(saved["states"]), saved["next_worker"]
+
+
+class Share(NamedTuple):
+    """The part of a stream that one worker of one process reads."""
+
+    rank: int
+    world_size: int
+    worker: int
+    num_workers: int
+
+    @property
+    def index(self) -> int:
+        """Number of this share; every process has one before any has two."""
+        return self.worker * self.world_size + self.rank
+
+    @property
+    def total(self) -> int:
+        """Number of shares."""
+        return self.world_size * self.num_workers
+
+
+class Place(NamedTuple):
+    """Where a share of a stream stands."""
+
+    count: int = 0  # records given so far
+    sweep: int = 0
+    block: int = 0  # in this sweep
+    offset: int = 0  # records given of this block
+    start: dict | None = None  # state of the data set where the block starts; None = where the sweep starts
+
+
+def read_stream(
+    source: datasets.IterableDataset, share: Share, seed: tuple[int, int], place: Place, block_size: int
+) -> Iterator[tuple[dict, Place]]:
+    """Read a share of a stream without end: its shards in an order that is new in each sweep, in shuffled blocks.
+
+    A share is whole shards (parquet files, or as `datasets` counts them), or every n-th record where there are fewer
+    shards than processes; shards should be of about one size, and many.
+
+    Args:
+        source (`datasets.IterableDataset`): Not yet split by anything.
+        share (`Share`): Whose records.
+        seed (`tuple[int, int]`): Seed of the run, and number of the source.
+        place (`Place`): Where to continue; its block is read again.
+        block_size (`int`): Records of a block, which are held as encoded images where `source.features` says so.
+
+    Yields:
+        A record, its images decoded, and the place after it.
+
+    Raises:
+        ValueError: The share has no shards, or no records.
+    """
+    from datasets import Image
+
+    features = source.features or {}
+    images = {name: kind for name, kind in features.items() if isinstance(kind, Image) and kind.decode}
+    encoded = source.decode(False) if features else source
+    while True:
+        part = _part(encoded, share)
+        part.set_epoch(derive_seed(*seed, place.sweep) % 2**31)  # `datasets` adds it to 63-bit seeds of its own
+        part.load_state_dict(place.start)
+        rows = part.iter(batch_size=1)  # `__iter__` would split the part by worker once more
+        while block := [
+            {name: values[0] for name, values in row.items()} for row in itertools.islice(rows, block_size)
+        ]:
+            order = torch.randperm(len(block), generator=generator_at(*seed, place.sweep, share.index, place.block))
+            for i in order[place.offset :].tolist():
+                place = place._replace(count=place.count + 1, offset=place.offset + 1)
+                yield _decoded(block[i], images), place
+                block[i].clear()  # or two blocks would be held while the next one is read
+            place = place._replace(block=place.block + 1, offset=0, start=part.state_dict())
+        if place.block == 0:
+            raise ValueError(
+                f"a stream of {source.num_shards} shards gave no records to {share}; check its files, or use fewer "
+                "workers or processes."
+            )
+        place = Place(place.count, place.sweep + 1)
+
+
+def _part(source: datasets.IterableDataset, share: Share) -> datasets.IterableDataset:
+    """Take a share: whole shards, or every n-th record where there are fewer shards than processes."""
+    from datasets.distributed import split_dataset_by_node
+
+    limit = max_workers(source, share.world_size) or 0
+    if share.num_workers > limit:
+        raise ValueError(
+            f"a stream of {source.num_shards} shards is read by {share.num_workers} workers in each of "
+            f"{share.world_size} processes; every worker needs a shard: use at most {limit}, or write more shards."
+        )
+    if source.num_shards >= share.world_size:
+        return source.shard(share.total, share.index, contiguous=False)
+    shards = source.shard(share.num_workers, share.worker, contiguous=False)
+    return split_dataset_by_node(shards, share.rank, share.world_size)
+
+
+def _decoded(record: dict, images: Mapping[str, datasets.Image]) -> dict:
+    encoded = {name: record[name] for name in images if isinstance(record[name], Mapping)}
+    return record | {name: images[name].decode_example(value) for name, value in encoded.items()}
+
+
+def _check_sources(sources: tuple, batch_sizes: tuple[int, int]) -> None:
+    """Raise unless each source can be read and has records in a batch, and a missing one has none."""
+    if all(source is None for source in sources):
+        raise ValueError("no training data; pass train_dataset (labeled), unlabeled_dataset, or both.")
+    for name, source in zip(SOURCE_NAMES, sources, strict=True):
+        if source is None:
+            continue
+        if is_stream(source):
+            if source._distributed is not None:
+                raise ValueError(f"{name} is split by process already; pass all of it: each process takes its share.")
+        elif not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
+            raise TypeError(
+                f"{name} is a {type(source).__name__} without a length and an index; pass a set that has both, or a "
+                "datasets.IterableDataset, which datasets.IterableDataset.from_generator makes of any generator function."
+            )
+        elif len(source) == 0:
+            raise ValueError(f"{name} has 0 records; check its folder, or leave it out.")
+    for source, size in zip(sources, batch_sizes, strict=True):
+        if (source is None) != (size == 0) or size < 0:
+            raise ValueError(
+                f"batch_sizes (labeled, unlabeled) are {batch_sizes}; each must be positive where its data set is given "
+                "and 0 where it is not."
+            )
+
+
+def _size(source) -> int | None:
+    return None if source is None else source.num_shards if is_stream(source) else len(source)
+
+
+def _keep(batch: Batch) -> Batch:
+    return batch
