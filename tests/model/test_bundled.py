@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 from transformers import pipeline
 
+from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
 from depth_anything_hf.evaluation.dataset import score_models
@@ -41,6 +42,16 @@ def test_load_model__takes_its_name_and_computes_in_float32(tmp_path, monkeypatc
     model, _ = load_model(MINI)
     assert next(model.parameters()).dtype == torch.float32
     assert model_revision(MINI, model).startswith("sha256:")
+
+
+def test_from_pretrained__takes_its_name(tmp_path, monkeypatch, noise_image):
+    monkeypatch.chdir(tmp_path)
+    model, processor = (
+        kind.from_pretrained(MINI) for kind in (DepthAnythingForDepthEstimation, DepthAnythingImageProcessor)
+    )
+    ours, theirs = (predict_depth(*pair, [noise_image(60, 80)])[0] for pair in ((model, processor), load_model(MINI)))
+    assert torch.equal(ours, theirs)
+    assert not all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_half_precision__is_finite_and_close(noise_image):

@@ -109,7 +109,9 @@ def test_pixel_values__of_rgba_arrays_drop_alpha(noise_image, tiny_processor):
 @pytest.mark.parametrize("size", [(60, 1), (1, 60), (1, 1), (3, 60), (60, 3), (1, 3)])
 def test_pixel_values__of_thin_images(noise_image, tiny_processor, size):
     image = noise_image(*size)
-    found = tiny_processor(image, depth_maps=np.ones(size), space="depth", return_tensors="pt")
+    found = tiny_processor(
+        image, depth_maps=np.ones(size), space="depth", depth_estimation_type="relative", return_tensors="pt"
+    )
     assert found["pixel_values"].shape[-2:] == resized_size(*size, (56, 56))
     assert found["labels"].shape == found["pixel_values"][:, 0].shape
     # An array of such a shape says nothing of where its channels lie; the caller does.
@@ -142,7 +144,14 @@ def test_batch__of_nothing_is_an_error(tiny_processor):
 
 
 def test_batch__as_numpy(noise_image, tiny_processor):
-    batch = tiny_processor(noise_image(60, 80), depth_maps=np.ones((60, 80)), space="depth", return_tensors="np")
+    batch = tiny_processor(
+        noise_image(60, 80),
+        depth_maps=np.ones((60, 80)),
+        space="depth",
+        depth_estimation_type="relative",
+        return_tensors="np",
+    )
+    assert batch.pop("target_space") == "disparity"
     assert {name: (type(values), values.dtype) for name, values in batch.items()} == {
         "pixel_values": (np.ndarray, np.float32),
         "labels": (np.ndarray, np.float32),
@@ -153,7 +162,12 @@ def test_batch__as_numpy(noise_image, tiny_processor):
 def test_do_resize_false__keeps_image_and_map(noise_image, tiny_processor):
     depth = np.random.default_rng(0).uniform(1, 2, (28, 42))
     batch = tiny_processor(
-        noise_image(28, 42), depth_maps=depth, space="disparity", do_resize=False, return_tensors="pt"
+        noise_image(28, 42),
+        depth_maps=depth,
+        space="disparity",
+        depth_estimation_type="relative",
+        do_resize=False,
+        return_tensors="pt",
     )
     assert batch["pixel_values"].shape == (1, 3, 28, 42)
     assert torch.equal(batch["labels"][0], torch.from_numpy(depth).float())
@@ -206,7 +220,9 @@ def test_defaults__are_depth_anything():
 def test_labels__hold_no_value_that_was_not_there(noise_image, tiny_processor, size):
     generator = np.random.default_rng(0)
     values = generator.choice([0.0, 1.0, 5.0, 40.0, 250.0], size)  # 0 is a hole
-    batch = tiny_processor(noise_image(*size), depth_maps=values, space="depth", return_tensors="pt")
+    batch = tiny_processor(
+        noise_image(*size), depth_maps=values, space="depth", depth_estimation_type="relative", return_tensors="pt"
+    )
     labels, mask = batch["labels"], batch["label_mask"]
     assert set(labels[mask].tolist()) <= {float(np.float32(1 / value)) for value in (1.0, 5.0, 40.0, 250.0)}
     assert torch.equal(mask, labels > 0)  # a hole stays one, and nothing beside it becomes one
@@ -216,7 +232,14 @@ def test_labels__hold_no_value_that_was_not_there(noise_image, tiny_processor, s
 def test_labels__masked_out_values_are_never_read(noise_image, tiny_processor):
     values, mask = np.full((60, 80), 2.0), np.ones((60, 80), dtype=bool)
     values[20:40, 30:50], mask[20:40, 30:50] = np.nan, False
-    batch = tiny_processor(noise_image(60, 80), depth_maps=values, masks=mask, space="depth", return_tensors="pt")
+    batch = tiny_processor(
+        noise_image(60, 80),
+        depth_maps=values,
+        masks=mask,
+        space="depth",
+        depth_estimation_type="relative",
+        return_tensors="pt",
+    )
     assert torch.isfinite(batch["labels"]).all()
     assert torch.equal(batch["labels"], torch.where(batch["label_mask"], 0.5, 0.0))
     assert batch["label_mask"].float().mean().item() == pytest.approx(1 - 400 / 4800, abs=0.02)
@@ -233,6 +256,7 @@ def test_labels__lie_where_their_image_does(tiny_processor, size, method):
             image,
             depth_maps=places,
             space="disparity",
+            depth_estimation_type="relative",
             resize_method=method,
             do_normalize=False,
             do_rescale=False,
@@ -265,13 +289,13 @@ def test_labels__in_the_models_space(noise_image, tiny_processor):
 def test_labels__sky_is_disparity_zero_or_no_label(noise_image, tiny_processor):
     values, sky = np.full((60, 80), 2.0), np.zeros((60, 80), dtype=bool)
     values[:30], sky[:30] = 0.0, True
-    given = {"depth_maps": values, "space": "depth", "return_tensors": "pt"}
+    given = {"depth_maps": values, "space": "depth", "depth_estimation_type": "relative", "return_tensors": "pt"}
     image = noise_image(60, 80)
     relative = tiny_processor(image, sky_masks=sky, **given)
     assert relative["label_mask"].all()
     assert relative["labels"][0, :28].eq(0).all()
     assert relative["labels"][0, 28:].eq(0.5).all()
-    metric = tiny_processor(image, sky_masks=sky, depth_estimation_type="metric", **given)
+    metric = tiny_processor(image, sky_masks=sky, **given | {"depth_estimation_type": "metric"})
     assert not metric["label_mask"][0, :28].any()
     assert metric["label_mask"][0, 28:].all()
     without = tiny_processor(image, sky_masks=[None], **given)
@@ -282,7 +306,7 @@ def test_labels__of_every_container_are_equal(noise_image, tiny_processor):
     values = np.random.default_rng(0).uniform(1, 9, (60, 80)).astype(np.float32)
     mask = values > 2
     image = noise_image(60, 80)
-    given = {"space": "depth", "return_tensors": "pt"}
+    given = {"space": "depth", "depth_estimation_type": "relative", "return_tensors": "pt"}
     expected = tiny_processor(image, depth_maps=values, masks=mask, **given)
     for depth_maps, masks in (
         ([values], [mask]),
@@ -301,7 +325,11 @@ def test_labels__of_every_container_are_equal(noise_image, tiny_processor):
 def test_labels__of_16_bit_maps(noise_image, tiny_processor):
     codes = np.full((60, 80), 40000, dtype=np.uint16)
     batch = tiny_processor(
-        noise_image(60, 80), depth_maps=Image.fromarray(codes), space="disparity", return_tensors="pt"
+        noise_image(60, 80),
+        depth_maps=Image.fromarray(codes),
+        space="disparity",
+        depth_estimation_type="relative",
+        return_tensors="pt",
     )
     assert batch["labels"].unique().tolist() == [40000.0]
 
@@ -310,7 +338,9 @@ def test_labels__of_two_images_keep_their_order(noise_image, tiny_processor):
     maps = [np.full((60, 80), 1.0), np.full((60, 80), 2.0)]
     images = [noise_image(60, 80, seed) for seed in range(2)]
     for given in (maps, np.stack(maps), torch.tensor(np.stack(maps))):
-        batch = tiny_processor(images, depth_maps=given, space="disparity", return_tensors="pt")
+        batch = tiny_processor(
+            images, depth_maps=given, space="disparity", depth_estimation_type="relative", return_tensors="pt"
+        )
         assert batch["labels"].amax(dim=(1, 2)).tolist() == [1.0, 2.0]
         assert batch["labels"].amin(dim=(1, 2)).tolist() == [1.0, 2.0]
 
@@ -320,6 +350,7 @@ def test_labels__feed_the_model(noise_image, tiny_processor, make_model):
         noise_image(60, 80),
         depth_maps=np.random.default_rng(0).uniform(1, 9, (60, 80)),
         space="depth",
+        depth_estimation_type="relative",
         return_tensors="pt",
     )
     assert make_model()(**batch).loss > 0
@@ -328,28 +359,41 @@ def test_labels__feed_the_model(noise_image, tiny_processor, make_model):
 def test_labels__count_mismatch_is_an_error(noise_image, tiny_processor):
     one, images = np.ones((60, 80)), [noise_image(60, 80)] * 2
     with pytest.raises(ValueError, match=r"1 maps for 2 images; give one for each image"):
-        tiny_processor(images, depth_maps=one, space="depth")
+        tiny_processor(images, depth_maps=one, space="depth", depth_estimation_type="relative")
     with pytest.raises(ValueError, match=r"3 maps for 2 images"):
-        tiny_processor(images, depth_maps=[one] * 2, masks=[one > 0] * 3, space="depth")
+        tiny_processor(
+            images, depth_maps=[one] * 2, masks=[one > 0] * 3, space="depth", depth_estimation_type="relative"
+        )
 
 
 def test_labels__none_among_them_is_an_error(noise_image, tiny_processor):
     with pytest.raises(ValueError, match="depth_maps holds None; give a map for each image"):
-        tiny_processor([noise_image(60, 80)] * 2, depth_maps=[np.ones((60, 80)), None], space="depth")
+        tiny_processor(
+            [noise_image(60, 80)] * 2,
+            depth_maps=[np.ones((60, 80)), None],
+            space="depth",
+            depth_estimation_type="relative",
+        )
 
 
 def test_labels__without_space_are_an_error(noise_image, tiny_processor):
-    with pytest.raises(ValueError, match=r"depth_maps are given without space; say space='depth'"):
+    with pytest.raises(ValueError, match=r"depth_maps are given without space; pass space='depth'"):
         tiny_processor(noise_image(60, 80), depth_maps=np.ones((60, 80)))
 
 
 @pytest.mark.parametrize("shape", [(80, 60), (60, 80, 1), (1, 60, 80), (30, 40)])
 def test_labels__of_another_shape_are_an_error(noise_image, tiny_processor, shape):
     with pytest.raises(ValueError, match=r"has shape .* and its image \(60, 80\); both must be \(height, width\)"):
-        tiny_processor(noise_image(60, 80), depth_maps=[np.ones(shape)], space="depth")
+        tiny_processor(
+            noise_image(60, 80), depth_maps=[np.ones(shape)], space="depth", depth_estimation_type="relative"
+        )
     with pytest.raises(ValueError, match=r"has shape .* and its image \(60, 80\)"):
         tiny_processor(
-            noise_image(60, 80), depth_maps=np.ones((60, 80)), masks=[np.ones(shape, dtype=bool)], space="depth"
+            noise_image(60, 80),
+            depth_maps=np.ones((60, 80)),
+            masks=[np.ones(shape, dtype=bool)],
+            space="depth",
+            depth_estimation_type="relative",
         )
 
 
@@ -383,7 +427,13 @@ def test_post_process__count_mismatch_is_an_error(tiny_processor):
 def test_round_trip__of_a_map_through_the_input_size(noise_image, tiny_processor):
     """What is labelled and what is predicted lie on the same grid: a perfect prediction scores perfectly."""
     disparity = np.linspace(1, 2, 80, dtype=np.float32)[None].repeat(60, axis=0)
-    batch = tiny_processor(noise_image(60, 80), depth_maps=disparity, space="disparity", return_tensors="pt")
+    batch = tiny_processor(
+        noise_image(60, 80),
+        depth_maps=disparity,
+        space="disparity",
+        depth_estimation_type="relative",
+        return_tensors="pt",
+    )
     output = DepthEstimatorOutput(predicted_depth=batch["labels"])
     (found,) = tiny_processor.post_process_depth_estimation(output, [(60, 80)])
     step = 1 / 79

@@ -699,3 +699,34 @@ def test_load_state_dict__takes_the_names_of_the_file(swiglu, tmp_path):
 def test_get_input_embeddings__none_and_no_error(make_model):
     """Accelerate asks before it shards a model; the stock class raises."""
     assert make_model().get_input_embeddings() is None
+
+
+# The space of the labels
+
+
+@pytest.mark.parametrize(("max_depth", "own", "other"), [(None, "disparity", "depth"), (20, "depth", "disparity")])
+def test_forward__refuses_labels_of_the_other_space(make_model, max_depth, own, other):
+    model, images, labels = make_model(max_depth=max_depth), torch.randn(2, 3, 56, 56), torch.rand(2, 56, 56) + 0.1
+    assert model.label_space == own
+    plain = model(images, labels=labels).loss
+    assert torch.equal(model(images, labels=labels, target_space=own).loss, plain)
+    with pytest.raises(
+        ValueError, match=rf"labels are in '{other}' and this model .* learns '{own}'.*DepthCollator\("
+    ):
+        model(images, labels=labels, target_space=other)
+
+
+@pytest.mark.parametrize("max_depth", [None, 20])
+def test_stock_trainer__learns_in_the_models_own_space(make_model, tiny_processor, noise_image, tmp_path, max_depth):
+    records = [encode_record(noise_image(56, 56), np.full((56, 56), 4.0), space="depth")]
+    model = make_model(max_depth=max_depth)
+    collate = DepthCollator(tiny_processor, model)
+    assert collate(records)["labels"].unique().tolist() == [0.25 if max_depth is None else 4.0]
+    for learner in (model, make_model(max_depth=20 if max_depth is None else None)):
+        settings = {"data_collator": collate, "max_steps": 1, "remove_unused_columns": False}
+        trainer = stock_trainer(learner, tmp_path, train_dataset=records, **settings)
+        if learner is model:
+            trainer.train()
+        else:
+            with pytest.raises(ValueError, match="Make the batch for this model"):
+                trainer.train()

@@ -139,7 +139,7 @@ def test_depth_collator__two_streams_count_and_name(processor, labeled, photogra
     assert batch["num_labeled"] == 2
     assert batch["sources"] == ["synthetic:rendered:0", "synthetic:rendered:1", "synthetic:bad-weather:100"]
     stock = DepthCollator(processor, RELATIVE)(labeled)
-    assert set(stock) == {"pixel_values", "labels", "label_mask", "label_space"}  # what the model takes
+    assert set(stock) == {"pixel_values", "labels", "label_mask", "target_space"}  # what the model takes
 
 
 def test_depth_collator__draws_the_students_view_of_unlabelled_images_alone(processor, labeled, photographs):
@@ -245,7 +245,7 @@ def test_depth_collator__takes_the_samples_of_a_reader(processor, labeled):
     found = DepthCollator(processor, RELATIVE)(samples)
     torch.manual_seed(0)
     expected = DepthCollator(processor, RELATIVE)(labeled)
-    assert found.pop("label_space") == expected.pop("label_space") == "disparity"
+    assert found.pop("target_space") == expected.pop("target_space") == "disparity"
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     reader = BatchReader(samples, None, (len(samples), 0))
     batch = next(iter(reader.loader(DepthCollator(processor, RELATIVE))))
@@ -259,7 +259,7 @@ def test_depth_collator__space_of_the_labels_is_the_models(processor, labeled, k
     model = SimpleNamespace(config=config)
     for given in (config, model):
         batch = DepthCollator(processor, given, 0.0)([ramp(*CROP, depth=8.0)])
-        assert batch["label_space"] == space
+        assert batch["target_space"] == space
         assert batch["labels"].unique().tolist() == [8.0 if kind == "metric" else 0.125]
 
 

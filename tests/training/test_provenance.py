@@ -177,7 +177,9 @@ def test_push_to_hub__stock_trainer(hub, make_model, processor, labeled, tmp_pat
     arguments = TrainingArguments(
         str(tmp_path / "run"), max_steps=1, remove_unused_columns=False, report_to="none", use_cpu=True, **ON_HUB
     )
-    trainer = Trainer(make_model(), arguments, DepthCollator(processor), labeled, processing_class=processor)
+    model = make_model()
+    collate = DepthCollator(processor, model)
+    trainer = Trainer(model, arguments, collate, labeled, processing_class=processor)
     trainer.train()
     trainer.push_to_hub()
     assert hub.model("me/student").files.keys() >= {"config.json", "model.safetensors", "preprocessor_config.json"}

@@ -18,6 +18,7 @@ from transformers.utils import is_torchvision_available
 
 from depth_anything_hf.maps.geometry import label_from_map
 from depth_anything_hf.maps.resizing import RESIZE_METHODS, resize_map, resize_prediction, resized_size
+from depth_anything_hf.model.bundled import checkpoint_folder
 
 if is_torchvision_available():
     from transformers import DPTImageProcessor as StockProcessor
@@ -59,6 +60,11 @@ class DepthAnythingImageProcessor(StockProcessor):
         if resize_method not in RESIZE_METHODS:
             raise ValueError(f"resize_method is {resize_method!r}; it must be one of {RESIZE_METHODS}.")
         self.resize_method = resize_method
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load a processor as the stock class does; `"mini"` is the one that comes with the package."""
+        return super().from_pretrained(checkpoint_folder(pretrained_model_name_or_path), *args, **kwargs)
 
     @property
     def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,7 +117,7 @@ class DepthAnythingImageProcessor(StockProcessor):
 
         Returns:
             `BatchFeature`: `pixel_values` `(batch, 3, height, width)`; with depth maps also `labels` float32 and
-            `label_mask` bool, `(batch, height, width)`, and `label_space`, which the model checks.
+            `label_mask` bool, `(batch, height, width)`, and `target_space`, their space, which the model checks.
 
         Raises:
             ValueError: Sizes or counts do not fit, `space` is missing, or a batch of several sizes is asked for.
@@ -139,17 +145,17 @@ class DepthAnythingImageProcessor(StockProcessor):
             data |= self._labels(depth_maps, masks, sky_masks, space, depth_estimation_type, sizes)
         batch = BatchFeature(_stacked(data), tensor_type=return_tensors) if return_tensors else BatchFeature(data)
         if depth_maps is not None:
-            batch["label_space"] = "disparity" if depth_estimation_type == "relative" else "depth"
+            batch["target_space"] = "disparity" if depth_estimation_type == "relative" else "depth"
         return batch
 
     def _labels(self, depth_maps, masks, sky_masks, space, depth_estimation_type, sizes) -> dict[str, list]:
         """Convert each depth map to the model's space and resize it to its image's input size."""
         if space is None:
             raise ValueError("depth_maps are given without space; pass space='depth' (meters) or space='disparity'.")
-        if depth_estimation_type not in ("relative", "metric"):
+        if depth_estimation_type is None:
             raise ValueError(
-                f"depth_maps are given with depth_estimation_type={depth_estimation_type!r}; pass that of the model that "
-                "learns from the labels, model.config.depth_estimation_type: 'relative' (disparity) or 'metric' (meters)."
+                "depth_maps are given without depth_estimation_type; pass that of the model that learns from the labels, "
+                "model.config.depth_estimation_type: 'relative' (disparity) or 'metric' (meters)."
             )
         depth_maps, masks, sky_masks = (_one_each(maps, len(sizes)) for maps in (depth_maps, masks, sky_masks))
         if any(values is None for values in depth_maps):

@@ -13,6 +13,7 @@ from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 from transformers.modeling_outputs import DepthEstimatorOutput
 
 from depth_anything_hf.losses import labeled_pixels, supervised_loss
+from depth_anything_hf.model.bundled import checkpoint_folder
 from depth_anything_hf.model.configuration import config_for_encoder
 
 # Never reached by a gradient: the mask token serves DINOv2's own pretraining, and the deepest fusion block has no skip
@@ -97,12 +98,12 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         return None
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """Load a checkpoint as the stock class does, with the unused parameters frozen.
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load a checkpoint as the stock class does; `"mini"` is the one that comes with the package.
 
-        Loading replaces the parameters that the constructor froze.
+        The parameters that never get a gradient are frozen again, as loading replaces those that the constructor froze.
         """
-        loaded = super().from_pretrained(*args, **kwargs)
+        loaded = super().from_pretrained(checkpoint_folder(pretrained_model_name_or_path), *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True gives a pair
         model.freeze_unused_parameters()
         return loaded
@@ -210,7 +211,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         labels: torch.Tensor | None = None,
         label_mask: torch.Tensor | None = None,
         output_features: bool = False,
-        label_space: str | None = None,
+        target_space: str | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -224,7 +225,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             label_mask (`torch.Tensor`, *optional*): Bool, same shape. Left out, a label is whatever is finite and
                 positive (or zero, in disparity: the sky). What is not finite or out of range is never a label.
             output_features (`bool`): Also return the encoder's last patch tokens.
-            label_space (`str`, *optional*): What the labels are, as `DepthCollator` writes into its batches:
+            target_space (`str`, *optional*): What the labels are, as `DepthCollator` writes into its batches:
                 `"disparity"` or `"depth"` (meters). Labels in the other space than the model's own are refused.
             output_attentions (`bool`, *optional*): As in the stock class.
             output_hidden_states (`bool`, *optional*): As in the stock class.
@@ -238,9 +239,9 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             ValueError: A side is no multiple of the patch, labels and prediction differ in shape, or the labels are in
                 the other space.
         """
-        if label_space not in (None, self.label_space):
+        if target_space not in (None, self.label_space):
             raise ValueError(
-                f"the labels are in {label_space!r} and this model ({self.config.depth_estimation_type}) learns "
+                f"the labels are in {target_space!r} and this model ({self.config.depth_estimation_type}) learns "
                 f"{self.label_space!r}. Make the batch for this model: DepthCollator(processor, model)."
             )
         return_dict = self.config.return_dict if return_dict is None else return_dict

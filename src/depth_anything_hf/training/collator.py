@@ -47,7 +47,7 @@ class DepthCollator:
         >>> record = encode_record(Image.new("RGB", (80, 60)), np.full((60, 80), 2.0), space="depth")
         >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
         >>> batch = DepthCollator(processor, config_for("small", max_depth=20))([record])
-        >>> batch["pixel_values"].shape, batch["labels"].unique().tolist(), batch["label_space"]
+        >>> batch["pixel_values"].shape, batch["labels"].unique().tolist(), batch["target_space"]
         (torch.Size([1, 3, 56, 56]), [2.0], 'depth')
     """
 
@@ -74,7 +74,7 @@ class DepthCollator:
         self.crop = processor.input_size(1, 1, keep_aspect_ratio=False)
 
     def __call__(self, records: Sequence[dict | DepthSample]) -> dict:
-        """Collate records into `pixel_values`, `labels`, `label_mask` and `label_space`.
+        """Collate records into `pixel_values`, `labels`, `label_mask` and `target_space`, the space of the labels.
 
         Records of two streams also give `num_labeled`, `sources`, and `view`: the draws of the student's view of the
         unlabelled images.
@@ -91,7 +91,7 @@ class DepthCollator:
             name: torch.stack(values)
             for name, values in zip(("pixel_values", "labels", "label_mask"), zip(*views, strict=True), strict=True)
         }
-        batch["label_space"] = self.label_space  # which the model checks
+        batch["target_space"] = self.label_space  # which the model checks
         if "stream" in drawn[0]:
             batch["num_labeled"] = sum(record["stream"] == LABELED for record in drawn)
             batch["sources"] = [sample.source for sample in samples]
