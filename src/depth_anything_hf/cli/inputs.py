@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from depth_anything_hf.data.folder import find_files
+from depth_anything_hf.data.photographs import Photographs
 
 
 class Kind(NamedTuple):
@@ -53,11 +53,14 @@ def find_inputs(
     """
     inputs, left_out, out_place = {}, {}, out.resolve()
     for name in names:
-        named = Path(name).expanduser().is_file()
-        root, files = find_files(name, ("",) if named else kind.extensions)
+        search = Photographs(name, kind.extensions)
+        named = search.given.is_file()
+        files = [search.given] if named else list(search)
+        if skipped := search.describe_skipped():
+            print(f"{name}: {skipped}")
         if not files:
             raise FileNotFoundError(_nothing_at(name, kind))
-        root_place = root.resolve()
+        root_place = search.root.resolve()
         around = root_place in out_place.parents
         for file in files:
             place = _place(file)
@@ -65,7 +68,10 @@ def find_inputs(
             if not named and below and (around or is_output(place)):
                 left_out[place] = file
             else:
-                inputs.setdefault(place, Found(file, root_place, file.relative_to(root)))
+                relative = Path(search.name(file))
+                inputs.setdefault(
+                    place, Found(file, root_place, Path(file.name) if ".." in relative.parts else relative)
+                )
     if not inputs:
         raise FileNotFoundError(
             f"{', '.join(names)}: no {kind.name} but those under --out, {out}; give another --out, or name the files "

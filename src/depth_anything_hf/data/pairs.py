@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes
-from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files
+from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.records import decode_record, encode_record
 from depth_anything_hf.maps.geometry import check_space
 
@@ -112,10 +112,9 @@ class PairedFolder:
 
 
 def _by_stem(folder: str | os.PathLike, extensions: Sequence[str]) -> dict[str, Path]:
-    root, files = find_files(folder, extensions)
     found: dict[str, Path] = {}
-    for file in files:
-        stem = file.relative_to(root).with_suffix("").as_posix()
+    for file in (files := Photographs(folder, extensions)):
+        stem = Path(files.name(file)).with_suffix("").as_posix()
         if stem in found:
             raise ValueError(f"{found[stem]} and {file} share one stem; a pair needs it once: move one away.")
         found[stem] = file

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import nn
 
 from depth_anything_hf.data.codes import upright_rgb
-from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files, load_folder
+from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
@@ -175,13 +176,15 @@ def _check_target(out: Path) -> Path:
 
 def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
     """Open some of the photographs that are given, by their paths inside the folder."""
-    root, files = find_files(images, IMAGE_EXTENSIONS)
+    photographs = Photographs(images)
+    files = list(photographs)
     if not files:
         raise FileNotFoundError(
             f"{images} holds no image ({', '.join(IMAGE_EXTENSIONS)}); give a file, a folder or a glob in quotes."
         )
+    photographs.log_skipped()
     chosen = files[:: math.ceil(len(files) / CHECKED_IMAGES)]
-    return {str(file.relative_to(root)): upright_rgb(Image.open(file)) for file in chosen}
+    return {photographs.name(file): upright_rgb(Image.open(file)) for file in chosen}
 
 
 def _rendered_scenes() -> dict[str, Image.Image]:

@@ -6,12 +6,12 @@ before it is needed.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import glob
 import hashlib
 import os
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyarrow import ArrowInvalid
 
-from depth_anything_hf.data.photographs import EXTENSIONS, is_photograph, walk
+from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 
 if TYPE_CHECKING:
     import datasets
@@ -49,6 +49,7 @@ class ImageSource:
         whole_files: Whether each part is a file; then its name is unique and its content fixed.
         count: Counts the images, if that can be done without reading them.
         archives: The tar file of each part, if it lies here: `tarfile` takes one that is cut for one that ends.
+        describe_skipped: Describes in a line which files of a folder are no inputs; "" if there are none.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ImageSource:
     whole_files: bool
     count: Callable[[], int | None] = lambda: None
     archives: tuple[Path, ...] = ()
+    describe_skipped: Callable[[], str] = lambda: ""
 
     def read(self, part: int) -> Iterator[Item]:
         """Yield the inputs of a part, always in the same order.
@@ -128,6 +130,7 @@ def open_source(
         parts=(f"first-{limit}",),
         count=lambda: min(total() or limit, limit),
         archives=(),
+        describe_skipped=lambda: "",
     )
 
 
@@ -153,7 +156,11 @@ def _shard_files(given: Path) -> list[Path]:
         return []
     kinds = {file.suffix for file in files}
     if files and given.is_dir():
-        kinds |= {path.suffix for path in given.iterdir() if is_photograph(path)}
+        kinds |= {
+            path.suffix
+            for path in given.iterdir()
+            if not path.name.startswith(".") and path.suffix.lower() in IMAGE_EXTENSIONS
+        }
     if len(kinds) > 1:
         raise ValueError(
             f"{given} holds files of the kinds {sorted(kinds)}; name one kind, such as {given}/*{files[0].suffix}."
@@ -176,7 +183,7 @@ def _open_files(name: str, files: list[Path], column: str | None) -> ImageSource
         stream = load_dataset(kind, features=_first_features(name, kind, data_files["train"]), **options)
     column = _image_column(stream, column, name)
     parts = tuple(file.name for file in files)
-    twice = [part for part, count in Counter(parts).items() if count > 1]
+    twice = [part for part, count in collections.Counter(parts).items() if count > 1]
     if twice:
         raise ValueError(f"{name} holds two files called {twice[0]}; give them names of their own.")
     archives = tuple(files) if kind == "webdataset" else ()
@@ -271,9 +278,24 @@ def _undecoded(stream: datasets.IterableDataset, column: str) -> datasets.Iterab
 def _open_photographs(name: str, given: Path) -> ImageSource:
     from datasets import IterableDataset
 
-    stream = IterableDataset.from_generator(walk, gen_kwargs={"path": str(given)})
-    if next(iter(walk(str(given))), None) is None:
+    photographs = Photographs(given, keep_missing=True)  # what is missing is rejected by name
+    if next(iter(photographs), None) is None:
         raise FileNotFoundError(
-            f"{given} holds no photograph; looked for files ending in {', '.join(EXTENSIONS)}, parquet and tar."
+            f"{given} holds no photograph; looked for files ending in {', '.join(IMAGE_EXTENSIONS)}, parquet and tar."
         )
-    return ImageSource(name, None, stream, "image", ("photographs",), False, lambda: sum(1 for _ in walk(str(given))))
+    stream = IterableDataset.from_generator(_rows, gen_kwargs={"path": str(given)})
+
+    def count() -> int:
+        return sum(1 for _ in Photographs(given, keep_missing=True))
+
+    def describe_skipped() -> str:
+        collections.deque(photographs, maxlen=0)
+        return photographs.describe_skipped()
+
+    return ImageSource(name, None, stream, "image", ("photographs",), False, count, (), describe_skipped)
+
+
+def _rows(path: str) -> Iterator[dict[str, Any]]:
+    photographs = Photographs(path, keep_missing=True)
+    for file in photographs:
+        yield {"key": photographs.name(file), "image": {"bytes": None, "path": str(file.absolute())}}
