@@ -62,10 +62,7 @@ class Photographs:
         self.root = self.given if self.given.is_dir() else self.given.parent
         if glob.has_magic(str(self.given)) and not self.given.exists():
             self.root = next(parent for parent in self.given.parents if not glob.has_magic(str(parent)))
-            parts = self.given.parts[len(self.root.parts) :]
-            self._pattern = tuple(
-                part for part, after in zip(parts, (*parts[1:], ""), strict=True) if part != "**" or after != "**"
-            )
+            self._pattern = self.given.parts[len(self.root.parts) :]
 
     def __iter__(self) -> Iterator[Path]:
         self.skipped = Counter()
@@ -197,6 +194,8 @@ class Photographs:
         if not pattern:
             yield folder
             return
+        while pattern[:2] == ("**", "**"):
+            pattern = pattern[1:]
         first, rest = pattern[0], pattern[1:]
         if not glob.has_magic(first):
             if os.path.lexists(folder / first):

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -18,6 +17,7 @@ from torch import nn
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
+from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
@@ -138,12 +138,13 @@ def export_onnx(
     metadata = _metadata(name, model, processor) | {"dtype": dtype}
     model = model.float()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        path = Path(folder, "checked", out.name)
-        path.parent.mkdir()
+    with filling(out.parent) as folder:
+        path = folder / out.name
         if dtype == "int8":
-            write_graph(model, source := Path(folder, "float32.onnx"))
+            write_graph(model, source := folder / "float32.onnx")
             write_int8(source, path)
+            for file in _files_of(source):
+                file.unlink(missing_ok=True)
         else:
             write_graph(model, path, half=dtype == "float16")
         session = open_session(path)
@@ -154,8 +155,6 @@ def export_onnx(
         checked = {"photographs": report.photographs, "images": len(photographs)} | report.summary()
         annotate(path, metadata | {"checked": json.dumps(checked), "labeled": json.dumps(scores)})
         del session  # Windows moves no open file
-        for file in sorted(path.parent.iterdir(), reverse=True):  # the weights first: never a graph without them
-            os.replace(file, out.parent / file.name)
     return report
 
 

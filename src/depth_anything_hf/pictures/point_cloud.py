@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image
 
+from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.maps.geometry import unproject, valid_mask
 
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)  # mm: of a frame of 35 mm film
@@ -207,7 +208,7 @@ def save_ply(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
     properties = [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in fields]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header"]
     file = _prepare(path)
-    with file.open("wb") as stream:
+    with replacing(file, flush=False) as partial, partial.open("wb") as stream:
         stream.write(("\n".join(header) + "\n").encode("ascii"))
         vertices.tofile(stream)
     return file
@@ -234,7 +235,7 @@ def save_glb(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
         raise ValueError("there is no point, and glTF has no empty cloud; check the depth map and the mask.")
     cloud = trimesh.PointCloud(np.asarray(points) * np.array([1, -1, -1], dtype=np.float32), colors)
     file = _prepare(path)
-    file.write_bytes(cloud.export(file_type="glb"))
+    write_whole(file, cloud.export(file_type="glb"))
     return file
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from depth_anything_hf.data.codes import depth_map_to_image, encode_depth_map, upright_rgb
+from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale_shift
 from depth_anything_hf.maps.geometry import disparity_of_prediction, label_from_map
 from depth_anything_hf.pictures.charts import INK, shorten_text
@@ -244,9 +245,12 @@ def save_depth(
     stem.parent.mkdir(parents=True, exist_ok=True)
     # not with_suffix, which would take the "2" of "room.2" for an ending
     png, npy, color = (stem.with_name(stem.name + ending) for ending in (".png", ".npy", "_color.png"))
-    depth_map_to_image(codes).save(png)
-    np.save(npy, depth.astype(np.float32))
-    Image.fromarray(picture).save(color)
+    with replacing(png, flush=False) as partial:
+        depth_map_to_image(codes).save(partial, "PNG")
+    with replacing(npy, flush=False) as partial, partial.open("wb") as stream:
+        np.save(stream, depth.astype(np.float32))
+    with replacing(color, flush=False) as partial:
+        Image.fromarray(picture).save(partial, "PNG")
     return {"png": png, "npy": npy, "color": color, "scale": scale, "offset": offset}
 
 
