@@ -75,7 +75,7 @@ def cutmix_boxes(
 def cutmix(tensors: Sequence[torch.Tensor], boxes: torch.Tensor) -> list[torch.Tensor]:
     """Paste each box from the partner: images 0 and 1, 2 and 3, ... Images, labels and masks get the same box.
 
-    The last image of an odd number takes its box from the one before it. Pairs of neighbours stay together when a batch
+    The last image of an odd number takes its box from the one before it. Pairs of neighbors stay together when a batch
     is divided among processes.
 
     Args:
@@ -98,7 +98,7 @@ def cutmix(tensors: Sequence[torch.Tensor], boxes: torch.Tensor) -> list[torch.T
 
 
 def _partners(values: torch.Tensor) -> torch.Tensor:
-    """Give each image's partner its place: neighbours change places."""
+    """Give each image's partner its place: neighbors change places."""
     if len(values) < 2:
         return values
     paired = values[: len(values) // 2 * 2].unflatten(0, (-1, 2)).flip(1).flatten(0, 1)

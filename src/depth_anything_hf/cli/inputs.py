@@ -51,7 +51,9 @@ def find_inputs(
     Raises:
         FileNotFoundError: There is no input at a name, or none at all that is not left out.
     """
-    inputs, left_out, out_place = {}, {}, out.resolve()
+    inputs: dict[Path, Found] = {}
+    left_out: dict[Path, Path] = {}
+    out_place = out.resolve()
     for name in names:
         search = Photographs(name, kind.extensions)
         named = search.given.is_file()
@@ -99,7 +101,7 @@ def name_outputs(
     """
     folders = _subfolders(inputs.values())
     stems = [(found.file, out / folders.get(found.root, "") / found.stem) for found in inputs.values()]
-    takers = {}
+    takers: dict[Path, Path] = {}
     for taken, stem in stems:
         for file in output_files(stem, endings):
             other = takers.setdefault(file, taken)

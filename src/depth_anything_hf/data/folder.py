@@ -229,7 +229,8 @@ def parquet_files(root: Path) -> list[Path]:
         hint = f"load one of {nested[:3]}" if nested else "check the path, or read photographs with load_images"
         state = "no such folder" if not root.exists() else f"neither {METADATA} nor *.parquet in it"
         raise FileNotFoundError(f"{root}: {state}; {hint}.")
-    words = {_SPLIT_WORDS.get(re.split(r"[-_.]", file.name.lower())[0]) for file in files} - {None}
+    starts = {re.split(r"[-_.]", file.name.lower())[0] for file in files}
+    words = {_SPLIT_WORDS[word] for word in starts & _SPLIT_WORDS.keys()}
     if len(words) > 1:
         raise ValueError(
             f"{root} holds the splits {sorted(words)}; one set is read: give each split its own folder, or "

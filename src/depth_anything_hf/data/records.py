@@ -1,4 +1,4 @@
-"""The record schema of labelled images: encoding, decoding, column types.
+"""The record schema of labeled images: encoding, decoding, column types.
 
 A record is a mapping with `image`, `depth_map` (16-bit, 0 = no label), `depth_scale`, `depth_offset`, `space` and,
 optionally, `sky_mask`, `intrinsics`, `source`, `group`; real value = `code * depth_scale + depth_offset`.
@@ -41,7 +41,7 @@ class DepthSample:
         image: RGB, upright.
         values: (height, width) float32 in `space`, 0 where not valid; None = a photograph without label.
         mask: (height, width) bool, True where `values` is a valid label; None with `values`.
-        space: "depth" (metres), "disparity" (any positive scale, larger = nearer), or None with `values`.
+        space: "depth" (meters), "disparity" (any positive scale, larger = nearer), or None with `values`.
         sky: (height, width) bool, True = sky; None = not known.
         intrinsics: (fx, fy, cx, cy) in pixels of `image`, or None.
         source: Where the record comes from; "" = unknown.
@@ -65,7 +65,7 @@ def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
     record says `own_size`, the label covers the image at a size of its own, and the image is brought to that size.
 
     Args:
-        record: A row of a data set; images as PIL images or as `{"bytes", "path"}` (`datasets.Image(decode=False)`). Or a
+        record: A row of a dataset; images as PIL images or as `{"bytes", "path"}` (`datasets.Image(decode=False)`). Or a
             `DepthSample`, as the readers of benchmarks give (`depth_anything_hf.data.readers`).
 
     Returns:
@@ -123,13 +123,13 @@ def encode_record(
     source: str = "",
     **extra: Any,
 ) -> dict[str, Any]:
-    """Make a record, the row of a data set.
+    """Make a record, the row of a dataset.
 
     Args:
         image: Any photograph, or uint8 (height, width, 3) or (height, width).
         values: (height, width) in `space`, of the upright image; None = no label.
         mask: (height, width) bool; default: finite and > 0 (depth), >= 0 (disparity). In depth space, not the sky.
-        space: "depth" (metres) or "disparity".
+        space: "depth" (meters) or "disparity".
         sky: (height, width) bool, True = sky.
         intrinsics: fx, fy, cx, cy in pixels of the upright image.
         source: Where the record comes from.
@@ -169,7 +169,7 @@ def encode_record(
 
 
 def encode_sample(sample: DepthSample) -> dict[str, Any]:
-    """Make the 16-bit record of a sample, for writing; its values are quantised by `encode_record`.
+    """Make the 16-bit record of a sample, for writing; its values are quantized by `encode_record`.
 
     Args:
         sample: With or without a label.
@@ -240,7 +240,7 @@ def _check_size(plane: np.ndarray, image: Image.Image, raw: Image.Image, column:
         turned = " (after its EXIF rotation)" if raw.size != image.size else ""
         raise ValueError(
             f"{column} is {width} x {height} and the image{turned} {image.width} x {image.height} (width x height); "
-            "the two must match: export both at one size, and resize a depth map by nearest neighbour only."
+            "the two must match: export both at one size, and resize a depth map by nearest neighbor only."
         )
 
 
@@ -256,7 +256,7 @@ def _decode_values(codes: np.ndarray, record: Mapping[str, Any], sky: np.ndarray
     space, scale, offset = record.get("space"), record.get("depth_scale"), record.get("depth_offset")
     check_space(space)
     if scale is None or not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"depth_scale={scale!r}; it must be finite and > 0: units per code, 0.001 for millimetres.")
+        raise ValueError(f"depth_scale={scale!r}; it must be finite and > 0: units per code, 0.001 for millimeters.")
     if offset is None or not math.isfinite(offset):
         raise ValueError(f"depth_offset={offset!r}; it must be finite: write 0.0 where codes start at zero.")
     with np.errstate(over="ignore"):
@@ -273,7 +273,7 @@ def _encode_values(values: np.ndarray, mask, space: str, sky, shape: tuple[int, 
     if values.shape != shape:
         raise ValueError(
             f"values have shape {values.shape}, the upright image {shape} (height, width); the two must match: resize "
-            "the map by nearest neighbour, or pass the image it was made for."
+            "the map by nearest neighbor, or pass the image it was made for."
         )
     allowed = values > 0 if space == "depth" else values >= 0
     mask = np.isfinite(values) & allowed if mask is None else bool_map(mask, shape, "mask")

@@ -42,7 +42,7 @@ class ImageSource:
 
     Attributes:
         name: What was asked for.
-        revision: Commit of a Hub data set, or a digest of the files' names and sizes; None for a tree of photographs.
+        revision: Commit of a Hub dataset, or a digest of the files' names and sizes; None for a tree of photographs.
         dataset: The stream; its shards are the parts.
         column: Which column holds the images.
         parts: Names of the parts, in order.
@@ -90,16 +90,16 @@ def open_source(
 
     Args:
         images: A folder (a tree of photographs, or one that holds `*.parquet` or `*.tar`, there or in `data/`), a
-            file, a glob pattern, or the id of a data set on the Hub.
+            file, a glob pattern, or the id of a dataset on the Hub.
         column: Which column holds the images; left out, the only one of type image.
-        split: Of a Hub data set.
+        split: Of a Hub dataset.
         limit: Take so many inputs, the first ones.
 
     Returns:
         The source.
 
     Raises:
-        FileNotFoundError: Neither a path nor a data set that the Hub knows.
+        FileNotFoundError: Neither a path nor a dataset that the Hub knows.
         ValueError: Several image columns or none, files of different kinds, files of which none can be read, or a
             limit below 1.
 
@@ -238,7 +238,7 @@ def _open_hub(name: str, column: str | None, split: str) -> ImageSource:
         revision = HfApi().dataset_info(name).sha
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
-            f"{name} is no file, folder or pattern here, and no data set that the Hub gives ({type(error).__name__}): "
+            f"{name} is no file, folder or pattern here, and no dataset that the Hub gives ({type(error).__name__}): "
             "check the path, or log in with `hf auth login` for a private one."
         ) from error
     stream = load_dataset(name, split=split, streaming=True, revision=revision)

@@ -5,7 +5,7 @@ Formula (V1, eq. 9): \(L_{feat} = 1 - \mathrm{mean}_i \cos(f_i, f'_i)\) over the
 within an object, where semantics wants them alike.
 
 Unpublished, chosen here: the mean runs over the tokens that are kept, an image at a time; an image all of whose tokens
-agree adds 0. Relations: V1 applies it to unlabelled images only (supplementary table 13).
+agree adds 0. Relations: V1 applies it to unlabeled images only (supplementary table 13).
 """
 
 from __future__ import annotations

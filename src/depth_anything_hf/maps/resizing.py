@@ -115,7 +115,7 @@ def check_resolution(resolution: int, multiple: int) -> int:
 
 
 def resize_map(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize maps by nearest neighbour: no value is invented, and none is blended across a hole.
+    """Resize maps by nearest neighbor: no value is invented, and none is blended across a hole.
 
     Args:
         values (`torch.Tensor`): `(batch, height, width)`, float or bool.
@@ -129,7 +129,7 @@ def resize_map(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def resize_pixels(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize photographs on their own device by the bicubic kernel with antialiasing, to whole grey levels.
+    """Resize photographs on their own device by the bicubic kernel with antialiasing, to whole gray levels.
 
     Args:
         pixels (`torch.Tensor`): `(batch, height, width, 3)`, uint8.
@@ -137,7 +137,7 @@ def resize_pixels(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
     Returns:
         `torch.Tensor`: `(batch, *size, 3)`, uint8. Equal to torchvision's resize, which the stock processor uses where
-        it is installed; within a few grey levels of Pillow's.
+        it is installed; within a few gray levels of Pillow's.
 
     Example:
         >>> resize_pixels(torch.full((1, 4, 6, 3), 7, dtype=torch.uint8), (2, 3)).unique().tolist()

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, _PALE = (40, 40, 40), (222, 222, 222)
-# Okabe and Ito (2008), told apart with any colour vision, without their yellow, which is too pale for lines.
+# Okabe and Ito (2008), told apart with any color vision, without their yellow, which is too pale for lines.
 _LINES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0))
 
 
@@ -88,7 +88,7 @@ def bars(
     """Draw horizontal bars, each a sum of named parts, such as the seconds of a training step.
 
     Args:
-        rows: Name of a bar to its parts and their sizes, at least 0; equal names have equal colours in all bars.
+        rows: Name of a bar to its parts and their sizes, at least 0; equal names have equal colors in all bars.
         title: A line above the chart.
         x_label: What is drawn, with its unit.
         width: Pixels; the height follows from the number of bars.
@@ -135,7 +135,7 @@ def bars(
     return chart.resize((width // 2, height // 2), Image.Resampling.LANCZOS)
 
 
-def shorten_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+def shorten_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
     """Cut a text so that it fits into `width` pixels, with dots in place of what is cut."""
     if font.getlength(text) <= width:
         return text

@@ -1,7 +1,7 @@
-"""Point clouds from depth in metres and a pinhole camera; binary PLY and GLB files.
+"""Point clouds from depth in meters and a pinhole camera; binary PLY and GLB files.
 
 Points and PLY files have the axes of the camera (OpenCV: x right, y down, z forward). glTF wants y up and the view along
--z, so GLB files hold `(x, -y, -z)`. All lengths are metres. Pixel centres lie at half-integers.
+-z, so GLB files hold `(x, -y, -z)`. All lengths are meters. Pixel centers lie at half-integers.
 """
 
 from __future__ import annotations
@@ -86,21 +86,21 @@ def point_cloud(
     mask: np.ndarray | None = None,
     edge_threshold: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Lift a depth map to coloured points in the camera's frame (x right, y down, z forward).
+    """Lift a depth map to colored points in the camera's frame (x right, y down, z forward).
 
     Pixels without depth (nan, inf, 0, negative) give no point.
 
     Args:
-        depth (`np.ndarray`): `(height, width)`, metres along the optical axis.
+        depth (`np.ndarray`): `(height, width)`, meters along the optical axis.
         intrinsics (`torch.Tensor` or `Sequence[float]`): fx, fy, cx, cy in pixels of `depth`: `(4,)` or `(1, 4)`.
-        image (`Image.Image`, *optional*): The photograph at the size of `depth`: the points' colours.
+        image (`Image.Image`, *optional*): The photograph at the size of `depth`: the points' colors.
         mask (`np.ndarray`, *optional*): `(height, width)` bool, True where a point may be. Left out: everywhere.
         edge_threshold (`float`, *optional*): Drops the flying pixels that a network draws between a thing and what is
             behind it: those whose 3 x 3 surroundings differ in depth by more than this share of their own depth. 0.05
             is a start; surfaces seen at a grazing angle go, too. Left out: keep all.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray | None]`: points `(n, 3)` float32 in metres, row by row, and their colours
+        `tuple[np.ndarray, np.ndarray | None]`: points `(n, 3)` float32 in meters, row by row, and their colors
         `(n, 3)` uint8, None without an image.
 
     Raises:
@@ -203,8 +203,9 @@ def save_ply(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
     fields = [(name, "<f4") for name in "xyz"]
     fields += [] if colors is None else [(name, "u1") for name in ("red", "green", "blue")]
     vertices = np.empty(len(points), dtype=fields)
-    for i, (name, _) in enumerate(fields):
-        vertices[name] = points[:, i] if i < 3 else colors[:, i - 3]
+    columns = [*points.T, *([] if colors is None else colors.T)]
+    for (name, _), values in zip(fields, columns, strict=True):
+        vertices[name] = values
     properties = [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in fields]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header"]
     file = _prepare(path)
@@ -219,7 +220,7 @@ def save_glb(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
 
     Args:
         path (`str` or `os.PathLike`): File; folders are made, an old file is replaced.
-        points (`np.ndarray`): `(n, 3)`: x right, y down, z forward, metres. At least one.
+        points (`np.ndarray`): `(n, 3)`: x right, y down, z forward, meters. At least one.
         colors (`np.ndarray`, *optional*): `(n, 3)` uint8.
 
     Returns:
@@ -258,13 +259,13 @@ def import_trimesh() -> ModuleType:
 
 
 def _check(points: np.ndarray, colors: np.ndarray | None) -> None:
-    """Raise a `ValueError` unless there are n points and n colours."""
+    """Raise a `ValueError` unless there are n points and n colors."""
     shape = np.shape(points)
     fits = colors is None or (np.shape(colors) == shape and np.asarray(colors).dtype == np.uint8)
     if len(shape) != 2 or shape[1] != 3 or not fits:
-        colours = "none" if colors is None else f"{np.asarray(colors).dtype} of shape {np.shape(colors)}"
+        given = "none" if colors is None else f"{np.asarray(colors).dtype} of shape {np.shape(colors)}"
         raise ValueError(
-            f"points have shape {shape}, colors are {colours}; needed: (n, 3), and uint8 (n, 3) or None, as "
+            f"points have shape {shape}, colors are {given}; needed: (n, 3), and uint8 (n, 3) or None, as "
             "point_cloud returns them."
         )
 

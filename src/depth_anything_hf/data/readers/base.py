@@ -1,7 +1,7 @@
 """What the readers of the benchmarks share: the sequence of samples, and reading one file with errors that name it.
 
 A reader lists files when it is opened and decodes nothing; a sample is decoded when it is indexed. Every reader gives
-planar depth in metres as float32, never quantised, and intrinsics in the house's convention: the centre of the first
+planar depth in meters as float32, never quantized, and intrinsics in the house's convention: the center of the first
 pixel is at (0.5, 0.5), as `depth_anything_hf.maps.geometry.unproject` expects.
 """
 
@@ -144,7 +144,7 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def read_codes(path: Path) -> np.ndarray:
-    """Read a 16-bit grey PNG as (height, width) uint16."""
+    """Read a 16-bit gray PNG as (height, width) uint16."""
     with reading(path), Image.open(path) as image:
         return image_to_codes(image)
 
@@ -157,25 +157,25 @@ def read_hdf5(path: Path, pick: Callable[[Any], Item]) -> Item:
 
 
 def half_integer_intrinsics(
-    fx: float, fy: float, cx: float, cy: float, first_centre: float
+    fx: float, fy: float, cx: float, cy: float, first_center: float
 ) -> tuple[float, float, float, float]:
-    """Move a principal point to the house's convention, in which the centre of the first pixel is at 0.5.
+    """Move a principal point to the house's convention, in which the center of the first pixel is at 0.5.
 
     Args:
         fx: Focal length in pixels, across.
         fy: Focal length in pixels, down.
         cx: Principal point in pixels, across.
         cy: Principal point in pixels, down.
-        first_centre: Where the benchmark puts the centre of the first pixel: 1 (Matlab), 0 (OpenCV) or 0.5.
+        first_center: Where the benchmark puts the center of the first pixel: 1 (Matlab), 0 (OpenCV) or 0.5.
 
     Returns:
         (fx, fy, cx, cy) of Python floats.
 
     Example:
-        >>> half_integer_intrinsics(500, 500, 320.5, 240.5, first_centre=1)
+        >>> half_integer_intrinsics(500, 500, 320.5, 240.5, first_center=1)
         (500.0, 500.0, 320.0, 240.0)
     """
-    shift = 0.5 - first_centre
+    shift = 0.5 - first_center
     return float(fx), float(fy), float(cx) + shift, float(cy) + shift
 
 
@@ -185,12 +185,12 @@ def nearest_depth(columns: np.ndarray, rows: np.ndarray, depth: np.ndarray, heig
     Args:
         columns: (points,) pixel indices, whole numbers of any dtype.
         rows: (points,) pixel indices.
-        depth: (points,) metres; points with depth <= 0 or outside the image are dropped.
+        depth: (points,) meters; points with depth <= 0 or outside the image are dropped.
         height: Rows of the map.
         width: Columns of the map.
 
     Returns:
-        (height, width) float32 metres, 0 where no point falls.
+        (height, width) float32 meters, 0 where no point falls.
 
     Example:
         >>> nearest_depth(np.array([1, 1, 9]), np.array([0, 0, 0]), np.array([5.0, 4.0, 3.0]), 1, 2).tolist()
@@ -215,7 +215,7 @@ def make_sample(
 
     Args:
         image: RGB.
-        values: (height, width) metres along the optical axis, any float dtype.
+        values: (height, width) meters along the optical axis, any float dtype.
         source: The file, relative to the root.
         group: The scene.
         mask: (height, width) bool, where the benchmark says that a label is valid.

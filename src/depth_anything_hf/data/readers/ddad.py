@@ -53,7 +53,7 @@ def read_ddad(root: str | os.PathLike, split: str = "val", camera: str = "CAMERA
         camera: "CAMERA_01" (ahead), "CAMERA_05", "CAMERA_06", "CAMERA_07", "CAMERA_08" or "CAMERA_09".
 
     Returns:
-        Samples of 1216 x 1936 pixels, sparse planar depth in metres; `group` is the scene. `left_out` counts samples
+        Samples of 1216 x 1936 pixels, sparse planar depth in meters; `group` is the scene. `left_out` counts samples
         without the camera or the LiDAR.
 
     Raises:
@@ -88,10 +88,16 @@ def _frames(root: Path, scene: str, camera: str) -> Iterator[_Frame | None]:
                 yield None
                 continue
             image, cloud = by_name[camera]["image"], by_name["LIDAR"]["point_cloud"]
-            axes = tuple(cloud["point_format"].index(axis) for axis in "XYZ")
+            x, y, z = (cloud["point_format"].index(axis) for axis in "XYZ")
             yield _Frame(
-                *(Path(scene).parent.as_posix(), sample["calibration_key"], camera),
-                *(image["filename"], image["pose"], cloud["filename"], axes, cloud["pose"]),
+                scene=Path(scene).parent.as_posix(),
+                calibration=sample["calibration_key"],
+                camera=camera,
+                image=image["filename"],
+                camera_pose=image["pose"],
+                cloud=cloud["filename"],
+                axes=(x, y, z),
+                cloud_pose=cloud["pose"],
             )
 
 

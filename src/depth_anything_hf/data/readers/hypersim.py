@@ -30,7 +30,7 @@ def read_hypersim(
 ) -> Samples[DepthSample]:
     """Read Hypersim.
 
-    Distances to the camera's centre become planar depth with one focal length for all scenes, 886.81 pixels, as Depth
+    Distances to the camera's center become planar depth with one focal length for all scenes, 886.81 pixels, as Depth
     Anything V2 does; a few scenes have a tilted image plane, for which that is not exact.
 
     Args:
@@ -40,7 +40,7 @@ def read_hypersim(
         split_file: The official list of frames; default: `metadata_images_split_scene_v1.csv` in `root`.
 
     Returns:
-        Samples of 768 x 1024 pixels, metres; NaN in the file = no label; `group` is the scene. `left_out` counts frames
+        Samples of 768 x 1024 pixels, meters; NaN in the file = no label; `group` is the scene. `left_out` counts frames
         of the list that are not there.
 
     Raises:
@@ -64,9 +64,9 @@ def read_hypersim(
 
 
 def planar_depth(distance: np.ndarray, focal: float) -> np.ndarray:
-    """Turn distances to the camera's centre into depth along the optical axis.
+    """Turn distances to the camera's center into depth along the optical axis.
 
-    `depth = distance / sqrt(1 + (x / focal)^2 + (y / focal)^2)`, x and y from the image's centre to the pixel's.
+    `depth = distance / sqrt(1 + (x / focal)^2 + (y / focal)^2)`, x and y from the image's center to the pixel's.
 
     Args:
         distance: (height, width), any unit.

@@ -34,7 +34,7 @@ def read_sintel(root: str | os.PathLike, render_pass: str = "final") -> Samples[
         render_pass: "final" (blur, fog) or "clean".
 
     Returns:
-        Samples of 436 x 1024 pixels, in the film's own unit, which everybody takes for metres; every pixel has a depth,
+        Samples of 436 x 1024 pixels, in the film's own unit, which everybody takes for meters; every pixel has a depth,
         however far. `group` is the scene; `intrinsics` is None where `camdata_left` is missing.
 
     Raises:
@@ -80,5 +80,6 @@ def _depth(path: Path) -> np.ndarray:
 def _intrinsics(path: Path) -> tuple[float, ...]:
     with reading(path):
         matrix = np.frombuffer(_tagged(path), "<f8", count=9).reshape(3, 3)
-    # cx = 511.5 of 1024 columns: the first pixel's centre is at 0.
-    return half_integer_intrinsics(*matrix[[0, 1, 0, 1], [0, 1, 2, 2]], first_centre=0)
+    # cx = 511.5 of 1024 columns: the first pixel's center is at 0.
+    fx, fy, cx, cy = matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
+    return half_integer_intrinsics(fx, fy, cx, cy, first_center=0)

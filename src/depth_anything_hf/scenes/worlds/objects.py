@@ -102,7 +102,7 @@ _THINGS = (
 
 
 def thing(place: Place, size: float) -> None:
-    """Build one of the small things that lie on tables and shelves, about `size` metres high or long."""
+    """Build one of the small things that lie on tables and shelves, about `size` meters high or long."""
     _THINGS[place.world.rng.integers(len(_THINGS))](place, size / 2)
 
 
@@ -118,7 +118,8 @@ def litter(
     place: Place, half_x: float, half_y: float, z: float, count: int, sizes: tuple[float, float], is_round=False
 ) -> None:
     """Scatter things over a surface."""
-    rng, taken = place.world.rng, []
+    rng = place.world.rng
+    taken: list[tuple[float, float, float]] = []
     for _ in range(count):
         size = math.exp(rng.uniform(*np.log(sizes)))
         x, y = rng.uniform(-0.9, 0.9, 2) * (half_x, half_y)

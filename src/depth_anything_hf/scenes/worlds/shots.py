@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass
 class Shot:
-    """Say how a world is seen and lit. Angles in radians, metres, linear RGB."""
+    """Say how a world is seen and lit. Angles in radians, meters, linear RGB."""
 
     eye: np.ndarray
     heading: float  # clockwise from y

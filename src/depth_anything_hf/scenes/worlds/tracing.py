@@ -13,7 +13,7 @@ import torch
 
 from depth_anything_hf.scenes.worlds.solids import BALL, BOX, COLUMNS, CONE, ROD
 
-NEAR = 0.02  # metres; what is nearer to the camera than this is not seen
+NEAR = 0.02  # meters; what is nearer to the camera than this is not seen
 _CORNERS = torch.tensor([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=torch.float32)
 _EDGES = torch.tensor([[a, b] for a in range(8) for b in range(a + 1, 8) if (a ^ b) in (1, 2, 4)]).T  # (2, 12)
 
@@ -33,7 +33,7 @@ class Solids:
 class Camera:
     """Hold a pinhole camera for each world, whose axes are unit vectors."""
 
-    eye: torch.Tensor  # (worlds, 3) metres
+    eye: torch.Tensor  # (worlds, 3) meters
     axes: torch.Tensor  # (worlds, 3, 3): right, down, forward, one a row
     focal: torch.Tensor  # (worlds, 2) along x and y, in units of the image's width and height
 
@@ -127,17 +127,21 @@ def _box(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Ten
     return enter, torch.minimum(torch.minimum(slabs[0][1], slabs[1][1]), slabs[2][1])
 
 
+def _dot(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+    return sum((x * y for x, y in zip(a, b, strict=True)), torch.zeros((), device=a[0].device))  # in a fixed order
+
+
 def _approach(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return where on its ray, and at which point, it comes nearest to 0: from there b^2 - ac cancels least."""
-    middle = -sum(o * r for o, r in zip(origin, ray, strict=True)) / sum(r * r for r in ray)
+    middle = -_dot(origin, ray) / _dot(ray, ray)
     return middle, [o + middle * r for o, r in zip(origin, ray, strict=True)]
 
 
 def _ball(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Also in two dimensions; by the distance of the line, as b^2 - ac cancels for small, far solids."""
-    square = sum(r * r for r in ray)
+    square = _dot(ray, ray)
     middle, nearest = _approach(origin, ray)
-    return _between(middle, ((1 - sum(n * n for n in nearest)) / square).sqrt())  # NaN is a miss
+    return _between(middle, ((1 - _dot(nearest, nearest)) / square).sqrt())  # NaN is a miss
 
 
 def _rod(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,7 +213,9 @@ def trace(solids: Solids, camera: Camera, height: int, width: int, through: bool
     return Hits(*first, *_nearest(solid[past], pixel[past], depth[past], count))
 
 
-def _nearest(solid: torch.Tensor, pixel: torch.Tensor, depth: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+def _nearest(
+    solid: torch.Tensor, pixel: torch.Tensor, depth: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     nearest = torch.full((count,), math.inf, device=depth.device).scatter_reduce_(0, pixel, depth, "amin")
     winner = (depth <= pick(nearest, pixel)).nonzero()[:, 0]
     owner = torch.full((count,), -1, device=depth.device).scatter_reduce_(
