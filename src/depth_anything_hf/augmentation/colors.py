@@ -109,7 +109,7 @@ class StrongPerturbation:
 
 
 class ColorDraw(NamedTuple):
-    """What `perturb_colors` does to each image of a batch: one row an image."""
+    """Store the changes that `perturb_colors` makes to each image of a batch: one row per image."""
 
     factors: torch.Tensor  # (batch, 4): of brightness, contrast and saturation; turn of the hue in radians
     order: torch.Tensor  # (batch, 4), int64: which of these comes first, second, third and last
@@ -159,7 +159,7 @@ def draw_colors(batch: int, settings: StrongPerturbation, generator: torch.Gener
 
 
 def perturb_colors(images: torch.Tensor, drawn: ColorDraw) -> torch.Tensor:
-    """Change brightness, contrast, saturation, hue and sharpness of each image, as `draw_colors` has drawn it.
+    """Change brightness, contrast, saturation, hue and sharpness of each image, as drawn by `draw_colors`.
 
     Args:
         images (`torch.Tensor`): `(batch, 3, height, width)`, float RGB in [0, 1].
@@ -184,12 +184,12 @@ def perturb_colors(images: torch.Tensor, drawn: ColorDraw) -> torch.Tensor:
 
 
 def _each(values: torch.Tensor) -> torch.Tensor:
-    """Give one value an image the shape of images: `(batch, 1, 1, 1)`."""
+    """Reshape one value per image to `(batch, 1, 1, 1)`."""
     return values[:, None, None, None]
 
 
 def _change_colors(images: torch.Tensor, change: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Apply one of the four changes to each image: `change` `(batch,)` says which, `factors` `(batch, 4)` how much."""
+    """Apply to each image one of the four changes, `change` `(batch,)`, with its strength in `factors` `(batch, 4)`."""
     luminance = _luminance(images)  # (batch, 1, height, width)
     # Brightness moves away from black, contrast from the mean gray, saturation from each pixel's gray.
     center = torch.where(_each(change == CONTRAST), luminance.mean(dim=(1, 2, 3), keepdim=True), luminance)
@@ -219,7 +219,7 @@ def _turn_hue(images: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
 
 
 def _luminance(images: torch.Tensor) -> torch.Tensor:
-    """Weigh the colors as the eye does: `(batch, 1, height, width)`."""
+    """Compute the luminance: `(batch, 1, height, width)`."""
     from kornia.color import rgb_to_grayscale
 
     return rgb_to_grayscale(images)

@@ -17,10 +17,10 @@ def cutmix_boxes(
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> torch.Tensor:
-    """Draw one CutMix box an image, or none.
+    """Draw one CutMix box for each image, or none.
 
     The area is drawn once; aspect and corner are drawn again until the box lies inside the image. Where no box of the
-    area and aspect fits, as in a narrow strip, the aspect gives way.
+    area and aspect fits, as in a narrow strip, the aspect changes.
 
     Args:
         batch (`int`): Number of images.
@@ -98,7 +98,7 @@ def cutmix(tensors: Sequence[torch.Tensor], boxes: torch.Tensor) -> list[torch.T
 
 
 def _partners(values: torch.Tensor) -> torch.Tensor:
-    """Give each image's partner its place: neighbors change places."""
+    """Exchange neighboring images: each is replaced by its partner."""
     if len(values) < 2:
         return values
     paired = values[: len(values) // 2 * 2].unflatten(0, (-1, 2)).flip(1).flatten(0, 1)

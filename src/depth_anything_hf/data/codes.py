@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 MAX_CODE = 65535
 _ORIENTATION = 0x0112  # the EXIF tag
-_GRAY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I" (int32) is how some PNG readers give 16-bit gray
+_GRAY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # some PNG readers return 16-bit gray as "I" (int32)
 
 
 def encode_depth_map(values: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, float, float]:
@@ -115,7 +115,7 @@ def image_to_codes(image: Image.Image) -> np.ndarray:
     """Read the codes of a 16-bit gray image.
 
     Args:
-        image: Mode I;16, I;16B, or I (int32, as some PNG readers give 16-bit gray).
+        image: Mode I;16, I;16B, or I (int32: some PNG readers return 16-bit gray like this).
 
     Returns:
         (height, width) uint16.
@@ -210,7 +210,7 @@ def open_image(value: Any, column: str) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Give a photograph as 8-bit RGB, with its EXIF rotation applied, alpha dropped and 16-bit gray scaled to 8 bits.
+    """Convert a photograph to 8-bit RGB: EXIF rotation applied, alpha dropped, 16-bit gray scaled to 8 bits.
 
     Args:
         image: Any mode but "F".

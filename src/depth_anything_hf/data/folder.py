@@ -1,8 +1,9 @@
-"""Records on disk: the imagefolder form, parquet, and plain photographs (`pairs.py` reads pairs of files).
+"""Write and read folders of records: imagefolders, parquet, and photographs without labels.
 
-`datasets` reads the first two without this module. `load_folder` avoids its traps: it takes split names from file and
-folder names (one file called `test_1.png` hides `metadata.jsonl`, hence every label), and column types from the first
-10 MB of `metadata.jsonl` (an integer `depth_scale` there turns a later 0.5 into 0).
+`datasets` reads the first two without this module, but with traps that `load_folder` avoids: `datasets` takes split
+names from file and folder names (one file called `test_1.png` hides `metadata.jsonl`, hence every label), and column
+types from the first 10 MB of `metadata.jsonl` (an integer `depth_scale` there turns a later 0.5 into 0).
+`pairs.py` reads pairs of files.
 """
 
 from __future__ import annotations
@@ -43,20 +44,20 @@ def write_image_folder(
     """Write records one by one as an imagefolder: `images/`, `depth/`, `sky/` and, last, `metadata.jsonl`.
 
     Images are checked and written as upright RGB; codes are kept bit for bit. Everything is staged in
-    `out_dir/.partial`, so a folder with `metadata.jsonl` is complete, and records may be read lazily from the very
+    `out_dir/.partial`, so a folder with `metadata.jsonl` is complete, and records may be read lazily from the same
     folder that is overwritten.
 
     Args:
         records: Rows of the record schema; those without `depth_map` are photographs without label.
         out_dir: Folder to create.
-        overwrite: Replace what an earlier call wrote there (never a file of another origin).
+        overwrite: Replace what an earlier call wrote there (never any other file).
         jpeg_quality: None writes lossless PNG images; 1..95 writes JPEG. Depth and sky are always PNG.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: `out_dir` is not empty and `overwrite` is False, or it holds files of another origin.
+        FileExistsError: `out_dir` is not empty and `overwrite` is False, or it has files that this function did not write.
         ValueError: A record breaks a rule of the schema, or there is none.
 
     Example:
@@ -140,16 +141,16 @@ def _plain(value: Any) -> Any:
 def load_folder(path: str | os.PathLike) -> datasets.Dataset:
     """Read a folder of records: an imagefolder (`metadata.jsonl`) or parquet files, there or in `data/`.
 
-    All of it is one set, whatever the names of its files; schema columns get the types of `record_features`.
+    All files become one split, whatever their names; columns of the schema get the types of `record_features`.
 
     Args:
         path: The folder.
 
     Returns:
-        The set; images are decoded when a row is read, `depth_map` as 16-bit PIL images.
+        The dataset; images are decoded when a row is read, `depth_map` as 16-bit PIL images.
 
     Raises:
-        FileNotFoundError: No such folder, or neither form in it.
+        FileNotFoundError: There is no such folder, or neither form in it.
         ValueError: A column of the schema is missing, or parquet files of several splits lie together.
 
     Example:
@@ -166,8 +167,8 @@ def load_folder(path: str | os.PathLike) -> datasets.Dataset:
         files, builder = [root / METADATA], "imagefolder"
         features = _checked(root, _metadata_features(files[0]))
     else:
-        files, builder = parquet_files(root), "parquet"
-        features = parquet_features(root, files)
+        files, builder = _parquet_files(root), "parquet"
+        features = _parquet_features(root, files)
     data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
     return datasets.load_dataset(builder, data_files=data_files, features=features, split="train")
 
@@ -175,13 +176,13 @@ def load_folder(path: str | os.PathLike) -> datasets.Dataset:
 def stream_folder(path: str | os.PathLike, *more: str | os.PathLike, seed: int = 0) -> datasets.IterableDataset:
     """Open folders of parquet shards, there or in `data/`, as one stream of records.
 
-    Only the shards' footers are read before the stream is. Schema columns get the types of `record_features`. For a
-    shuffle of the records themselves see `training.streaming.StreamedBatches`, which trains on streams.
+    Opening reads only the footers of the shards. Columns of the schema get the types of `record_features`. Only the
+    order of the shards is random; `training.streaming.StreamedBatches` shuffles the records themselves.
 
     Args:
         path: Folder, as `depth-anything-hf pseudo-label` writes it.
-        more: Further ones.
-        seed: Of the order in which the shards of all folders are read.
+        more: Further folders.
+        seed: Seed of the order in which the shards of all folders are read.
 
     Returns:
         The stream; images are decoded when a record is read, `depth_map` as 16-bit PIL images.
@@ -205,13 +206,13 @@ def stream_folder(path: str | os.PathLike, *more: str | os.PathLike, seed: int =
     files = [file for root in roots for file in _shards(root)]
     order = np.random.default_rng(seed).permutation(len(files))
     data_files = {"train": [glob.escape(str(files[i].absolute())) for i in order]}
-    features = parquet_features(", ".join(map(str, roots)), files)
+    features = _parquet_features(", ".join(map(str, roots)), files)
     return datasets.load_dataset("parquet", data_files=data_files, features=features, split="train", streaming=True)
 
 
 def _shards(root: Path) -> list[Path]:
     try:
-        return parquet_files(root)
+        return _parquet_files(root)
     except FileNotFoundError as error:
         state = "no such folder" if not root.exists() else "no *.parquet in it or in its data/"
         other = "read it with load_folder" if (root / METADATA).is_file() else "check the path"
@@ -221,8 +222,8 @@ def _shards(root: Path) -> list[Path]:
         ) from error
 
 
-def parquet_files(root: Path) -> list[Path]:
-    """List the shards of a folder, there or in `data/`; refuse one without any, and several splits in one."""
+def _parquet_files(root: Path) -> list[Path]:
+    """List the parquet shards in a folder or in its `data/`; raise an error if there are none, or several splits."""
     files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
     if not files:
         nested = sorted(str(file.parent) for file in root.glob(f"*/{METADATA}"))
@@ -239,8 +240,8 @@ def parquet_files(root: Path) -> list[Path]:
     return files
 
 
-def parquet_features(where: str | Path, files: Sequence[Path]) -> datasets.Features:
-    """Read the column types of shards off their footers; those of the schema get the types of `record_features`."""
+def _parquet_features(where: str | Path, files: Sequence[Path]) -> datasets.Features:
+    """Read the column types of shards from their footers; columns of the schema get the types of `record_features`."""
     import pyarrow.parquet as pq
     from datasets import Features
 
@@ -301,7 +302,7 @@ def _merge(parts: Iterable[datasets.Features]) -> datasets.Features:
 def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> datasets.Dataset:
     """Read photographs without labels: a file, a folder with all its subfolders, or a glob pattern.
 
-    `data.photographs.Photographs` says which files are photographs; one line of the log counts the files that are not.
+    `data.photographs.Photographs` describes which files are photographs; the others are counted in one line of the log.
 
     Args:
         path_or_glob: "photos", "photos/a.jpg" or "photos/**/*.png".

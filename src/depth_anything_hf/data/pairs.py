@@ -1,4 +1,4 @@
-"""Plain pairs of files: an image and its depth map, with the same stem, read as records."""
+"""Read pairs of files, an image and its depth map with the same stem, as records."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def load_pairs(
 
 
 class PairedFolder:
-    """Give the records of image and label files, read when they are asked for (a map-style set for a `DataLoader`).
+    """Read the records of image and label files when they are indexed (a map-style dataset for a `DataLoader`).
 
     Args:
         pairs: (stem, image file, label file).

@@ -1,4 +1,4 @@
-"""The one finder of photographs: in a folder tree, in an imagefolder, by a pattern, or one file; what it skips it counts."""
+"""Find photographs in a folder tree, in an imagefolder or by a pattern, and count the files that are skipped."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _logger = logging.getLogger(__name__)
 class Photographs:
     """Find photographs, lazily, folder by folder in the order of their names.
 
-    - Hidden files and folders are left out, and so is what is no regular file: a pipe, a device.
-    - A folder with `metadata.jsonl` is an imagefolder: what it lists is taken, each file once; all else there, such as
-      its depth maps and masks, is not.
-    - Links are followed, but not to a folder that the link lies in.
+    - Hidden files and folders are skipped, and so are pipes and devices.
+    - A folder with `metadata.jsonl` is an imagefolder: the files that it lists are taken, each once; all other files
+      there, such as depth maps and masks, are skipped.
+    - Links are followed, except a link to a folder above it, which would never end.
 
     Iterating again searches again.
 
     Args:
         path: A folder, which is searched with all its subfolders, a glob pattern ("photos/**/*.png"), or a file.
-        extensions: Endings to take, in lower or upper case. With the default, what `metadata.jsonl` lists is taken
-            whatever its ending.
+        extensions: Endings to take, in lower or upper case. With the default, a file that `metadata.jsonl` lists
+            is taken whatever its ending.
         keep_missing: Also yield files that are listed but missing, and links that lead nowhere.
 
     Attributes:
@@ -118,7 +118,7 @@ class Photographs:
                 yield from self._search(Path(entry.path), inside)
 
     def _entries(self, folder: Path, hidden: bool = False) -> list[os.DirEntry[str]]:
-        """List a folder by name; of what is hidden only the files that have the ending of a photograph, to count them."""
+        """List a folder by name. Hidden entries are left out, except photographs, which are counted as skipped."""
         try:
             with os.scandir(folder) as entries:
                 found = sorted(entries, key=lambda entry: entry.name)
@@ -139,7 +139,7 @@ class Photographs:
         return None
 
     def _check(self, entry: os.DirEntry[str] | Path, file: Path) -> Iterator[Path]:
-        """Yield a file that is no folder if it is to be taken, and count it if it is not."""
+        """Yield a file if it is to be taken, and count it otherwise."""
         if reason := self._reason(entry, file.name):
             self.skipped[reason] += 1
         else:

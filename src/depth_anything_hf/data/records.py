@@ -2,7 +2,7 @@
 
 A record is a mapping with `image`, `depth_map` (16-bit, 0 = no label), `depth_scale`, `depth_offset`, `space` and,
 optionally, `sky_mask`, `intrinsics`, `source`, `group`; real value = `code * depth_scale + depth_offset`.
-`docs/data_format.md` specifies it exactly; `codes.py` holds its images, `folder.py` reads and writes it on disk, and
+`docs/data_format.md` specifies it exactly; `codes.py` reads its images, `folder.py` reads and writes it on disk, and
 `depth_anything_hf.maps.geometry.label_from_map` makes the label that a model is trained on.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DepthSample:
-    """Hold one decoded record.
+    """Store one decoded record.
 
     Attributes:
         image: RGB, upright.
@@ -62,11 +62,11 @@ def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
     """Check a record and decode it; a sample that is decoded already comes back unchanged.
 
     Valid labels: codes other than 0 whose value is > 0 and not under the sky (depth), or >= 0 (disparity). Where the
-    record says `own_size`, the label covers the image at a size of its own, and the image is brought to that size.
+    record says `own_size`, the label covers the whole image at another size, and the image is resized to that size.
 
     Args:
         record: A row of a dataset; images as PIL images or as `{"bytes", "path"}` (`datasets.Image(decode=False)`). Or a
-            `DepthSample`, as the readers of benchmarks give (`depth_anything_hf.data.readers`).
+            `DepthSample`, as the readers of benchmarks return it (`depth_anything_hf.data.readers`).
 
     Returns:
         The sample; `values` and `mask` are None when the record has no `depth_map`.
@@ -136,7 +136,7 @@ def encode_record(
         **extra: Further columns (`group`, ...), kept as they are.
 
     Returns:
-        The record, which holds no reference to a file; `sky_mask` is a key only where `sky` is given.
+        The record, without a reference to a file; `sky_mask` is a key only where `sky` is given.
 
     Raises:
         ValueError: A size, a space, intrinsics, or a value under an explicit mask that breaks a rule.
@@ -195,7 +195,7 @@ def encode_sample(sample: DepthSample) -> dict[str, Any]:
 
 
 def record_features(with_sky: bool = False, with_group: bool = False, **extra: Any) -> datasets.Features:
-    """Give the column types of the schema, for `datasets.Dataset.from_generator(..., features=...)`.
+    """Return the column types of the schema, for `datasets.Dataset.from_generator(..., features=...)`.
 
     Args:
         with_sky: Add `sky_mask`.
@@ -245,7 +245,7 @@ def _check_size(plane: np.ndarray, image: Image.Image, raw: Image.Image, column:
 
 
 def _resized_to_label(image: Image.Image, intrinsics: tuple[float, ...] | None, shape: tuple[int, int]):
-    """Bring an image, and its intrinsics, to the size of a label that covers all of it."""
+    """Resize an image and its intrinsics to the size of its label, which covers the whole image."""
     across, down = shape[1] / image.width, shape[0] / image.height
     if intrinsics is not None:
         intrinsics = tuple(number * factor for number, factor in zip(intrinsics, (across, down) * 2, strict=True))

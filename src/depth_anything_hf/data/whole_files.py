@@ -1,4 +1,4 @@
-"""The one way to write a file: it is either whole or not there, whenever a run is killed."""
+"""Write files so that each is either whole or not there, even if the process is killed."""
 
 from __future__ import annotations
 

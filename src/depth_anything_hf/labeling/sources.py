@@ -1,6 +1,6 @@
-"""Undecoded images from a folder tree, parquet, WebDataset shards or the Hub, streamed by `datasets`, in parts.
+"""Stream undecoded images, in parts, from a folder tree, parquet, WebDataset shards or the Hub.
 
-A part is what can be read on its own: a file of a sharded set, or all of a folder tree. Nothing is listed or read
+A part is read on its own: a file of a sharded dataset, or a whole folder tree. Nothing is listed or read
 before it is needed.
 """
 
@@ -38,17 +38,17 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Hold a stream of images.
+    """Store a stream of images.
 
     Attributes:
-        name: What was asked for.
+        name: The path, pattern or id that was passed.
         revision: Commit of a Hub dataset, or a digest of the files' names and sizes; None for a tree of photographs.
         dataset: The stream; its shards are the parts.
-        column: Which column holds the images.
+        column: Column of the images.
         parts: Names of the parts, in order.
         whole_files: Whether each part is a file; then its name is unique and its content fixed.
         count: Counts the images, if that can be done without reading them.
-        archives: The tar file of each part, if it lies here: `tarfile` takes one that is cut for one that ends.
+        archives: The tar file of each part, if it lies here: `tarfile` takes a cut file for a whole one.
         describe_skipped: Describes in a line which files of a folder are no inputs; "" if there are none.
     """
 
@@ -86,21 +86,21 @@ class ImageSource:
 def open_source(
     images: str | os.PathLike, column: str | None = None, split: str = "train", limit: int | None = None
 ) -> ImageSource:
-    """Open a stream of images by what its name means.
+    """Open a stream of images from a path, a pattern or the id of a dataset.
 
     Args:
         images: A folder (a tree of photographs, or one that holds `*.parquet` or `*.tar`, there or in `data/`), a
             file, a glob pattern, or the id of a dataset on the Hub.
-        column: Which column holds the images; left out, the only one of type image.
+        column: Column of the images; default: the only column of type image.
         split: Of a Hub dataset.
-        limit: Take so many inputs, the first ones.
+        limit: Take only the first `limit` inputs.
 
     Returns:
         The source.
 
     Raises:
         FileNotFoundError: Neither a path nor a dataset that the Hub knows.
-        ValueError: Several image columns or none, files of different kinds, files of which none can be read, or a
+        ValueError: Several image columns or none, files of different kinds, files that can all not be read, or a
             limit below 1.
 
     Example:
@@ -135,7 +135,7 @@ def open_source(
 
 
 def digest_of(names: list[str]) -> str:
-    """Compute what identifies a list of names: the SHA-256 of the names, a line each.
+    """Compute the digest of a list of names: the SHA-256 of the names, one per line.
 
     Example:
         >>> digest_of(["a", "b"])[:8]
@@ -145,7 +145,7 @@ def digest_of(names: list[str]) -> str:
 
 
 def _shard_files(given: Path) -> list[Path]:
-    """List the parquet or tar files that are meant, none if it is photographs."""
+    """List the parquet or tar files at a path; none if it holds photographs."""
     if given.is_dir():
         found = [path for pattern in ("*", "data/*") for end in _SHARDS for path in given.glob(pattern + end)]
         files = [path for path in found if not path.name.startswith(".")]
@@ -268,7 +268,7 @@ def _image_column(stream: datasets.IterableDataset, column: str | None, name: st
 
 
 def _undecoded(stream: datasets.IterableDataset, column: str) -> datasets.IterableDataset:
-    """Keep the column's files as they are, and the key of a WebDataset beside it."""
+    """Select the column without decoding its files, and the key of a WebDataset."""
     from datasets import Image
 
     kept = [name for name in (column, "__key__") if name in stream.features]

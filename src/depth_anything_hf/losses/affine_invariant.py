@@ -16,7 +16,7 @@ import torch
 from depth_anything_hf.losses.reduction import in_full_precision, mean_over_labeled
 from depth_anything_hf.maps.geometry import SMALLEST_SPREAD, kth_smallest, masked_mean, normalize_robust
 
-# A target whose spread is within float32 rounding of its own size holds no depth order to learn from.
+# A target whose spread is within float32 rounding of its own size has no depth order to learn from.
 SMALLEST_RELATIVE_SPREAD = 1e-6
 # The gradient grows as 1 / spread of the prediction and returns in its dtype: float16 ends at 65504.
 SMALLEST_SPREAD_FLOAT16 = torch.finfo(torch.float16).eps

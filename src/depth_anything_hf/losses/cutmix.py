@@ -31,7 +31,7 @@ def cutmix_loss_per_image(
         mask (`torch.Tensor`): Bool, same shape: labeled pixels, mixed by the same boxes.
         box (`torch.Tensor`): Bool, same shape: the pixels that came from the partner; all false where not mixed.
         trim_fraction (`float`): Share of each region's worst pixels to leave out, in [0, 1).
-        with_gradient_matching (`bool`): False saves its time and gives zeros.
+        with_gradient_matching (`bool`): False saves its time and returns zeros.
 
     Returns:
         `RelativeLoss`: Both terms, and the images in which at least one region has labels, `(batch,)` each.
@@ -53,7 +53,7 @@ def cutmix_loss_per_image(
     if box.dtype != torch.bool or box.shape != mask.shape:
         raise ValueError(
             f"box has dtype {box.dtype} and shape {tuple(box.shape)}; it must be torch.bool of the mask's shape "
-            f"{tuple(mask.shape)}. depth_anything_hf.augmentation.cutmix_boxes makes one."
+            f"{tuple(mask.shape)}. Make one with depth_anything_hf.augmentation.cutmix_boxes."
         )
     inside, outside = (
         relative_loss_per_image(prediction, target, mask & region, trim_fraction, with_gradient_matching)

@@ -19,7 +19,7 @@ SMALLEST_NORM = 1e-4  # bounds the slope at a token of zeros, 1 / norm, which fl
 def feature_alignment_loss(
     features: torch.Tensor, frozen_features: torch.Tensor, margin: float = 0.85
 ) -> torch.Tensor:
-    """Pull patch features towards those of a frozen encoder, except where they agree beyond the margin.
+    """Pull patch features toward the features of a frozen encoder, except where they agree beyond the margin.
 
     Args:
         features (`torch.Tensor`): `(batch, patches, channels)`, last-layer patch tokens of the student's encoder.

@@ -6,7 +6,7 @@ affine-invariant loss, and \(R^k\) that residual at every \(2^k\)-th pixel:
 \(L_{gm} = \sum_{k<K} \big(\mathrm{mean}\,|\nabla_x R^k| + \mathrm{mean}\,|\nabla_y R^k|\big)\), \(K = 4\),
 
 each mean taken over the pairs of neighbors that are both valid. Dividing by the pairs, and not by the pixels, keeps
-the term at full strength on sparse labels. V2 gives it twice the weight of the affine-invariant loss.
+the term at full strength on sparse labels. In V2 its weight is twice the weight of the affine-invariant loss.
 
 Relations: it needs exact, dense labels. V2 found it useless on coarse labels of real sensors.
 """

@@ -18,7 +18,7 @@ def check_space(space: str | None) -> str:
     if space not in SPACES:
         raise ValueError(
             f"space is {space!r}; it must be one of {SPACES}: 'depth' is meters along the optical axis, 'disparity' "
-            "is inverse depth at any scale. Pass the one that your maps hold."
+            "is inverse depth at any scale. Pass the space of your maps."
         )
     return space
 
@@ -68,7 +68,7 @@ def invert(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def masked_median(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Take each image's median over its valid pixels (the lower of the two middle values, as `torch.median`).
+    """Compute each image's median over its valid pixels (the lower of the two middle values, as `torch.median`).
 
     Masked-out pixels take no part: zeros in their place would pull the median down, the known fault of the MiDaS
     reference code.
@@ -95,7 +95,7 @@ def masked_median(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def kth_smallest(values: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """Take each row's `k`-th smallest value, counted from 0. NaN is larger than all.
+    """Return each row's `k`-th smallest value, counted from 0. NaN is larger than all.
 
     Args:
         values (`torch.Tensor`): `(batch, n)`, float. No gradient flows.
@@ -224,14 +224,14 @@ def label_from_map(
     depth_estimation_type: str,
     sky: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring a depth map into the space that a model predicts: disparity for relative models, meters for metric ones.
+    """Convert a depth map to the space that a model predicts: disparity for relative models, meters for metric ones.
 
     Sky is a label of disparity 0 for a relative model, and no label for a metric one.
 
     Args:
         values (`torch.Tensor`): Any shape: meters or disparity.
         mask (`torch.Tensor`, *optional*): Bool, same shape: where `values` may be read.
-        space (`str`): What `values` holds: `"depth"` or `"disparity"`.
+        space (`str`): Space of `values`: `"depth"` or `"disparity"`.
         depth_estimation_type (`str`): The model's: `"relative"` or `"metric"`.
         sky (`torch.Tensor`, *optional*): Bool, same shape.
 
@@ -270,12 +270,12 @@ def label_from_map(
 def disparity_of_prediction(
     values: torch.Tensor, space: str, mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn a prediction into disparity, to look at: what is near is large.
+    """Convert a prediction to disparity, for pictures: near is large.
 
     Unlike a label, a prediction in disparity may lie below zero.
 
     Args:
-        values (`torch.Tensor`): Any shape: disparity, or meters, of which those not above zero are no values.
+        values (`torch.Tensor`): Any shape: disparity, or meters; meters that are not above zero are no values.
         space (`str`): `"disparity"` or `"depth"`.
         mask (`torch.Tensor`, *optional*): Bool, same shape: where `values` may be read.
 

@@ -25,7 +25,7 @@ def resized_size(
         width (`int`): Of the image, pixels.
         target (`tuple[int, int]`): Height and width to aim at, pixels.
         multiple (`int`): Both sides of the result are multiples of this.
-        keep_aspect_ratio (`bool`): False gives the target itself, rounded.
+        keep_aspect_ratio (`bool`): False returns the target itself, rounded.
         method (`str`): `"lower_bound"`: the smallest size that covers the target, as the authors' code.
             `"minimal"`: whichever side needs the smaller change of scale is brought to the target, as the stock DPT
             processor (and MiDaS) does; the other side may fall below it.
@@ -65,7 +65,7 @@ def resized_size(
 
 
 def shaped_size(resolution: int, aspect: float, multiple: int) -> tuple[int, int]:
-    """Give the input size of a network that takes one shape alone, into which every image is squeezed.
+    """Return the input size of a network that takes only one shape, into which every image is squeezed.
 
     Args:
         resolution (`int`): Shorter side, pixels, a multiple of `multiple`.
@@ -84,7 +84,7 @@ def shaped_size(resolution: int, aspect: float, multiple: int) -> tuple[int, int
 
 
 def fixed_aspect(processor) -> float | None:
-    """Give the shape, width by height, into which a processor squeezes every image; None: images keep their own."""
+    """Return the width over the height into which a processor squeezes every image; None if images keep their own."""
     squeezes = getattr(processor, "keep_aspect_ratio", None) is False and "width" in (processor.size or {})
     return processor.size["width"] / processor.size["height"] if squeezes else None
 
@@ -155,7 +155,7 @@ def resize_pixels(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def resize_prediction(predicted_depth: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
-    """Bring predictions to another size.
+    """Resize predictions.
 
     Args:
         predicted_depth (`torch.Tensor`): `(batch, height, width)`.

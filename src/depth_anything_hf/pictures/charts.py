@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, _PALE = (40, 40, 40), (222, 222, 222)
-# Okabe and Ito (2008), told apart with any color vision, without their yellow, which is too pale for lines.
+# Okabe and Ito (2008), distinct with any color vision, without their yellow, which is too pale for lines.
 _LINES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0))
 
 
@@ -136,7 +136,7 @@ def bars(
 
 
 def shorten_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """Cut a text so that it fits into `width` pixels, with dots in place of what is cut."""
+    """Shorten a text to `width` pixels, with dots at its end."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
@@ -145,7 +145,7 @@ def shorten_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, 
 
 
 def _ticks(values: np.ndarray) -> dict[float, str]:
-    """Give round numbers that enclose the values, about five, with their text."""
+    """Return about five round numbers that enclose the values, with their text."""
     low, high = float(values.min()), float(values.max())
     rough = ((high - low) or abs(high) or 1.0) / 5
     unit = 10.0 ** math.floor(math.log10(rough))

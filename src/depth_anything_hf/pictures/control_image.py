@@ -1,4 +1,4 @@
-"""The pictures of depth that control a diffusion model."""
+"""Convert depth maps to the pictures that control a diffusion model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def to_control_image(
             no values, nor are meters that are not above zero.
         space: "disparity" (relative models) or "depth" (metric models), which is inverted first.
         mask: (height, width) bool, True where there is a value; default: everywhere.
-        size: (height, width) of the picture, for Stable Diffusion multiples of 8; default: that of the map. Disparity is
+        size: (height, width) of the picture, for Stable Diffusion multiples of 8; default: the size of the map. Disparity is
             resized before it is stretched, so that the range stays full: bilinearly, or, where it has holes, by the
             nearest neighbor.
 

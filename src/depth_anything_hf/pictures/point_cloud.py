@@ -51,19 +51,19 @@ def intrinsics_from_fov(height: int, width: int, fov: float) -> torch.Tensor:
 
 
 def intrinsics_from_exif(image: Image.Image) -> torch.Tensor | None:
-    """Compute the intrinsics from the focal length that a camera wrote into its file, where it did.
+    """Compute the intrinsics from the focal length in the EXIF data, if there is one.
 
-    FocalLengthIn35mmFilm says which lens has the same diagonal field of view on 35 mm film. It is right for the
-    photograph as it was taken: who crops one and keeps the EXIF data makes it wrong.
+    FocalLengthIn35mmFilm is the focal length of the lens with the same diagonal field of view on 35 mm film. It is
+    right for the photograph as it was taken, and wrong for a crop that kept the EXIF data.
 
     Args:
         image (`Image.Image`): As opened, or brought upright since.
 
     Returns:
         `torch.Tensor`, *optional*: `(1, 4)` float32, as `intrinsics_from_fov`, for the image at its size once it is
-        upright; None where the file does not say.
+        upright; None if the file has no focal length.
 
-    Source: Exif 2.32, tag 41989; CIPA DCG-001: the equivalent is that of the diagonal.
+    Source: Exif 2.32, tag 41989; CIPA DCG-001: the equivalent refers to the diagonal.
 
     Example:
         >>> intrinsics_from_exif(Image.new("RGB", (80, 60))) is None
@@ -88,7 +88,7 @@ def point_cloud(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Lift a depth map to colored points in the camera's frame (x right, y down, z forward).
 
-    Pixels without depth (nan, inf, 0, negative) give no point.
+    Pixels without depth (nan, inf, 0, negative) become no point.
 
     Args:
         depth (`np.ndarray`): `(height, width)`, meters along the optical axis.

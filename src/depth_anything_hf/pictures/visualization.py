@@ -43,7 +43,7 @@ def colorize(
         values: (height, width) disparity, any scale; nan and inf are no values.
         mask: (height, width) bool, True where there is a value; default: everywhere.
         low, high: Disparity of the darkest and the brightest color; default: 2nd and 98th percentile of the values.
-        colors: (256, 3) from far to near, 0 to 255; default: those of "inferno".
+        colors: (256, 3) from far to near, 0 to 255; default: the colors of "inferno".
 
     Returns:
         (height, width, 3) uint8. A constant map has the one color of the middle.
@@ -87,7 +87,7 @@ def paint(
     Args:
         depth: (height, width) disparity or meters; nan and inf are no values.
         space: "disparity" (relative models) or "depth" (metric models).
-        low, high, colors: Of the disparity, as in `colorize`.
+        low, high, colors: As in `colorize`; the range is in disparity.
 
     Returns:
         (height, width, 3) uint8.
@@ -111,7 +111,7 @@ def prediction_row(
     target_space: str,
     predictions: Sequence[np.ndarray],
 ) -> list[Picture | None]:
-    """Make a row of `sheet`: the image, its ground truth, and predictions aligned to it, all on one range of colors.
+    """Make a row of `sheet`: the image, its ground truth, and the aligned predictions, all on one range of colors.
 
     Each prediction gets the scale and shift of the least-squares fit to the ground truth in disparity; what falls
     below the range of the ground truth has its darkest color. A fit with a negative scale is not applied, so that a
@@ -122,7 +122,7 @@ def prediction_row(
         image: The photograph.
         target: (height, width) ground truth: meters or disparity; None = there is none.
         target_mask: (height, width) bool, True where `target` may be read; None = everywhere.
-        target_space: "depth" or "disparity": what `target` holds.
+        target_space: "depth" or "disparity": the space of `target`.
         predictions: (height, width) disparity at the size of `target`, any scale and shift.
 
     Returns:
@@ -222,8 +222,8 @@ def save_depth(
     Args:
         path_stem: Path without ending; folders are made, files replaced.
         depth: (height, width) disparity or meters; nan and inf become code 0 (no label) of the PNG.
-        space: "disparity" (relative models) or "depth" (metric models): what is near, in the picture.
-        colors: Of the picture, as in `colorize`.
+        space: "disparity" (relative models) or "depth" (metric models), for the picture.
+        colors: Colors of the picture, as in `colorize`.
 
     Returns:
         `png`, `npy`, `color`: the paths `<stem>.png`, `<stem>.npy`, `<stem>_color.png`; `scale`, `offset`: a value is
@@ -255,7 +255,7 @@ def save_depth(
 
 
 def robust_range(values: np.ndarray) -> tuple[float, float]:
-    """Find the range that colors are spread over: the 2nd and 98th percentile of some values, at least one."""
+    """Return the range of the colors: the 2nd and 98th percentile of at least one value."""
     low, high = np.percentile(values, (2, 98))
     # where nearly all values are one (sky), the percentiles fall together and would hide the rest
     return (float(low), float(high)) if high > low else (float(values.min()), float(values.max()))
@@ -269,7 +269,7 @@ def _disparity(values: np.ndarray, mask: np.ndarray | None, space: str) -> tuple
 
 
 def enlarge_sparse(disparity: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the pixels of a sparse map as squares; where they meet the nearer one hides the other."""
+    """Draw the pixels of a sparse map as squares; of two overlapping squares the nearer is on top."""
     if valid.mean() > _SPARSE:
         return disparity, valid
     radius = max(1, round(max(disparity.shape) / 300))
@@ -289,5 +289,5 @@ def _fit(picture: Picture, height: int, width: int) -> Image.Image:
     picture = upright_rgb(picture)
     factor = min(height / picture.height, width / picture.width)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    # bilinear never overshoots, which would give a color map colors that it does not have
+    # bilinear never overshoots: no color appears that the color map does not have
     return picture.resize(size, Image.Resampling.BILINEAR)

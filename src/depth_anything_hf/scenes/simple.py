@@ -20,7 +20,7 @@ _TEXTURES = ("flat", "checker", "stripes", "noise", "tiles", "blobs", "marble")
 _NOISE = torch.from_numpy(np.random.default_rng(0).random((1, 1, 32, 32, 32), np.float32))
 
 
-# As in life, what a surface is shows in its colors, more or less: trusting them too much misleads.
+# Color hints at the material, but not reliably, as in life.
 _DAY = ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)), ((0.4, 0.4, 0.4), (0.8, 0.75, 0.7)), ((0, 0, 0), (0.9, 0.9, 0.9))
 
 
@@ -28,7 +28,7 @@ _DAY = ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)), ((0.4, 0.4, 0.4), (0.8, 0.75, 0
 class Domain:
     """Describe how the images of a domain look; the geometry of a seed is the same in every domain.
 
-    Weather and camera are those of the worst scene: each scene draws its share of them, from none to all.
+    Weather and camera describe the worst scene: each scene draws how much of them it gets, from none to all.
     """
 
     name: str
@@ -52,7 +52,7 @@ UNLABELED_DOMAIN = Domain("bad-weather", _TEXTURES[4:], elevation=(18, 50), fog=
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Hold rendered scenes and their exact labels."""
+    """Store rendered scenes and their exact labels."""
 
     images: torch.Tensor  # (batch, 3, height, width) uint8, gamma-encoded RGB
     depth: torch.Tensor  # (batch, height, width) float32, planar depth (z along the optical axis) in meters, 0 at sky
@@ -182,7 +182,7 @@ def _shade(scene: SimpleNamespace, width: int, ray, depth, surface) -> torch.Ten
 
 
 def _develop(linear: torch.Tensor, scene: SimpleNamespace, seeds: Sequence[int], vignetting: float) -> torch.Tensor:
-    """Return what the scene's sensor makes of linear colors (3, batch, ...): uint8 (batch, 3, height, width)."""
+    """Convert linear colors (3, batch, ...) to the image of the scene's sensor: uint8 (batch, 3, height, width)."""
     v, u = (torch.arange(1 - size, size, 2, device=linear.device) / size for size in linear.shape[2:])
     linear = linear * (1 - vignetting / 2 * (u * u + (v * v)[:, None]))
     for _ in range(2):  # along the width, then, transposed, along the height

@@ -17,7 +17,7 @@ _THINGS = ((0, 0.4, 0.4, 0.4), (0, 0.4, 0.7, 0.3), (1, 0.35, 0.35, 0.3), (2, 0.2
 
 
 def _scatter(rng, scene: SimpleNamespace, count: int, scale: float, reach, low, high, base=0.0) -> SimpleNamespace:
-    """Stand up to `count` piles of solids in the view, within low..high, apart from one another and the eye."""
+    """Place up to `count` piles of solids in the view, within low..high, apart from one another and the eye."""
     taken = [(*scene.eye[:2], reach[0] / 2)]
     for _ in range(4 * count):
         shape, *half = _THINGS[rng.integers(len(_THINGS))]

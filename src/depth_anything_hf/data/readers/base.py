@@ -1,7 +1,7 @@
-"""What the readers of the benchmarks share: the sequence of samples, and reading one file with errors that name it.
+"""Shared by all readers of benchmarks: the sequence of samples, and reading one file with errors that name it.
 
-A reader lists files when it is opened and decodes nothing; a sample is decoded when it is indexed. Every reader gives
-planar depth in meters as float32, never quantized, and intrinsics in the house's convention: the center of the first
+A reader lists files when it is opened and decodes nothing; a sample is decoded when it is indexed. Every reader returns
+planar depth in meters as float32, never quantized, and intrinsics in this library's convention: the center of the first
 pixel is at (0.5, 0.5), as `depth_anything_hf.maps.geometry.unproject` expects.
 """
 
@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 
 
 class Samples(Sequence, Generic[Item]):
-    """Hold the samples of a split of a benchmark, decoded when they are indexed (a map-style set for a `DataLoader`).
+    """Store the samples of a split of a benchmark, decoded when they are indexed (a map-style set for a `DataLoader`).
 
     It is picklable and keeps no file open, so that worker processes may read from it. A slice is again a `Samples`.
 
@@ -38,7 +38,7 @@ class Samples(Sequence, Generic[Item]):
         entries: What `read` needs to know of each sample: paths, numbers.
         read: Module-level function `(root, entry) -> sample`.
         left_out: How many samples of the split have no label or no file, and are not in `entries`.
-        official: How many samples the split is known to have; None = not known. Another number gives a warning.
+        official: How many samples the split is known to have; None = not known. A different number is a warning.
 
     Example:
         >>> squares = Samples("squares", "all", Path("."), "none", [1, 2, 3], lambda root, entry: entry**2)
@@ -104,7 +104,7 @@ def require(path: Path, layout: str) -> Path:
 
 
 def import_extra(module: str) -> ModuleType:
-    """Import a module of the extra `benchmarks` (h5py, scipy), or say how to install it.
+    """Import a module of the extra `benchmarks` (h5py, scipy), or raise an error with the command to install it.
 
     Args:
         module: Its name, "scipy.io".
@@ -150,7 +150,7 @@ def read_codes(path: Path) -> np.ndarray:
 
 
 def read_hdf5(path: Path, pick: Callable[[Any], Item]) -> Item:
-    """Open an HDF5 file, take what `pick(file)` gives, and close it."""
+    """Open an HDF5 file, return `pick(file)`, and close it."""
     h5py = import_extra("h5py")
     with reading(path), h5py.File(path, "r") as file:
         return pick(file)
@@ -159,7 +159,7 @@ def read_hdf5(path: Path, pick: Callable[[Any], Item]) -> Item:
 def half_integer_intrinsics(
     fx: float, fy: float, cx: float, cy: float, first_center: float
 ) -> tuple[float, float, float, float]:
-    """Move a principal point to the house's convention, in which the center of the first pixel is at 0.5.
+    """Move a principal point to this library's convention, in which the center of the first pixel is at 0.5.
 
     Args:
         fx: Focal length in pixels, across.
@@ -180,7 +180,7 @@ def half_integer_intrinsics(
 
 
 def nearest_depth(columns: np.ndarray, rows: np.ndarray, depth: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Draw points into a depth map; where several fall on one pixel the nearest wins.
+    """Draw points into a depth map; the nearest of several points on one pixel wins.
 
     Args:
         columns: (points,) pixel indices, whole numbers of any dtype.

@@ -75,7 +75,7 @@ def read_ddad(root: str | os.PathLike, split: str = "val", camera: str = "CAMERA
 
 
 def _frames(root: Path, scene: str, camera: str) -> Iterator[_Frame | None]:
-    """Give the frames of a scene, None for a sample without the camera or the LiDAR."""
+    """Yield the frames of a scene, None for a sample without the camera or the LiDAR."""
     path = require(root / scene, LAYOUT)
     content = _json(path)
     with reading(path):
@@ -116,7 +116,7 @@ def _read(root: Path, frame: _Frame) -> DepthSample:
     x, y, z = (points @ to_camera[:3, :3].T + to_camera[:3, 3]).T
     ahead = z > 0
     x, y, z = x[ahead], y[ahead], z[ahead]
-    # TRI's code cuts the fraction off, so that a pixel covers [column, column + 1): the house's convention.
+    # TRI's code cuts the fraction off, so that a pixel covers [column, column + 1), as in this library.
     columns, rows = np.floor(fx * x / z + cx), np.floor(fy * y / z + cy)
     values = nearest_depth(columns, rows, z, image.height, image.width)
     return make_sample(image, values, source, frame.scene, intrinsics=intrinsics)

@@ -86,7 +86,7 @@ def planar_depth(distance: np.ndarray, focal: float) -> np.ndarray:
 
 
 def _key(name: str) -> Key:
-    """Name a frame as the split file does: ("ai_001_001", "cam_00", 0)."""
+    """Return the name of a frame as in the split file: ("ai_001_001", "cam_00", 0)."""
     scene, _, folder, file = name.split("/")
     return scene, folder.removeprefix("scene_").removesuffix("_geometry_hdf5"), int(file.split(".")[1])
 
@@ -94,7 +94,7 @@ def _key(name: str) -> Key:
 def _frames_of(split_file: Path, split: str) -> set[Key]:
     if not split_file.is_file():
         raise FileNotFoundError(
-            f"{split_file} is missing, which says what split {split!r} is; pass split='all' to do without. {LAYOUT}"
+            f"{split_file} is missing; it lists the images of split {split!r}. Pass split='all' to read without it. {LAYOUT}"
         )
     with reading(split_file), open(split_file, newline="", encoding="utf-8") as file:
         return {

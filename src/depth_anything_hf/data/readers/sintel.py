@@ -34,8 +34,8 @@ def read_sintel(root: str | os.PathLike, render_pass: str = "final") -> Samples[
         render_pass: "final" (blur, fog) or "clean".
 
     Returns:
-        Samples of 436 x 1024 pixels, in the film's own unit, which everybody takes for meters; every pixel has a depth,
-        however far. `group` is the scene; `intrinsics` is None where `camdata_left` is missing.
+        Samples of 436 x 1024 pixels, in the film's own unit, which is taken for meters by convention; every pixel has a
+        depth, however far. `group` is the scene; `intrinsics` is None where `camdata_left` is missing.
 
     Raises:
         ValueError: Unknown pass.
@@ -62,11 +62,11 @@ def _read(root: Path, entry: tuple[str, str, str]) -> DepthSample:
 
 
 def _tagged(path: Path) -> bytes:
-    """Give what follows the tag of a file."""
+    """Return the content of a file after its tag."""
     content = path.read_bytes()
     tag = np.frombuffer(content, "<f4", count=1)[0]
     if tag != TAG:
-        raise ValueError(f"it starts with {tag}, and should with {TAG}")
+        raise ValueError(f"it starts with {tag} instead of {TAG}")
     return content[4:]
 
 

@@ -42,7 +42,7 @@ def tabletop(world: World) -> Shot:
     target = np.array([*rng.uniform(-0.4, 0.4, 2) * (half_x, half_y), z])
     turn = rng.uniform(-0.6, 0.6)
     back = np.array([-math.sin(turn) * math.cos(down), -math.cos(turn) * math.cos(down), math.sin(down)])
-    # Whoever would stand behind a wall comes nearer.
+    # An eye behind a wall moves nearer.
     free = np.where(back > 0, half_room - target, target + half_room * (1, 1, 0)) - 0.15
     distance = min(distance, *(free / np.maximum(np.abs(back), 1e-6)))
     lamps = [np.array([*rng.uniform(-1.2, 1.2, 2), z + rng.uniform(0.8, 1.9)]) for _ in range(rng.integers(1, 3))]
@@ -112,7 +112,7 @@ def backdrop(world: World) -> Shot:
 
 
 def clutter(world: World) -> Shot:
-    """Let solids of all sizes float before a slanted ground or a far wall: shapes and shading without a meaning."""
+    """Place floating solids of all sizes before a slanted ground or a far wall: shapes and shading without a meaning."""
     rng = world.rng
     ground = world.at(0, 0)
     if rng.random() < 0.7:

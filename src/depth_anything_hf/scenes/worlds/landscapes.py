@@ -159,7 +159,7 @@ def _hills(world: World) -> None:
 
 
 def _stand(world: World, kind: float, x: float, distance: float) -> None:
-    """Stand a tree, a bush, a rock, a person or a car in the country; `kind` in [0, 1) says which."""
+    """Place a tree, a bush, a rock, a person or a car in the country; `kind` in [0, 1) chooses."""
     rng = world.rng
     if kind < 0.5:
         outdoor_objects.tree(world.at(x, distance), rng.uniform(3, 15))

@@ -1,4 +1,4 @@
-"""Small things, plants and people, of solids: each is built standing on its place's z = 0."""
+"""Build small things, plants and people from solids: each stands on its place's z = 0."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def thing(place: Place, size: float) -> None:
 
 
 def is_free(taken: list[tuple[float, float, float]], x: float, y: float, radius: float) -> bool:
-    """Say whether a circle is free of those that are taken; if it is, take it."""
+    """Return whether a circle overlaps none of the taken ones; if so, take it."""
     if any(math.hypot(x - a, y - b) < radius + r for a, b, r in taken):
         return False
     taken.append((x, y, radius))

@@ -24,7 +24,7 @@ NEAREST, FARTHEST = 0.05, 1000.0  # meters; what lies beyond is sky
 
 @dataclass(frozen=True)
 class WorldStyle:
-    """Say what is rendered; each switch turns a part of the realism off, to measure what it is worth.
+    """Describe what is rendered; each switch turns a part of the realism off, to measure its effect.
 
     Args:
         kinds: Share of each layout in `layouts.LAYOUTS`.
@@ -86,7 +86,7 @@ def _build(seed: int, style: WorldStyle, own_aspect: float) -> tuple[np.ndarray,
 
 
 def _stands_in(table: np.ndarray, eye: np.ndarray) -> bool:
-    """Say whether a point lies within a solid, or nearer to one than `NEAREST`."""
+    """Return whether a point lies within a solid, or nearer to one than `NEAREST`."""
     axes = table[:, COLUMNS["axes"]].reshape(-1, 3, 3)
     own = np.einsum("nij,nj->in", axes, eye - table[:, COLUMNS["center"]]) / (table[:, COLUMNS["half"]].T + NEAREST)
     aside, level = own[0] ** 2 + own[1] ** 2, np.abs(own[2]) <= 1
@@ -113,7 +113,7 @@ def _camera(shot: Shot, aspect: float) -> dict[str, np.ndarray]:
 
 
 def _light(rng: np.random.Generator, shot: Shot) -> dict[str, np.ndarray]:
-    """Draw colors and strengths of the light, and two faint lamps more, whose shadows stand for those of the sky."""
+    """Draw colors and strengths of the light, and two more faint lamps, whose shadows replace the shadows of the sky."""
     warm = np.array([1.0, rng.uniform(0.75, 1.0), rng.uniform(0.5, 1.05)])
     lamps, reach = list(shot.lamps[:2]), [1e9 if shot.sun else rng.uniform(1, 5)] * len(shot.lamps[:2])
     overcast = shot.sun and rng.random() < 0.35
@@ -167,7 +167,7 @@ def _quantiles(values: torch.Tensor, *shares: float) -> torch.Tensor:
 
 
 def _develop(linear: torch.Tensor, seed: int, sensor: bool) -> torch.Tensor:
-    """Return what a camera makes of linear light `(3, height, width)`: uint8, same shape, on the CPU."""
+    """Convert linear light `(3, height, width)` to the image of a camera: uint8, same shape, on the CPU."""
     rng = np.random.default_rng([seed, 99])
     mean = linear.mean(dtype=torch.float64).float()  # in float32 the last bit hangs on the number of threads
     level = _quantiles(linear.mean(0), 0.5) * 0.5 + mean * 0.5
@@ -222,7 +222,7 @@ def render_worlds(
         device: Where to trace and shade; cameras' effects and JPEG are the CPU's.
 
     Returns:
-        The batch, on the CPU, without classes; `intrinsics` say how the view was squeezed.
+        The batch, on the CPU, without classes; `intrinsics` describe how the view was squeezed.
 
     Raises:
         ValueError: `seeds` is empty or holds a negative one, or a side is too small.

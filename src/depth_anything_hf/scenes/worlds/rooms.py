@@ -148,7 +148,7 @@ def room(world: World) -> Shot:
 
 
 def _furnish(world: World, half_x: float, half_y: float, taken: list[tuple[float, float, float]]) -> None:
-    """Stand furniture along three walls and in the middle, where nothing is taken; perhaps a carpet and a person."""
+    """Place furniture along three walls and in free places in the middle; perhaps a carpet and a person."""
     rng = world.rng
     for _ in range(rng.integers(2, 10)):
         side = rng.integers(3)

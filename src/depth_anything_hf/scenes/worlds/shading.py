@@ -1,4 +1,4 @@
-"""Colors of what the camera sees: textures, lamps with shadows, highlights, clear things, haze and sky."""
+"""Compute the colors that the camera sees: textures, lamps with shadows, highlights, clear things, haze and sky."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHADOW_SIDE = 128  # pixels of a lamp's view
 
 @dataclass(frozen=True)
 class Light:
-    """Hold the light of each world."""
+    """Store the light of each world."""
 
     lamps: torch.Tensor  # (lamps, worlds, 3) places, meters; a sun is a far lamp
     colors: torch.Tensor  # (lamps, worlds, 3) linear RGB at the scene's middle
@@ -80,7 +80,7 @@ def _surface(solids: Solids, camera: Camera, solid, world, u, v, depth, footprin
 
 
 def _lamp_cameras(light: Light, lamp: int, middle: torch.Tensor, radius: torch.Tensor) -> Camera:
-    """Return the views from a lamp of each world onto a ball around what is seen."""
+    """Return the views from a lamp of each world onto a ball around the visible surfaces."""
     eye = light.lamps[lamp]
     forward = middle - eye
     distance = forward.norm(dim=1, keepdim=True).clamp(min=1e-3)
@@ -152,7 +152,7 @@ def shade(
 
 
 def _seen_ball(camera: Camera, hits: Hits, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the middle and the radius of most of what is seen, for each world."""
+    """Return the middle and the radius of most visible surfaces, for each world."""
     worlds = len(camera.eye)
     depth = hits.depth.view(worlds, height, width)[:, ::8, ::8].flatten(1)
     typical = torch.where(depth.isfinite(), depth, 1e4).sort(1).values[:, int(0.75 * depth.shape[1])].clamp(max=60)

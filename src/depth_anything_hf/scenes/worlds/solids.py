@@ -1,6 +1,6 @@
 """A world as a table of solids: boxes, balls, rods and cones of any size and turn, each with its material.
 
-Meters: x right, y forward, z up. A row of the table is a solid; `COLUMNS` says what stands where.
+Meters: x right, y forward, z up. A row of the table is a solid; `COLUMNS` names its columns.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rotation(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> np.ndar
 
 @dataclass(frozen=True)
 class Finish:
-    """Say which textures a kind of material draws from, and the ranges of its other properties."""
+    """Describe which textures a kind of material draws from, and the ranges of its other properties."""
 
     families: tuple[str, ...]
     period: tuple[float, float]  # meters
@@ -83,7 +83,7 @@ FINISHES = {
 
 
 class World:
-    """Collect solids; `at` gives a place to build an assembly in coordinates of its own.
+    """Collect solids; `at` returns a place to build an assembly in its own coordinates.
 
     Args:
         rng: Source of all that is random.
