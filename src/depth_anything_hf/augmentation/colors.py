@@ -1,6 +1,6 @@
 """Weak color change of labeled images, and the strong perturbation of the student's view.
 
-The paper names the perturbations and not their strengths (V1, section 3.2). The defaults here are those of the first
+The paper names the perturbations and not their strengths (V1, section 3.2). The defaults here come from the first
 author's semi-supervised segmentation code (UniMatch, UniMatch-V2), to which he refers for CutMix
 (LiheYoung/Depth-Anything#240).
 """
@@ -20,7 +20,7 @@ class ColorRanges:
 
     Args:
         gamma (`tuple[float, float]`): Exponent of the image.
-        brightness (`tuple[float, float]`): Factor on all of it. V1: (0.75, 1.25) for NYUv2, (0.9, 1.1) for KITTI.
+        brightness (`tuple[float, float]`): Factor on the whole image. V1: (0.75, 1.25) for NYUv2, (0.9, 1.1) for KITTI.
         color (`tuple[float, float]`): Factor on each of red, green and blue.
         probability (`float`): Share of the images that are changed.
 
@@ -45,11 +45,11 @@ class ColorRanges:
 
 
 def scale_colors(image: torch.Tensor, ranges: ColorRanges, generator: torch.Generator) -> torch.Tensor:
-    """Change gamma, brightness and color balance of an image a little, or leave it.
+    """Change gamma, brightness and color balance of an image a little, or return it unchanged.
 
     Args:
         image (`torch.Tensor`): `(3, height, width)`, in [0, 1].
-        ranges (`ColorRanges`): Of the change.
+        ranges (`ColorRanges`): Ranges of the change.
         generator (`torch.Generator`): On the CPU.
 
     Returns:

@@ -66,7 +66,7 @@ def encode_depth_map(values: np.ndarray, mask: np.ndarray | None = None) -> tupl
 
 
 def decode_depth_map(codes: np.ndarray, scale: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
-    """Turn codes into values: `code * scale + offset` where the code is not 0.
+    """Convert codes to values: `code * scale + offset` where the code is not 0.
 
     Args:
         codes: (height, width) uint16, 0 = no label.

@@ -1,8 +1,8 @@
 """Per-image fits of scale and shift between a prediction and its ground truth, batched and masked.
 
 The fits run in float64 and return plain numbers an image: `scale * prediction + shift` is the aligned prediction. A
-scale that is not positive means that the prediction has near and far the wrong way round; it is returned as it is, for
-the caller to report, and never made positive.
+scale that is not positive means that near and far are exchanged in the prediction; it is returned unchanged, for the
+caller to report, and never made positive.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def valid_mask(values: torch.Tensor, mask: torch.Tensor | None = None, space: st
 
 
 def invert(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Turn depth into disparity, or disparity into depth: `1 / values` inside the mask, 0 outside.
+    """Convert depth to disparity, or disparity to depth: `1 / values` inside the mask, 0 outside.
 
     Args:
         values (`torch.Tensor`): Any shape; positive inside `mask`.
@@ -70,7 +70,7 @@ def invert(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def masked_median(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Compute each image's median over its valid pixels (the lower of the two middle values, as `torch.median`).
 
-    Masked-out pixels take no part: zeros in their place would pull the median down, the known fault of the MiDaS
+    Masked-out pixels are ignored: zeros in their place would pull the median down, a known fault of the MiDaS
     reference code.
 
     Args:

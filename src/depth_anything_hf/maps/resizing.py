@@ -1,4 +1,4 @@
-"""Sizes at which a model sees its images, and the ways to bring images, maps and predictions to a size."""
+"""Compute the input size of a model, and resize images, maps and predictions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def resized_size(
     """Compute the size to which an image is resized before the model sees it.
 
     Args:
-        height (`int`): Of the image, pixels.
-        width (`int`): Of the image, pixels.
+        height (`int`): Height of the image, pixels.
+        width (`int`): Width of the image, pixels.
         target (`tuple[int, int]`): Height and width to aim at, pixels.
         multiple (`int`): Both sides of the result are multiples of this.
         keep_aspect_ratio (`bool`): False returns the target itself, rounded.
         method (`str`): `"lower_bound"`: the smallest size that covers the target, as the authors' code.
-            `"minimal"`: whichever side needs the smaller change of scale is brought to the target, as the stock DPT
+            `"minimal"`: the side that needs the smaller change of scale is resized to the target, as the stock DPT
             processor (and MiDaS) does; the other side may fall below it.
 
     Returns:
@@ -90,11 +90,11 @@ def fixed_aspect(processor) -> float | None:
 
 
 def check_resolution(resolution: int, multiple: int) -> int:
-    """Return a resolution that the network can take.
+    """Return the resolution if the network can take it.
 
     Args:
         resolution (`int`): A side of the network's input, pixels.
-        multiple (`int`): What it must be a multiple of: the patch size.
+        multiple (`int`): The patch size; the resolution must be a multiple of it.
 
     Returns:
         `int`: The resolution.
@@ -115,7 +115,7 @@ def check_resolution(resolution: int, multiple: int) -> int:
 
 
 def resize_map(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize maps by nearest neighbor: no value is invented, and none is blended across a hole.
+    """Resize maps by nearest neighbor: no new value appears, and none is blended across a hole.
 
     Args:
         values (`torch.Tensor`): `(batch, height, width)`, float or bool.
@@ -145,7 +145,7 @@ def resize_pixels(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     if tuple(pixels.shape[1:3]) == tuple(size):
         return pixels
-    planes = pixels.movedim(-1, 1)  # channels last in memory, which is how the CPU's kernel is fast
+    planes = pixels.movedim(-1, 1)  # channels last in memory, for the fast kernel of the CPU
     if not pixels.is_cuda:
         resized = F.interpolate(planes, size=tuple(size), mode="bicubic", antialias=True)
     else:

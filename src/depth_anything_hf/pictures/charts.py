@@ -25,7 +25,7 @@ def curves(
     Args:
         series: Name to points (x, y), joined in the order given; a point that is not finite is a gap in the line.
         title: A line above the chart.
-        x_label, y_label: What the axes show, with its unit.
+        x_label, y_label: Quantity on each axis, with its unit.
         size: (height, width) in pixels.
 
     Returns:
@@ -90,7 +90,7 @@ def bars(
     Args:
         rows: Name of a bar to its parts and their sizes, at least 0; equal names have equal colors in all bars.
         title: A line above the chart.
-        x_label: What is drawn, with its unit.
+        x_label: Quantity of the bars, with its unit.
         width: Pixels; the height follows from the number of bars.
 
     Returns:

@@ -16,10 +16,10 @@ def to_control_image(
     mask: np.ndarray | torch.Tensor | None = None,
     size: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Turn a depth map into the picture that depth-conditioned ControlNets take: gray, near is white, far is black.
+    """Convert a depth map to the picture that depth-conditioned ControlNets take: gray, near is white, far is black.
 
     Disparity is stretched over the picture's own range and cut to whole gray levels: `floor(255 (d - min) / (max - min))`,
-    three times. No percentiles, no gamma. What lies within 1/255 of the range becomes one gray level, which hides the
+    three times. No percentiles, no gamma. Values within 1/255 of the range become one gray level, which hides the
     relief of a background far behind its foreground.
 
     Args:

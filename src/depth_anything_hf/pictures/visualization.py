@@ -113,8 +113,8 @@ def prediction_row(
 ) -> list[Picture | None]:
     """Make a row of `sheet`: the image, its ground truth, and the aligned predictions, all on one range of colors.
 
-    Each prediction gets the scale and shift of the least-squares fit to the ground truth in disparity; what falls
-    below the range of the ground truth has its darkest color. A fit with a negative scale is not applied, so that a
+    Each prediction gets the scale and shift of the least-squares fit to the ground truth in disparity; values below the
+    range of the ground truth get its darkest color. A fit with a negative scale is not applied, so that a
     prediction with near and far exchanged looks like it. Without ground truth each has its own range. Sparse ground
     truth (LiDAR) is drawn as small squares, the nearer above the farther; the fit sees the measured pixels alone.
 

@@ -35,7 +35,7 @@ class Samples(Sequence, Generic[Item]):
         split: The split, or the part of the benchmark.
         root: Folder of the official layout.
         layout: The layout and the download page, for messages.
-        entries: What `read` needs to know of each sample: paths, numbers.
+        entries: Arguments of `read` for each sample: paths, numbers.
         read: Module-level function `(root, entry) -> sample`.
         left_out: How many samples of the split have no label or no file, and are not in `entries`.
         official: How many samples the split is known to have; None = not known. A different number is a warning.
@@ -166,7 +166,7 @@ def half_integer_intrinsics(
         fy: Focal length in pixels, down.
         cx: Principal point in pixels, across.
         cy: Principal point in pixels, down.
-        first_center: Where the benchmark puts the center of the first pixel: 1 (Matlab), 0 (OpenCV) or 0.5.
+        first_center: Coordinate of the center of the first pixel in the benchmark: 1 (Matlab), 0 (OpenCV) or 0.5.
 
     Returns:
         (fx, fy, cx, cy) of Python floats.
@@ -218,7 +218,7 @@ def make_sample(
         values: (height, width) meters along the optical axis, any float dtype.
         source: The file, relative to the root.
         group: The scene.
-        mask: (height, width) bool, where the benchmark says that a label is valid.
+        mask: (height, width) bool, where a label of the benchmark is valid.
         sky: (height, width) bool.
         intrinsics: (fx, fy, cx, cy) in pixels.
 

@@ -44,8 +44,7 @@ class _Frame(NamedTuple):
 def read_ddad(root: str | os.PathLike, split: str = "val", camera: str = "CAMERA_01") -> Samples[DepthSample]:
     """Read DDAD: the LiDAR sweep of each sample, moved by the two poses and projected into a camera.
 
-    Nothing else is done to the points: those that the camera cannot see for an obstacle in between, and those on the ego
-    car, stay. Opening reads the scenes' JSON files.
+    The points are not filtered: points behind an obstacle and points on the ego car stay. Opening reads the scenes' JSON files.
 
     Args:
         root: Folder of `ddad.json`.
@@ -123,7 +122,7 @@ def _read(root: Path, frame: _Frame) -> DepthSample:
 
 
 def pose_matrix(pose: dict[str, dict[str, float]]) -> np.ndarray:
-    """Turn a pose of DGP (unit quaternion and translation, sensor to world) into a matrix.
+    """Convert a pose of DGP (unit quaternion and translation, sensor to world) to a matrix.
 
     Args:
         pose: `{"rotation": {"qw", "qx", "qy", "qz"}, "translation": {"x", "y", "z"}}`.

@@ -31,17 +31,17 @@ def read_hypersim(
     """Read Hypersim.
 
     Distances to the camera's center become planar depth with one focal length for all scenes, 886.81 pixels, as Depth
-    Anything V2 does; a few scenes have a tilted image plane, for which that is not exact.
+    Anything V2 does; this is not exact for the few scenes with a tilted image plane.
 
     Args:
         root: Folder of the scenes `ai_001_001`, ...
-        split: "train", "val", "test", or "all". With the split file only frames of the public release are taken; of
-            "all" without it, every frame that is there.
+        split: "train", "val", "test", or "all". With the split file only frames of the public release are taken;
+            "all" without it takes every frame in the folder.
         split_file: The official list of frames; default: `metadata_images_split_scene_v1.csv` in `root`.
 
     Returns:
         Samples of 768 x 1024 pixels, meters; NaN in the file = no label; `group` is the scene. `left_out` counts frames
-        of the list that are not there.
+        of the list that are missing.
 
     Raises:
         ValueError: Unknown split.
@@ -64,7 +64,7 @@ def read_hypersim(
 
 
 def planar_depth(distance: np.ndarray, focal: float) -> np.ndarray:
-    """Turn distances to the camera's center into depth along the optical axis.
+    """Convert distances to the camera's center to depth along the optical axis.
 
     `depth = distance / sqrt(1 + (x / focal)^2 + (y / focal)^2)`, x and y from the image's center to the pixel's.
 

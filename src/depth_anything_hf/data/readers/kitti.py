@@ -36,7 +36,7 @@ _LABELS = ("annotated", "raw")
 
 
 class _Frame(NamedTuple):
-    image: str  # relative to the root, without its ending where the split file gives none
+    image: str  # relative to the root, without its ending if the split file has none
     depth: str | None  # annotated map, relative to the folder of the annotated maps or to its train, val
 
 
@@ -47,21 +47,21 @@ def read_kitti(
     depth_root: str | os.PathLike | None = None,
     kb_crop: bool = False,
 ) -> Samples[DepthSample]:
-    """Read frames of KITTI that a split file names.
+    """Read the frames of KITTI in a split file.
 
     Two forms of lines are read: `folder frame l|r` (monodepth) and `image depth focal` (BTS; depth may be `None`). With
     annotated labels, frames without an annotated map are left out and counted in `left_out`: of the Eigen test
     split's 697 frames 652 remain.
 
     Args:
-        root: Folder of the raw data, which holds `2011_09_26`, ...
+        root: Folder of the raw data, with `2011_09_26`, ... in it.
         split_file: Text file of the frames, one a line. It does not come with KITTI and must be given.
         labels: "annotated" (accumulated sweeps, the official depth benchmark) or "raw" (one LiDAR sweep, projected the
             way Eigen's evaluation does it, but always planar depth: that code also has a variant with the distance
             ahead of the LiDAR).
-        depth_root: Folder of the annotated maps, which holds `train`, `val` or the drives; default: `root`.
-        kb_crop: Give the part that the depth benchmark scores and metric training uses: 352 x 1216 pixels, at the bottom
-            and in the middle.
+        depth_root: Folder of the annotated maps, with `train`, `val` or the drives in it; default: `root`.
+        kb_crop: Crop to the part that the depth benchmark scores and metric training uses: 352 x 1216 pixels, at the
+            bottom and in the middle.
 
     Returns:
         Samples in meters; `group` is the drive, `split` the split file's name, `intrinsics` None where

@@ -41,7 +41,7 @@ def read_nyuv2(root: str | os.PathLike, split: str = "test", labels: str = "raw"
     Args:
         root: Folder of `nyu_depth_v2_labeled.mat` and `splits.mat`.
         split: "train" (795 images) or "test" (654).
-        labels: "raw" (what the sensor gave, projected into the RGB camera; 0 = none) or "filled" (inpainted, dense).
+        labels: "raw" (the sensor's values, projected into the RGB camera; 0 = none) or "filled" (inpainted, dense).
 
     Returns:
         Samples of 480 x 640 pixels, meters; `group` is the scene, `source` counts images from 1 as `splits.mat` does.
