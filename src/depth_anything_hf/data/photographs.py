@@ -86,7 +86,7 @@ class Photographs:
         return Path(os.path.relpath(file, self.root)).as_posix()
 
     def describe_skipped(self) -> str:
-        """Return what the last search skipped, in one line; "" if that is nothing.
+        """Return in one line which files the last search skipped; "" if none.
 
         Example:
             >>> photographs = Photographs(".")
@@ -101,7 +101,7 @@ class Photographs:
         return f"skipped: {', '.join(shown)}" if shown else ""
 
     def log_skipped(self) -> None:
-        """Log a warning of what the last search skipped, if anything."""
+        """Log a warning with the files that the last search skipped, if any."""
         if self.skipped:
             _logger.warning("%s: %s", self.given, self.describe_skipped())
 
@@ -125,22 +125,20 @@ class Photographs:
         except PermissionError:
             self.skipped["folders without permission"] += 1
             return []
-        return [entry for entry in found if hidden or entry.name[0] != "." or self._is_hidden_photograph(entry)]
-
-    def _is_hidden_photograph(self, entry: os.DirEntry[str]) -> bool:
-        return entry.name.lower().endswith(self.extensions) and not _is_folder(entry)
+        photograph = lambda entry: entry.name.lower().endswith(self.extensions) and not _is_folder(entry)  # noqa: E731
+        return [entry for entry in found if hidden or entry.name[0] != "." or photograph(entry)]
 
     def _enter(self, folder: Path, entry: os.DirEntry[str], above: frozenset[str]) -> frozenset[str] | None:
-        """Return the real paths above a subfolder, or None if it is a link to one of them, which has no end."""
+        """Return the real paths above a subfolder, or None if it is a link to one of them: it would never end."""
         above |= {os.path.realpath(folder)}
         if os.path.realpath(entry.path) not in above:
             return above
         self.skipped["links to a folder above"] += 1
         return None
 
-    def _check(self, entry: os.DirEntry[str] | Path, file: Path) -> Iterator[Path]:
+    def _check(self, entry: os.DirEntry[str] | Path, file: Path, listed: bool = False) -> Iterator[Path]:
         """Yield a file if it is to be taken, and count it otherwise."""
-        if reason := self._reason(entry, file.name):
+        if reason := self._reason(entry, file.name, listed):
             self.skipped[reason] += 1
         else:
             yield file
@@ -159,7 +157,7 @@ class Photographs:
         return None if self.keep_missing else "missing files" if listed else "broken links"
 
     def _listed(self, folder: Path) -> Iterator[Path]:
-        """Yield the photographs that an imagefolder lists, and count what else lies there."""
+        """Yield the photographs that an imagefolder lists, and count the other files there."""
         seen, others = set(), {}
         with open(folder / METADATA, encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
@@ -171,16 +169,13 @@ class Photographs:
                         others[value] = f"{column.removesuffix('_file_name').replace('_', ' ')}s of a record folder"
                 if (name := row["file_name"]) not in seen:
                     seen.add(name)
-                    if reason := self._reason(folder / name, Path(name).name, listed=True):
-                        self.skipped[reason] += 1
-                    else:
-                        yield folder / name
+                    yield from self._check(folder / name, folder / name, listed=True)
         self._count_rest(folder, folder, seen | {METADATA}, others, frozenset())
 
     def _count_rest(
         self, top: Path, folder: Path, seen: set[str], others: dict[str, str], above: frozenset[str]
     ) -> None:
-        """Count what lies in an imagefolder and is not listed as a photograph."""
+        """Count the files of an imagefolder that are not listed as photographs."""
         for entry in self._entries(folder):
             if _is_folder(entry):
                 if inside := self._enter(folder, entry, above):
@@ -190,7 +185,7 @@ class Photographs:
                 self.skipped[reason] += 1
 
     def _match(self, folder: Path, pattern: Sequence[str], above: frozenset[str]) -> Iterator[Path]:
-        """Yield what a pattern matches below a folder, as `glob` does, but for links that go round."""
+        """Yield what a pattern matches below a folder, as `glob` does, except for links that never end."""
         if not pattern:
             yield folder
             return
