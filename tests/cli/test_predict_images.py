@@ -56,7 +56,7 @@ def test_predict__says_that_a_path_does_not_exist(run, tmp_path, capsys):
 
 
 def test_predict__says_where_no_image_is(run, save_photo, tmp_path, capsys):
-    save_photo("photos/a.gif")
+    save_photo("photos/a.heic", format="PNG")
     assert run("photos", "--out", "out") == 1
     assert "photos holds no image (.jpg, .jpeg" in capsys.readouterr().err
     assert run("photos/*.jpg", "--out", "out") == 1

@@ -319,7 +319,7 @@ def test_open_source__two_files_of_one_name_are_an_error(tmp_path):
 def test_open_source__missing_path_is_an_error(name, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"{name} is no file, folder or pattern here, and no data set"):
+    with pytest.raises(FileNotFoundError, match=f"{name} is no file, folder or pattern here, and no dataset"):
         open_source(name)
 
 
@@ -402,7 +402,7 @@ def test_open_source__streams_a_data_set_of_the_hub(hub, tmp_path):
     assert found["keys"] == [[f"train-0000{part}/000000{row}/{row}.png" for row in range(2)] for part in range(2)]
     assert found["grey"] == [[len(png(0)), len(png(1))]] * 2
     assert found["few"] == [3, commit, 3]
-    assert "x/gone is no file, folder or pattern here, and no data set that the Hub gives" in found["message"]
+    assert "x/gone is no file, folder or pattern here, and no dataset that the Hub gives" in found["message"]
 
 
 def test_open_source__names_files_of_another_size_differently(tmp_path):

@@ -243,7 +243,7 @@ def test_label_from_map__rejects_unknown_kinds():
     values = torch.ones(1)
     with pytest.raises(ValueError, match="depth_estimation_type is 'both'; it must be 'relative' or 'metric'"):
         label_from_map(values, None, "depth", "both")
-    with pytest.raises(ValueError, match=r"space is 'disparity' and the model is metric.*give depth in metres"):
+    with pytest.raises(ValueError, match=r"space is 'disparity' and the model is metric.*give depth in meters"):
         label_from_map(values, None, "disparity", "metric")
     with pytest.raises(ValueError, match="space is 'inverse'; it must be one of"):
         label_from_map(values, None, "inverse", "relative")

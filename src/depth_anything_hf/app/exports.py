@@ -13,6 +13,7 @@ from PIL import Image
 
 from depth_anything_hf.app.colors import palette
 from depth_anything_hf.app.session import LISTING, Session
+from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.point_cloud import depth_for_viewing, intrinsics_from_fov, point_cloud, save_ply
 from depth_anything_hf.pictures.visualization import paint
 
@@ -50,9 +51,9 @@ def repaint(session: Session, colormap: str) -> Session:
         for prediction in photograph.predictions:
             picture = paint(prediction.values(), prediction.space, colors=palette(colormap))
             file = prediction.saved["color"]
-            partial = file.with_name(f".{file.name}")
-            Image.fromarray(picture).save(partial, format="PNG")
-            os.replace(partial, file)  # someone may be downloading it, and a copied session has the same file
+            # Someone may be downloading it, and a copied session has the same file.
+            with replacing(file, flush=False) as partial:
+                Image.fromarray(picture).save(partial, "PNG")
     return replace(session, extras=tuple(file for file in session.extras if file.suffix != ".zip"))
 
 

@@ -17,6 +17,7 @@ from depth_anything_hf.app.checkpoints import Checkpoints
 from depth_anything_hf.app.colors import palette
 from depth_anything_hf.app.files import Limits, open_photograph
 from depth_anything_hf.app.session import LISTING, Photograph, Prediction, Session, shrunk
+from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.visualization import save_depth
 
 
@@ -107,7 +108,7 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def _write_listing(session: Session) -> None:
     """Write scale, offset and space of every 16-bit PNG, one line each, as `depth-anything-hf predict` does."""
-    with (session.folder / LISTING).open("w", encoding="utf-8") as listing:
+    with replacing(session.folder / LISTING, flush=False) as partial, partial.open("w", encoding="utf-8") as listing:
         for photograph in session.photographs:
             for prediction in photograph.predictions:
                 saved = prediction.saved

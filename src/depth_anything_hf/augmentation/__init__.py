@@ -1,7 +1,7 @@
-"""Paired geometry, colour perturbation and CutMix: per sample, batched, on the images' own device.
+"""Paired geometry, color perturbation and CutMix: per sample, batched, on the images' own device.
 
 Every random number comes from the `torch.Generator` that is passed, on the CPU, so that a step can be repeated exactly
-whatever the device. What is drawn is plain tensors with one row an image: drawn where the images are read, applied where
+whatever the device. The draws are plain tensors with one row per image: drawn where the images are read, applied where
 the model is.
 """
 

@@ -1,6 +1,6 @@
-"""Weak colour change of labelled images, and the strong perturbation of the student's view.
+"""Weak color change of labeled images, and the strong perturbation of the student's view.
 
-The paper names the perturbations and not their strengths (V1, section 3.2). The defaults here are those of the first
+The paper names the perturbations and not their strengths (V1, section 3.2). The defaults here come from the first
 author's semi-supervised segmentation code (UniMatch, UniMatch-V2), to which he refers for CutMix
 (LiheYoung/Depth-Anything#240).
 """
@@ -16,11 +16,11 @@ import torch
 
 @dataclass(frozen=True)
 class ColorRanges:
-    """Ranges of the weak colour change of labelled images, as the authors' metric code of V1 draws it.
+    """Ranges of the weak color change of labeled images, as the authors' metric code of V1 draws it.
 
     Args:
         gamma (`tuple[float, float]`): Exponent of the image.
-        brightness (`tuple[float, float]`): Factor on all of it. V1: (0.75, 1.25) for NYUv2, (0.9, 1.1) for KITTI.
+        brightness (`tuple[float, float]`): Factor on the whole image. V1: (0.75, 1.25) for NYUv2, (0.9, 1.1) for KITTI.
         color (`tuple[float, float]`): Factor on each of red, green and blue.
         probability (`float`): Share of the images that are changed.
 
@@ -45,11 +45,11 @@ class ColorRanges:
 
 
 def scale_colors(image: torch.Tensor, ranges: ColorRanges, generator: torch.Generator) -> torch.Tensor:
-    """Change gamma, brightness and colour balance of an image a little, or leave it.
+    """Change gamma, brightness and color balance of an image a little, or return it unchanged.
 
     Args:
         image (`torch.Tensor`): `(3, height, width)`, in [0, 1].
-        ranges (`ColorRanges`): Of the change.
+        ranges (`ColorRanges`): Ranges of the change.
         generator (`torch.Generator`): On the CPU.
 
     Returns:
@@ -73,15 +73,15 @@ def scale_colors(image: torch.Tensor, ranges: ColorRanges, generator: torch.Gene
 
 @dataclass(frozen=True)
 class StrongPerturbation:
-    """Strengths of the colour perturbation of the student's view.
+    """Strengths of the color perturbation of the student's view.
 
     Args:
         brightness (`float`): Factor drawn from 1 ± this.
         contrast (`float`): Factor drawn from 1 ± this.
         saturation (`float`): Factor drawn from 1 ± this.
-        hue (`float`): Turn of the colour circle drawn from ± this, at most 0.5 (half a turn).
-        jitter_probability (`float`): Share of the images whose colours are changed.
-        grayscale_probability (`float`): Share turned grey. The paper names none: 0. UniMatch has 0.2.
+        hue (`float`): Turn of the color circle drawn from ± this, at most 0.5 (half a turn).
+        jitter_probability (`float`): Share of the images whose colors are changed.
+        grayscale_probability (`float`): Share turned gray. The paper names none: 0. UniMatch has 0.2.
         blur_probability (`float`): Share blurred.
         blur_sigma (`tuple[float, float]`): Range of the Gaussian's standard deviation, pixels.
 
@@ -109,7 +109,7 @@ class StrongPerturbation:
 
 
 class ColorDraw(NamedTuple):
-    """What `perturb_colors` does to each image of a batch: one row an image."""
+    """Store the changes that `perturb_colors` makes to each image of a batch: one row per image."""
 
     factors: torch.Tensor  # (batch, 4): of brightness, contrast and saturation; turn of the hue in radians
     order: torch.Tensor  # (batch, 4), int64: which of these comes first, second, third and last
@@ -123,7 +123,7 @@ _CHANGES = BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 def draw_colors(batch: int, settings: StrongPerturbation, generator: torch.Generator) -> ColorDraw:
-    """Draw each image's own strengths of the perturbation, and the order of the four changes of colour.
+    """Draw each image's own strengths of the perturbation, and the order of the four changes of color.
 
     Args:
         batch (`int`): Number of images.
@@ -159,7 +159,7 @@ def draw_colors(batch: int, settings: StrongPerturbation, generator: torch.Gener
 
 
 def perturb_colors(images: torch.Tensor, drawn: ColorDraw) -> torch.Tensor:
-    """Change brightness, contrast, saturation, hue and sharpness of each image, as `draw_colors` has drawn it.
+    """Change brightness, contrast, saturation, hue and sharpness of each image, as drawn by `draw_colors`.
 
     Args:
         images (`torch.Tensor`): `(batch, 3, height, width)`, float RGB in [0, 1].
@@ -184,14 +184,14 @@ def perturb_colors(images: torch.Tensor, drawn: ColorDraw) -> torch.Tensor:
 
 
 def _each(values: torch.Tensor) -> torch.Tensor:
-    """Give one value an image the shape of images: `(batch, 1, 1, 1)`."""
+    """Reshape one value per image to `(batch, 1, 1, 1)`."""
     return values[:, None, None, None]
 
 
 def _change_colors(images: torch.Tensor, change: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Apply one of the four changes to each image: `change` `(batch,)` says which, `factors` `(batch, 4)` how much."""
+    """Apply to each image one of the four changes, `change` `(batch,)`, with its strength in `factors` `(batch, 4)`."""
     luminance = _luminance(images)  # (batch, 1, height, width)
-    # Brightness moves away from black, contrast from the mean grey, saturation from each pixel's grey.
+    # Brightness moves away from black, contrast from the mean gray, saturation from each pixel's gray.
     center = torch.where(_each(change == CONTRAST), luminance.mean(dim=(1, 2, 3), keepdim=True), luminance)
     center = torch.where(_each(change == BRIGHTNESS), 0.0, center)
     factor = _each(factors.gather(1, change[:, None])[:, 0])
@@ -219,7 +219,7 @@ def _turn_hue(images: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
 
 
 def _luminance(images: torch.Tensor) -> torch.Tensor:
-    """Weigh the colours as the eye does: `(batch, 1, height, width)`."""
+    """Compute the luminance: `(batch, 1, height, width)`."""
     from kornia.color import rgb_to_grayscale
 
     return rgb_to_grayscale(images)

@@ -17,10 +17,10 @@ def cutmix_boxes(
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> torch.Tensor:
-    """Draw one CutMix box an image, or none.
+    """Draw one CutMix box for each image, or none.
 
     The area is drawn once; aspect and corner are drawn again until the box lies inside the image. Where no box of the
-    area and aspect fits, as in a narrow strip, the aspect gives way.
+    area and aspect fits, as in a narrow strip, the aspect changes.
 
     Args:
         batch (`int`): Number of images.
@@ -75,7 +75,7 @@ def cutmix_boxes(
 def cutmix(tensors: Sequence[torch.Tensor], boxes: torch.Tensor) -> list[torch.Tensor]:
     """Paste each box from the partner: images 0 and 1, 2 and 3, ... Images, labels and masks get the same box.
 
-    The last image of an odd number takes its box from the one before it. Pairs of neighbours stay together when a batch
+    The last image of an odd number takes its box from the one before it. Pairs of neighbors stay together when a batch
     is divided among processes.
 
     Args:
@@ -98,7 +98,7 @@ def cutmix(tensors: Sequence[torch.Tensor], boxes: torch.Tensor) -> list[torch.T
 
 
 def _partners(values: torch.Tensor) -> torch.Tensor:
-    """Give each image's partner its place: neighbours change places."""
+    """Exchange neighboring images: each is replaced by its partner."""
     if len(values) < 2:
         return values
     paired = values[: len(values) // 2 * 2].unflatten(0, (-1, 2)).flip(1).flatten(0, 1)

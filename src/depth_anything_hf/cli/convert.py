@@ -54,6 +54,7 @@ def main(arguments: list[str]) -> int:
 
 def _from_official(options: argparse.Namespace) -> str:
     """Write a checkpoint that plain transformers loads, and say what it is."""
+    from depth_anything_hf.data.whole_files import filling
     from depth_anything_hf.model.convert import convert_official
     from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 
@@ -62,9 +63,9 @@ def _from_official(options: argparse.Namespace) -> str:
     if Path(options.checkpoint).is_dir():
         raise IsADirectoryError(f"{options.checkpoint} is a folder; the other way round it goes with --to-official.")
     model = convert_official(options.checkpoint, options.size, options.version, options.max_depth)
-    options.out.mkdir(parents=True, exist_ok=True)  # save_pretrained only logs that it got a file
-    model.save_pretrained(options.out)
-    DepthAnythingImageProcessor().save_pretrained(options.out)
+    with filling(options.out) as hidden:
+        model.save_pretrained(hidden)
+        DepthAnythingImageProcessor().save_pretrained(hidden)
     kind = "relative: disparity" if options.max_depth is None else f"metric: up to {options.max_depth:g} m"
     return (
         f"{options.size} {options.version} ({kind}) written to {options.out}\n"
@@ -76,6 +77,7 @@ def _to_official(options: argparse.Namespace) -> str:
     """Write a `.pth`, and say how the authors' code loads it."""
     import torch
 
+    from depth_anything_hf.data.whole_files import replacing
     from depth_anything_hf.model.convert import official_kind, to_official
     from depth_anything_hf.prediction.predictor import load_model
 
@@ -93,5 +95,6 @@ def _to_official(options: argparse.Namespace) -> str:
     if out.exists():
         raise FileExistsError(f"{out} exists; give another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(to_official(model.state_dict(), model.config), out)
+    with replacing(out) as partial:
+        torch.save(to_official(model.state_dict(), model.config), partial)
     return f"{size} {version} written to {out}" + (f"; run it with --max-depth {max_depth}" if max_depth else "")

@@ -1,4 +1,4 @@
-"""Which images or clips a command takes, and what it calls the files that it writes of them."""
+"""Find the images or clips that a command reads, and name the files that it writes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from depth_anything_hf.data.folder import find_files
+from depth_anything_hf.data.photographs import Photographs
 
 
 class Kind(NamedTuple):
-    """Say what a command takes: its name, in the singular, and the endings by which folders are searched."""
+    """Describe the inputs of a command: their name in the singular, and the endings for searching folders."""
 
     name: str
     extensions: tuple[str, ...]
 
 
 class Found(NamedTuple):
-    """An input, the folder that was searched for it, without links, and where it lies below that folder."""
+    """Store an input, the real path of the searched folder, and the path below that folder."""
 
     file: Path
     root: Path
@@ -35,29 +35,34 @@ class Found(NamedTuple):
 def find_inputs(
     names: list[str], kind: Kind, out: Path, is_output: Callable[[Path], bool]
 ) -> tuple[dict[Path, Found], list[Path]]:
-    """List the inputs, each once; a file that is named is taken, whatever its name and wherever it lies.
+    """List the inputs, each once, and print which files were skipped. A named file is always taken.
 
     Args:
         names: Files, folders and patterns.
-        kind: Of the inputs.
-        out: The folder to write. Where a folder around it is searched, all below it is left out; where it is searched
-            itself, or a folder in it, what earlier runs wrote there.
-        is_output: Says whether earlier runs wrote the file at a place below `out`.
+        kind: Kind of the inputs.
+        out: The output folder. If a folder above it is searched, everything below `out` is left out; if `out` itself or
+            a folder in it is searched, the outputs of earlier runs are left out.
+        is_output: Returns whether an earlier run wrote the file at a path below `out`.
 
     Returns:
-        inputs: By their places.
+        inputs: By their paths.
         left_out: Files under `out` that were left out.
 
     Raises:
-        FileNotFoundError: There is no input at a name, or none at all that is not left out.
+        FileNotFoundError: There is no input at a name, or all inputs are left out.
     """
-    inputs, left_out, out_place = {}, {}, out.resolve()
+    inputs: dict[Path, Found] = {}
+    left_out: dict[Path, Path] = {}
+    out_place = out.resolve()
     for name in names:
-        named = Path(name).expanduser().is_file()
-        root, files = find_files(name, ("",) if named else kind.extensions)
+        search = Photographs(name, kind.extensions)
+        named = search.given.is_file()
+        files = [search.given] if named else list(search)
+        if skipped := search.describe_skipped():
+            print(f"{name}: {skipped}")
         if not files:
             raise FileNotFoundError(_nothing_at(name, kind))
-        root_place = root.resolve()
+        root_place = search.root.resolve()
         around = root_place in out_place.parents
         for file in files:
             place = _place(file)
@@ -65,7 +70,10 @@ def find_inputs(
             if not named and below and (around or is_output(place)):
                 left_out[place] = file
             else:
-                inputs.setdefault(place, Found(file, root_place, file.relative_to(root)))
+                relative = Path(search.name(file))
+                inputs.setdefault(
+                    place, Found(file, root_place, Path(file.name) if ".." in relative.parts else relative)
+                )
     if not inputs:
         raise FileNotFoundError(
             f"{', '.join(names)}: no {kind.name} but those under --out, {out}; give another --out, or name the files "
@@ -77,23 +85,23 @@ def find_inputs(
 def name_outputs(
     inputs: dict[Path, Found], out: Path, endings: Sequence[str], verb: str = "predict"
 ) -> list[tuple[Path, Path]]:
-    """Give each input the path, without ending, of what is written of it, and refuse to write a file twice.
+    """Return the output path, without ending, of each input; raise an error if two outputs would be one file.
 
     Args:
-        inputs: Of `find_inputs`, by their places.
-        out: The folder to write.
-        endings: Of all that is written of an input.
-        verb: What the command does to them, for its messages.
+        inputs: From `find_inputs`.
+        out: The output folder.
+        endings: Endings of all output files of an input.
+        verb: What the command does, for its messages.
 
     Returns:
         Inputs and paths below `out`.
 
     Raises:
-        ValueError: Two inputs would be written to one file, or one over another.
+        ValueError: Two inputs would be written to one file, or an output over an input.
     """
     folders = _subfolders(inputs.values())
     stems = [(found.file, out / folders.get(found.root, "") / found.stem) for found in inputs.values()]
-    takers = {}
+    takers: dict[Path, Path] = {}
     for taken, stem in stems:
         for file in output_files(stem, endings):
             other = takers.setdefault(file, taken)
@@ -111,25 +119,21 @@ def name_outputs(
 
 
 def output_files(stem: Path, endings: Iterable[str]) -> list[Path]:
-    """List the files that are written of an input."""
+    """List the output files of an input."""
     return [stem.with_name(stem.name + ending) for ending in endings]
 
 
 def check_out(out: Path) -> None:
-    """Raise an error before any work if a folder cannot be made where one is to be written.
-
-    Raises:
-        NotADirectoryError: There is a file, or on the way there.
-    """
+    """Raise a `NotADirectoryError`, before any work, if the output folder or a folder above it is a file."""
     for part in (out, *out.parents):
         if os.path.lexists(part) and not part.is_dir():
             raise NotADirectoryError(
-                f"--out is {out}, but {part} is a file; it must be a folder, which is made if need be: give another name."
+                f"--out is {out}, but {part} is a file; it must be a folder (made if it does not exist): give another name."
             )
 
 
 def _subfolders(inputs: Iterable[Found]) -> dict[Path, Path]:
-    """Find a subfolder for each searched folder that has an input of the same name as another folder's.
+    """Return a subfolder for each searched folder that has an input of the same name as another searched folder.
 
     It is the folder's own name, or as many of the last parts of its path as tell these folders apart. Names that differ
     in case alone are the same: on most disks of macOS and Windows they are one file.
@@ -147,12 +151,12 @@ def _subfolders(inputs: Iterable[Found]) -> dict[Path, Path]:
 
 
 def _place(file: Path) -> Path:
-    """Say where a file lies, whatever links lead to its folder; the file itself may be a link to another one."""
+    """Return the path of a file with the links to its folder resolved; the file itself may be a link."""
     return file.parent.resolve() / file.name
 
 
 def _nothing_at(name: str, kind: Kind) -> str:
-    """Say why there is no input at a path or a pattern."""
+    """Return the message for a path or a pattern without inputs."""
     there = Path(name).expanduser().exists()
     if not there and not glob.has_magic(name):
         return f"{name} does not exist; check the path, and give {kind.name} files, folders or a glob in quotes."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from pathlib import Path
+
+from depth_anything_hf.data.whole_files import replacing
 
 _KEY = "depth_map_file_name"
 
@@ -68,10 +69,9 @@ class Listing:
         return name
 
     def _replace(self, lines: list[str]) -> None:
-        """Write other lines beside the file, then rename, so that it is whole whenever the run is killed."""
-        partial = self.file.with_name(f".{self.file.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(partial, self.file)
+        """Write other lines; the file is whole whenever the run is killed."""
+        with replacing(self.file, flush=False) as partial:
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         self._whole = True
 
 

@@ -1,1 +1,1 @@
-"""Records: one schema for labelled images, pseudo-labels and user data, and the readers that yield it."""
+"""Records: one schema for labeled images, pseudo-labels and user data, and their readers."""

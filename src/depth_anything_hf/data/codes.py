@@ -14,11 +14,11 @@ from PIL import Image, ImageOps
 
 MAX_CODE = 65535
 _ORIENTATION = 0x0112  # the EXIF tag
-_GREY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # "I" (int32) is how some PNG readers give 16-bit grey
+_GRAY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # some PNG readers return 16-bit gray as "I" (int32)
 
 
 def encode_depth_map(values: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, float, float]:
-    """Quantise a map to 16-bit codes on a linear scale over its own range.
+    """Quantize a map to 16-bit codes on a linear scale over its own range.
 
     `scale = (max - min) / 65534`, `offset = min - scale`, `code = 1 + round((value - min) / scale)`, in float64.
     Decoding returns every valid value within half a code (`scale / 2`), and the smallest and the largest exactly
@@ -66,7 +66,7 @@ def encode_depth_map(values: np.ndarray, mask: np.ndarray | None = None) -> tupl
 
 
 def decode_depth_map(codes: np.ndarray, scale: float, offset: float) -> tuple[np.ndarray, np.ndarray]:
-    """Turn codes into values: `code * scale + offset` where the code is not 0.
+    """Convert codes to values: `code * scale + offset` where the code is not 0.
 
     Args:
         codes: (height, width) uint16, 0 = no label.
@@ -88,7 +88,7 @@ def decode_depth_map(codes: np.ndarray, scale: float, offset: float) -> tuple[np
 
 
 def depth_map_to_image(codes: np.ndarray) -> Image.Image:
-    """Wrap codes in the 16-bit grey image that a record carries.
+    """Wrap codes in the 16-bit gray image that a record carries.
 
     Args:
         codes: (height, width) uint16.
@@ -112,25 +112,25 @@ def depth_map_to_image(codes: np.ndarray) -> Image.Image:
 
 
 def image_to_codes(image: Image.Image) -> np.ndarray:
-    """Read the codes of a 16-bit grey image.
+    """Read the codes of a 16-bit gray image.
 
     Args:
-        image: Mode I;16, I;16B, or I (int32, as some PNG readers give 16-bit grey).
+        image: Mode I;16, I;16B, or I (int32: some PNG readers return 16-bit gray like this).
 
     Returns:
         (height, width) uint16.
 
     Raises:
-        ValueError: 8-bit, colour or float image, or codes outside 0..65535.
+        ValueError: 8-bit, color or float image, or codes outside 0..65535.
 
     Example:
         >>> image_to_codes(Image.fromarray(np.array([[7]], dtype=np.int32))).tolist()
         [[7]]
     """
-    if image.mode not in _GREY_16:
+    if image.mode not in _GRAY_16:
         kind = "float" if image.mode == "F" else "8-bit"
         raise ValueError(
-            f"{kind} depth map: image mode {image.mode!r}; a depth map is 16-bit grey (mode 'I;16'), 0 = no label: "
+            f"{kind} depth map: image mode {image.mode!r}; a depth map is 16-bit gray (mode 'I;16'), 0 = no label: "
             "write it with depth_map_to_image, or encode float values with encode_record(image, values)."
         )
     codes = np.asarray(image)
@@ -149,19 +149,19 @@ def image_to_sky(image: Image.Image) -> np.ndarray:
         (height, width) bool.
 
     Raises:
-        ValueError: A colour or float image.
+        ValueError: A color or float image.
 
     Example:
         >>> image_to_sky(Image.new("L", (2, 1), 255)).tolist()
         [[True, True]]
     """
-    if image.mode not in ("1", "L", "P", *_GREY_16):
+    if image.mode not in ("1", "L", "P", *_GRAY_16):
         raise ValueError(f"sky_mask has image mode {image.mode!r}; needed: one 8-bit channel ('L'), nonzero = sky.")
     return np.asarray(image) != 0
 
 
 def sky_to_image(sky: np.ndarray) -> Image.Image:
-    """Wrap a sky mask in the 8-bit grey image that a record carries.
+    """Wrap a sky mask in the 8-bit gray image that a record carries.
 
     Args:
         sky: (height, width) bool, True = sky.
@@ -197,7 +197,7 @@ def open_image(value: Any, column: str) -> Image.Image:
     """
     if isinstance(value, Mapping) and (value.get("bytes") is not None or value.get("path")):
         data = value.get("bytes")
-        image = Image.open(value["path"] if data is None else io.BytesIO(data))
+        image: Image.Image = Image.open(value["path"] if data is None else io.BytesIO(data))
     elif isinstance(value, Image.Image):
         image = value
     else:
@@ -210,7 +210,7 @@ def open_image(value: Any, column: str) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Give a photograph as 8-bit RGB, with its EXIF rotation applied, alpha dropped and 16-bit grey scaled to 8 bits.
+    """Convert a photograph to 8-bit RGB: EXIF rotation applied, alpha dropped, 16-bit gray scaled to 8 bits.
 
     Args:
         image: Any mode but "F".
@@ -229,11 +229,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("float image (mode 'F'): its range is unknown; convert it to 8 or 16 bits first.")
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode in _GREY_16:  # PIL would clip at 255
+    if image.mode in _GRAY_16:  # PIL would clip at 255
         image = Image.fromarray(np.rint(image_to_codes(image) / 257.0).astype(np.uint8))
     if image.mode == "La":
         image = image.convert("LA")
-    if image.mode in ("P", "PA", "RGBa"):  # by way of RGBA: the palette's own transparency, premultiplied colours
+    if image.mode in ("P", "PA", "RGBa"):  # by way of RGBA: the palette's own transparency, premultiplied colors
         image = image.convert("RGBA")
     return image.convert("RGB")
 

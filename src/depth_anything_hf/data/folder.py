@@ -1,8 +1,9 @@
-"""Records on disk: the imagefolder form, parquet, and plain photographs (`pairs.py` reads pairs of files).
+"""Write and read folders of records: imagefolders, parquet, and photographs without labels.
 
-`datasets` reads the first two without this module. `load_folder` avoids its traps: it takes split names from file and
-folder names (one file called `test_1.png` hides `metadata.jsonl`, hence every label), and column types from the first
-10 MB of `metadata.jsonl` (an integer `depth_scale` there turns a later 0.5 into 0).
+`datasets` reads the first two without this module, but with traps that `load_folder` avoids: `datasets` takes split
+names from file and folder names (one file called `test_1.png` hides `metadata.jsonl`, hence every label), and column
+types from the first 10 MB of `metadata.jsonl` (an integer `depth_scale` there turns a later 0.5 into 0).
+`pairs.py` reads pairs of files.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import numpy as np
 from PIL import Image
 
 from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes, open_image, sky_to_image
+from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, METADATA, Photographs
 from depth_anything_hf.data.records import decode_record, record_features
 
 if TYPE_CHECKING:
     import datasets
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-METADATA, _PARTIAL, _FOLDERS = "metadata.jsonl", ".partial", ("images", "depth", "sky")
+_PARTIAL, _FOLDERS = ".partial", ("images", "depth", "sky")
 _REQUIRED = ("image", "depth_map", "depth_scale", "depth_offset", "space")
 _IMAGE_COLUMNS = ("image", "depth_map", "sky_mask")
 _SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
@@ -43,20 +44,20 @@ def write_image_folder(
     """Write records one by one as an imagefolder: `images/`, `depth/`, `sky/` and, last, `metadata.jsonl`.
 
     Images are checked and written as upright RGB; codes are kept bit for bit. Everything is staged in
-    `out_dir/.partial`, so a folder with `metadata.jsonl` is complete, and records may be read lazily from the very
+    `out_dir/.partial`, so a folder with `metadata.jsonl` is complete, and records may be read lazily from the same
     folder that is overwritten.
 
     Args:
         records: Rows of the record schema; those without `depth_map` are photographs without label.
         out_dir: Folder to create.
-        overwrite: Replace what an earlier call wrote there (never a file of another origin).
+        overwrite: Replace what an earlier call wrote there (never any other file).
         jpeg_quality: None writes lossless PNG images; 1..95 writes JPEG. Depth and sky are always PNG.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: `out_dir` is not empty and `overwrite` is False, or it holds files of another origin.
+        FileExistsError: `out_dir` is not empty and `overwrite` is False, or it has files that this function did not write.
         ValueError: A record breaks a rule of the schema, or there is none.
 
     Example:
@@ -89,132 +90,6 @@ def write_image_folder(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return out
-
-
-def load_folder(path: str | os.PathLike) -> datasets.Dataset:
-    """Read a folder of records: an imagefolder (`metadata.jsonl`) or parquet files, there or in `data/`.
-
-    All of it is one set, whatever the names of its files; schema columns get the types of `record_features`.
-
-    Args:
-        path: The folder.
-
-    Returns:
-        The set; images are decoded when a row is read, `depth_map` as 16-bit PIL images.
-
-    Raises:
-        FileNotFoundError: No such folder, or neither form in it.
-        ValueError: A column of the schema is missing, or parquet files of several splits lie together.
-
-    Example:
-        >>> import tempfile
-        >>> from depth_anything_hf.data.records import encode_record
-        >>> record = encode_record(np.zeros((1, 2, 3), np.uint8), values=[[1.0, 2.0]])
-        >>> load_folder(write_image_folder([record], tempfile.mkdtemp()))[0]["depth_map"].mode
-        'I;16'
-    """
-    import datasets
-
-    root = Path(path).expanduser()
-    if (root / METADATA).is_file():
-        files, builder = [root / METADATA], "imagefolder"
-        features = _checked(root, _metadata_features(files[0]))
-    else:
-        files, builder = parquet_files(root), "parquet"
-        features = parquet_features(root, files)
-    data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
-    return datasets.load_dataset(builder, data_files=data_files, features=features, split="train")
-
-
-def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> datasets.Dataset:
-    """Read photographs without labels: a file, a folder with all its subfolders, or a glob pattern.
-
-    Args:
-        path_or_glob: "photos", "photos/a.jpg" or "photos/**/*.png"; hidden files are left out.
-        extensions: Endings taken, upper or lower case.
-
-    Returns:
-        A set sorted by path with the columns `image` (decoded when a row is read) and `source` (the path below the
-        folder, or below the part of the pattern before the first wildcard).
-
-    Raises:
-        FileNotFoundError: No photograph there.
-
-    Example:
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> Image.new("RGB", (4, 3)).save(folder + "/a.png")
-        >>> load_images(folder)["source"][0]
-        'a.png'
-    """
-    from datasets import Dataset, Features, Value
-    from datasets import Image as ImageFeature
-
-    root, files = find_files(path_or_glob, extensions)
-    if not files:
-        raise FileNotFoundError(
-            f"no photograph at {Path(path_or_glob).expanduser()}; looked for files ending in {', '.join(extensions)}: "
-            "check the path, quote a glob pattern in the shell, or pass other extensions."
-        )
-    sources = [file.relative_to(root).as_posix() for file in files]
-    columns = {"image": [str(file.absolute()) for file in files], "source": sources}
-    return Dataset.from_dict(columns, features=Features({"image": ImageFeature(), "source": Value("string")}))
-
-
-def find_files(path_or_glob: str | os.PathLike, extensions: Sequence[str]) -> tuple[Path, list[Path]]:
-    """List the files with certain endings: a file, a folder with all its subfolders, or a glob pattern.
-
-    Args:
-        path_or_glob: A path or a pattern; hidden files are left out.
-        extensions: Endings taken, upper or lower case.
-
-    Returns:
-        root: The folder, or the part of the pattern before the first wildcard; every file is below it.
-        files: Sorted by path; empty where there is none.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> (folder / "a.NPY").touch()
-        >>> find_files(folder, [".npy"]) == (folder, [folder / "a.NPY"])
-        True
-    """
-    given = Path(path_or_glob).expanduser()
-    if given.is_file():
-        root, found = given.parent, [str(given)]
-    elif given.is_dir():
-        root, found = given, glob.glob(os.path.join(glob.escape(str(given)), "**", "*"), recursive=True)
-    else:
-        root = next(path for path in (given, *given.parents) if not glob.has_magic(str(path)))
-        found = glob.glob(str(given), recursive=True)
-    endings = tuple(extension.lower() for extension in extensions)
-    return root, sorted(Path(path) for path in found if path.lower().endswith(endings) and os.path.isfile(path))
-
-
-def parquet_files(root: Path) -> list[Path]:
-    """List the shards of a folder, there or in `data/`; refuse one without any, and several splits in one."""
-    files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
-    if not files:
-        nested = sorted(str(file.parent) for file in root.glob(f"*/{METADATA}"))
-        hint = f"load one of {nested[:3]}" if nested else "check the path, or read photographs with load_images"
-        state = "no such folder" if not root.exists() else f"neither {METADATA} nor *.parquet in it"
-        raise FileNotFoundError(f"{root}: {state}; {hint}.")
-    words = {_SPLIT_WORDS.get(re.split(r"[-_.]", file.name.lower())[0]) for file in files} - {None}
-    if len(words) > 1:
-        raise ValueError(
-            f"{root} holds the splits {sorted(words)}; one set is read: give each split its own folder, or "
-            "use datasets.load_dataset(folder, split=...)."
-        )
-    return files
-
-
-def parquet_features(where: str | Path, files: Sequence[Path]) -> datasets.Features:
-    """Read the column types of shards off their footers; those of the schema get the types of `record_features`."""
-    import pyarrow.parquet as pq
-    from datasets import Features
-
-    schemas = dict.fromkeys(map(pq.read_schema, files))  # turning each into features takes longer than reading it
-    return _checked(where, map(Features.from_arrow_schema, schemas))
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -261,6 +136,117 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"a column holds {type(value).__name__}; metadata.jsonl holds numbers, text and lists: drop it.")
+
+
+def load_folder(path: str | os.PathLike) -> datasets.Dataset:
+    """Read a folder of records: an imagefolder (`metadata.jsonl`) or parquet files, there or in `data/`.
+
+    All files become one split, whatever their names; columns of the schema get the types of `record_features`.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The dataset; images are decoded when a row is read, `depth_map` as 16-bit PIL images.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or neither form in it.
+        ValueError: A column of the schema is missing, or parquet files of several splits lie together.
+
+    Example:
+        >>> import tempfile
+        >>> from depth_anything_hf.data.records import encode_record
+        >>> record = encode_record(np.zeros((1, 2, 3), np.uint8), values=[[1.0, 2.0]])
+        >>> load_folder(write_image_folder([record], tempfile.mkdtemp()))[0]["depth_map"].mode
+        'I;16'
+    """
+    import datasets
+
+    root = Path(path).expanduser()
+    if (root / METADATA).is_file():
+        files, builder = [root / METADATA], "imagefolder"
+        features = _checked(root, _metadata_features(files[0]))
+    else:
+        files, builder = _parquet_files(root), "parquet"
+        features = _parquet_features(root, files)
+    data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
+    return datasets.load_dataset(builder, data_files=data_files, features=features, split="train")
+
+
+def stream_folder(path: str | os.PathLike, *more: str | os.PathLike, seed: int = 0) -> datasets.IterableDataset:
+    """Open folders of parquet shards, there or in `data/`, as one stream of records.
+
+    Opening reads only the footers of the shards. Columns of the schema get the types of `record_features`. Only the
+    order of the shards is random; `training.batches.BatchReader` shuffles the records themselves.
+
+    Args:
+        path: Folder, as `depth-anything-hf pseudo-label` writes it.
+        more: Further folders.
+        seed: Seed of the order in which the shards of all folders are read.
+
+    Returns:
+        The stream; images are decoded when a record is read, `depth_map` as 16-bit PIL images.
+
+    Raises:
+        FileNotFoundError: No such folder, or no parquet in it.
+        ValueError: A column of the schema is missing, or files of several splits lie together.
+
+    Example:
+        >>> import tempfile
+        >>> from datasets import Dataset
+        >>> from depth_anything_hf.data.records import encode_record, record_features
+        >>> record, folder = encode_record(np.zeros((1, 2, 3), np.uint8), values=[[1.0, 2.0]]), tempfile.mkdtemp()
+        >>> _ = Dataset.from_list([record], features=record_features()).to_parquet(f"{folder}/part-0.parquet")
+        >>> next(iter(stream_folder(folder)))["depth_map"].mode
+        'I;16'
+    """
+    import datasets
+
+    roots = [Path(folder).expanduser() for folder in (path, *more)]
+    files = [file for root in roots for file in _shards(root)]
+    order = np.random.default_rng(seed).permutation(len(files))
+    data_files = {"train": [glob.escape(str(files[i].absolute())) for i in order]}
+    features = _parquet_features(", ".join(map(str, roots)), files)
+    return datasets.load_dataset("parquet", data_files=data_files, features=features, split="train", streaming=True)
+
+
+def _shards(root: Path) -> list[Path]:
+    try:
+        return _parquet_files(root)
+    except FileNotFoundError as error:
+        state = "no such folder" if not root.exists() else "no *.parquet in it or in its data/"
+        other = "read it with load_folder" if (root / METADATA).is_file() else "check the path"
+        raise FileNotFoundError(
+            f"{root}: {state}; a stream needs parquet shards: write them with `depth-anything-hf pseudo-label` or "
+            f"datasets.Dataset.to_parquet, or {other}."
+        ) from error
+
+
+def _parquet_files(root: Path) -> list[Path]:
+    """List the parquet shards in a folder or in its `data/`; raise an error if there are none, or several splits."""
+    files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
+    if not files:
+        nested = sorted(str(file.parent) for file in root.glob(f"*/{METADATA}"))
+        hint = f"load one of {nested[:3]}" if nested else "check the path, or read photographs with load_images"
+        state = "no such folder" if not root.exists() else f"neither {METADATA} nor *.parquet in it"
+        raise FileNotFoundError(f"{root}: {state}; {hint}.")
+    starts = {re.split(r"[-_.]", file.name.lower())[0] for file in files}
+    words = {_SPLIT_WORDS[word] for word in starts & _SPLIT_WORDS.keys()}
+    if len(words) > 1:
+        raise ValueError(
+            f"{root} holds the splits {sorted(words)}; one set is read: give each split its own folder, or "
+            "use datasets.load_dataset(folder, split=...)."
+        )
+    return files
+
+
+def _parquet_features(where: str | Path, files: Sequence[Path]) -> datasets.Features:
+    """Read the column types of shards from their footers; columns of the schema get the types of `record_features`."""
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    schemas = dict.fromkeys(map(pq.read_schema, files))  # turning each into features takes longer than reading it
+    return _checked(where, map(Features.from_arrow_schema, schemas))
 
 
 def _metadata_features(path: Path) -> Iterator[datasets.Features]:
@@ -313,50 +299,42 @@ def _merge(parts: Iterable[datasets.Features]) -> datasets.Features:
     return Features({name: schema.get(name, feature) for name, feature in merged.items()})
 
 
-def stream_folder(path: str | os.PathLike, *more: str | os.PathLike, seed: int = 0) -> datasets.IterableDataset:
-    """Open folders of parquet shards, there or in `data/`, as one stream of records.
+def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> datasets.Dataset:
+    """Read photographs without labels: a file, a folder with all its subfolders, or a glob pattern.
 
-    Only the shards' footers are read before the stream is. Schema columns get the types of `record_features`. For a
-    shuffle of the records themselves see `training.batches.BatchReader`, which trains on streams.
+    `data.photographs.Photographs` describes which files are photographs; the others are counted in one line of the log.
 
     Args:
-        path: Folder, as `depth-anything-hf pseudo-label` writes it.
-        more: Further ones.
-        seed: Of the order in which the shards of all folders are read.
+        path_or_glob: "photos", "photos/a.jpg" or "photos/**/*.png".
+        extensions: Endings to take, in lower or upper case.
 
     Returns:
-        The stream; images are decoded when a record is read, `depth_map` as 16-bit PIL images.
+        A dataset in the order of the names with the columns `image` (decoded when a row is read) and `source` (the path
+        below the folder, or below the part of the pattern before the first wildcard).
 
     Raises:
-        FileNotFoundError: No such folder, or no parquet in it.
-        ValueError: A column of the schema is missing, or files of several splits lie together.
+        FileNotFoundError: There is no photograph.
+        ValueError: A line of the `metadata.jsonl` of an imagefolder names no file.
 
     Example:
         >>> import tempfile
-        >>> from datasets import Dataset
-        >>> from depth_anything_hf.data.records import encode_record, record_features
-        >>> record, folder = encode_record(np.zeros((1, 2, 3), np.uint8), values=[[1.0, 2.0]]), tempfile.mkdtemp()
-        >>> _ = Dataset.from_list([record], features=record_features()).to_parquet(f"{folder}/part-0.parquet")
-        >>> next(iter(stream_folder(folder)))["depth_map"].mode
-        'I;16'
+        >>> folder = tempfile.mkdtemp()
+        >>> Image.new("RGB", (4, 3)).save(folder + "/a.png")
+        >>> load_images(folder)["source"][0]
+        'a.png'
     """
-    import datasets
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
 
-    roots = [Path(folder).expanduser() for folder in (path, *more)]
-    files = [file for root in roots for file in _shards(root)]
-    order = np.random.default_rng(seed).permutation(len(files))
-    data_files = {"train": [glob.escape(str(files[i].absolute())) for i in order]}
-    features = parquet_features(", ".join(map(str, roots)), files)
-    return datasets.load_dataset("parquet", data_files=data_files, features=features, split="train", streaming=True)
-
-
-def _shards(root: Path) -> list[Path]:
-    try:
-        return parquet_files(root)
-    except FileNotFoundError as error:
-        state = "no such folder" if not root.exists() else "no *.parquet in it or in its data/"
-        other = "read it with load_folder" if (root / METADATA).is_file() else "check the path"
+    photographs = Photographs(path_or_glob, extensions)
+    files = list(photographs)
+    if not files:
         raise FileNotFoundError(
-            f"{root}: {state}; a stream needs parquet shards: write them with `depth-anything-hf pseudo-label` or "
-            f"datasets.Dataset.to_parquet, or {other}."
-        ) from error
+            f"no photograph at {photographs.given}; looked for files ending in {', '.join(extensions)}"
+            f"{f' ({photographs.describe_skipped()})' if photographs.skipped else ''}: "
+            "check the path, quote a glob pattern in the shell, or pass other extensions."
+        )
+    photographs.log_skipped()
+    sources = [photographs.name(file) for file in files]
+    columns = {"image": [str(file.absolute()) for file in files], "source": sources}
+    return Dataset.from_dict(columns, features=Features({"image": ImageFeature(), "source": Value("string")}))

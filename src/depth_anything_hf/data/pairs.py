@@ -1,4 +1,4 @@
-"""Plain pairs of files: an image and its depth map, with the same stem, read as records."""
+"""Read pairs of files, an image and its depth map with the same stem, as records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes
-from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files
+from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.records import decode_record, encode_record
 from depth_anything_hf.maps.geometry import check_space
 
 DEPTH_EXTENSIONS = (".png", ".npy", ".npz")
-METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+METERS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
 
 def load_pairs(
@@ -28,14 +28,14 @@ def load_pairs(
 ) -> PairedFolder:
     """Read plain pairs: an image and a 16-bit PNG, npy or npz file with the same stem (subfolders included).
 
-    Stored values <= 0, nan and inf are not labels. PNG codes are kept; arrays are quantised to 16 bits over their own
+    Stored values <= 0, nan and inf are not labels. PNG codes are kept; arrays are quantized to 16 bits over their own
     range (`encode_depth_map`). npz: the array named as `space`, "depth" or "disparity", or the only array.
 
     Args:
         images_dir: Folder of the images.
         depth_dir: Folder of the labels.
         space: "depth" or "disparity".
-        depth_scale: Metres (or disparity units) per stored unit, > 0.
+        depth_scale: Meters (or disparity units) per stored unit, > 0.
         unit: Stored unit of depth, "m", "cm" or "mm"; with space="depth" give exactly one of `depth_scale` and `unit`.
 
     Returns:
@@ -74,12 +74,12 @@ def load_pairs(
 
 
 class PairedFolder:
-    """Give the records of image and label files, read when they are asked for (a map-style set for a `DataLoader`).
+    """Read the records of image and label files when they are indexed (a map-style dataset for a `DataLoader`).
 
     Args:
         pairs: (stem, image file, label file).
         space: "depth" or "disparity".
-        scale: Metres or disparity units per stored unit.
+        scale: Meters or disparity units per stored unit.
 
     Example:
         >>> len(PairedFolder([], "depth", 1.0))
@@ -112,10 +112,9 @@ class PairedFolder:
 
 
 def _by_stem(folder: str | os.PathLike, extensions: Sequence[str]) -> dict[str, Path]:
-    root, files = find_files(folder, extensions)
     found: dict[str, Path] = {}
-    for file in files:
-        stem = file.relative_to(root).with_suffix("").as_posix()
+    for file in (files := Photographs(folder, extensions)):
+        stem = Path(files.name(file)).with_suffix("").as_posix()
         if stem in found:
             raise ValueError(f"{found[stem]} and {file} share one stem; a pair needs it once: move one away.")
         found[stem] = file
@@ -127,13 +126,13 @@ def _pair_scale(space: str, depth_scale: float | None, unit: str | None) -> floa
     if space == "depth" and (depth_scale is None) == (unit is None):
         raise ValueError(
             f"depth_scale={depth_scale!r}, unit={unit!r}; stored depth has no unit of its own: give exactly one, "
-            f"unit in {tuple(METRES)} or depth_scale in metres per stored unit."
+            f"unit in {tuple(METERS)} or depth_scale in meters per stored unit."
         )
     if space == "disparity" and unit is not None:
         raise ValueError(f"unit={unit!r} with space='disparity', which has no unit: leave it out.")
-    if unit is not None and unit not in METRES:
-        raise ValueError(f"unit={unit!r}; it must be one of {tuple(METRES)}, or give depth_scale.")
-    scale = METRES[unit] if unit is not None else 1.0 if depth_scale is None else float(depth_scale)
+    if unit is not None and unit not in METERS:
+        raise ValueError(f"unit={unit!r}; it must be one of {tuple(METERS)}, or give depth_scale.")
+    scale = METERS[unit] if unit is not None else 1.0 if depth_scale is None else float(depth_scale)
     if not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"depth_scale={depth_scale!r}; it must be finite and > 0.")
     return scale

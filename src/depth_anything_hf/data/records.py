@@ -1,8 +1,8 @@
-"""The record schema of labelled images: encoding, decoding, column types.
+"""The record schema of labeled images: encoding, decoding, column types.
 
 A record is a mapping with `image`, `depth_map` (16-bit, 0 = no label), `depth_scale`, `depth_offset`, `space` and,
 optionally, `sky_mask`, `intrinsics`, `source`, `group`; real value = `code * depth_scale + depth_offset`.
-`docs/data_format.md` specifies it exactly; `codes.py` holds its images, `folder.py` reads and writes it on disk, and
+`docs/data_format.md` specifies it exactly; `codes.py` reads its images, `folder.py` reads and writes it on disk, and
 `depth_anything_hf.maps.geometry.label_from_map` makes the label that a model is trained on.
 """
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DepthSample:
-    """Hold one decoded record.
+    """Store one decoded record.
 
     Attributes:
         image: RGB, upright.
         values: (height, width) float32 in `space`, 0 where not valid; None = a photograph without label.
         mask: (height, width) bool, True where `values` is a valid label; None with `values`.
-        space: "depth" (metres), "disparity" (any positive scale, larger = nearer), or None with `values`.
+        space: "depth" (meters), "disparity" (any positive scale, larger = nearer), or None with `values`.
         sky: (height, width) bool, True = sky; None = not known.
         intrinsics: (fx, fy, cx, cy) in pixels of `image`, or None.
         source: Where the record comes from; "" = unknown.
@@ -62,11 +62,11 @@ def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
     """Check a record and decode it; a sample that is decoded already comes back unchanged.
 
     Valid labels: codes other than 0 whose value is > 0 and not under the sky (depth), or >= 0 (disparity). Where the
-    record says `own_size`, the label covers the image at a size of its own, and the image is brought to that size.
+    record says `own_size`, the label covers the whole image at another size, and the image is resized to that size.
 
     Args:
-        record: A row of a data set; images as PIL images or as `{"bytes", "path"}` (`datasets.Image(decode=False)`). Or a
-            `DepthSample`, as the readers of benchmarks give (`depth_anything_hf.data.readers`).
+        record: A row of a dataset; images as PIL images or as `{"bytes", "path"}` (`datasets.Image(decode=False)`). Or a
+            `DepthSample`, as the readers of benchmarks return it (`depth_anything_hf.data.readers`).
 
     Returns:
         The sample; `values` and `mask` are None when the record has no `depth_map`.
@@ -123,20 +123,20 @@ def encode_record(
     source: str = "",
     **extra: Any,
 ) -> dict[str, Any]:
-    """Make a record, the row of a data set.
+    """Make a record, the row of a dataset.
 
     Args:
         image: Any photograph, or uint8 (height, width, 3) or (height, width).
         values: (height, width) in `space`, of the upright image; None = no label.
         mask: (height, width) bool; default: finite and > 0 (depth), >= 0 (disparity). In depth space, not the sky.
-        space: "depth" (metres) or "disparity".
+        space: "depth" (meters) or "disparity".
         sky: (height, width) bool, True = sky.
         intrinsics: fx, fy, cx, cy in pixels of the upright image.
         source: Where the record comes from.
         **extra: Further columns (`group`, ...), kept as they are.
 
     Returns:
-        The record, which holds no reference to a file; `sky_mask` is a key only where `sky` is given.
+        The record, without a reference to a file; `sky_mask` is a key only where `sky` is given.
 
     Raises:
         ValueError: A size, a space, intrinsics, or a value under an explicit mask that breaks a rule.
@@ -169,7 +169,7 @@ def encode_record(
 
 
 def encode_sample(sample: DepthSample) -> dict[str, Any]:
-    """Make the 16-bit record of a sample, for writing; its values are quantised by `encode_record`.
+    """Make the 16-bit record of a sample, for writing; its values are quantized by `encode_record`.
 
     Args:
         sample: With or without a label.
@@ -195,7 +195,7 @@ def encode_sample(sample: DepthSample) -> dict[str, Any]:
 
 
 def record_features(with_sky: bool = False, with_group: bool = False, **extra: Any) -> datasets.Features:
-    """Give the column types of the schema, for `datasets.Dataset.from_generator(..., features=...)`.
+    """Return the column types of the schema, for `datasets.Dataset.from_generator(..., features=...)`.
 
     Args:
         with_sky: Add `sky_mask`.
@@ -240,12 +240,12 @@ def _check_size(plane: np.ndarray, image: Image.Image, raw: Image.Image, column:
         turned = " (after its EXIF rotation)" if raw.size != image.size else ""
         raise ValueError(
             f"{column} is {width} x {height} and the image{turned} {image.width} x {image.height} (width x height); "
-            "the two must match: export both at one size, and resize a depth map by nearest neighbour only."
+            "the two must match: export both at one size, and resize a depth map by nearest neighbor only."
         )
 
 
 def _resized_to_label(image: Image.Image, intrinsics: tuple[float, ...] | None, shape: tuple[int, int]):
-    """Bring an image, and its intrinsics, to the size of a label that covers all of it."""
+    """Resize an image and its intrinsics to the size of its label, which covers the whole image."""
     across, down = shape[1] / image.width, shape[0] / image.height
     if intrinsics is not None:
         intrinsics = tuple(number * factor for number, factor in zip(intrinsics, (across, down) * 2, strict=True))
@@ -256,7 +256,7 @@ def _decode_values(codes: np.ndarray, record: Mapping[str, Any], sky: np.ndarray
     space, scale, offset = record.get("space"), record.get("depth_scale"), record.get("depth_offset")
     check_space(space)
     if scale is None or not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"depth_scale={scale!r}; it must be finite and > 0: units per code, 0.001 for millimetres.")
+        raise ValueError(f"depth_scale={scale!r}; it must be finite and > 0: units per code, 0.001 for millimeters.")
     if offset is None or not math.isfinite(offset):
         raise ValueError(f"depth_offset={offset!r}; it must be finite: write 0.0 where codes start at zero.")
     with np.errstate(over="ignore"):
@@ -273,7 +273,7 @@ def _encode_values(values: np.ndarray, mask, space: str, sky, shape: tuple[int, 
     if values.shape != shape:
         raise ValueError(
             f"values have shape {values.shape}, the upright image {shape} (height, width); the two must match: resize "
-            "the map by nearest neighbour, or pass the image it was made for."
+            "the map by nearest neighbor, or pass the image it was made for."
         )
     allowed = values > 0 if space == "depth" else values >= 0
     mask = np.isfinite(values) & allowed if mask is None else bool_map(mask, shape, "mask")

@@ -1,23 +1,111 @@
-"""Files that are either whole or not there, and their digests."""
+"""Write files so that each is either whole or not there, even if the process is killed."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(file: Path, content: bytes) -> None:
+def write_whole(file: Path, content: bytes | str) -> None:
     """Write a file so that it is either whole or not there.
 
     Args:
         file: Its final name.
-        content: All of it.
+        content: All of it; text is written as UTF-8.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_whole(folder / "a.json", "{}")
+        >>> [file.name for file in folder.iterdir()]
+        ['a.json']
     """
     with replacing(file) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(file: Path, flush: bool = True) -> Iterator[Path]:
+    """Return a hidden name to write under, and rename when the block ends; after an error nothing is left behind.
+
+    What a killed process of this machine left of the same file is removed.
+
+    Args:
+        file: The final name; its folder exists.
+        flush: Force the content to the disk before it gets its name, so that it survives a power failure. Without,
+            it survives the end of the process, at any time, and thousands of small files are written much faster.
+
+    Returns:
+        The hidden path, `.<name>.<machine>-<process>.partial`; formats that go by the ending must be named.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with replacing(file) as partial:
+        ...     _ = partial.write_text("all of it")
+        >>> file.read_text()
+        'all of it'
+    """
+    partial = _hidden(file)
+    try:
+        yield partial
+        put_in_place(partial, file, flush)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: str | os.PathLike) -> Iterator[Path]:
+    """Return a hidden folder to write files in, and move them to `folder` when the block ends.
+
+    The names move in reverse order: `config.json`, which tells a checkpoint, comes after its weights. After an error
+    nothing is left behind. What a killed process of this machine left is removed.
+
+    Args:
+        folder: The final place of the files; it is made.
+
+    Returns:
+        The hidden folder, inside `folder`.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with filling(folder) as hidden:
+        ...     _ = (hidden / "config.json").write_text("{}")
+        >>> [file.name for file in folder.iterdir()]
+        ['config.json']
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden = _hidden(folder / folder.resolve().name)
+    try:
+        hidden.mkdir()
+        yield hidden
+        for file in sorted(hidden.iterdir(), reverse=True):
+            put_in_place(file, folder / file.name)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def put_in_place(partial: Path, file: Path, flush: bool = True) -> None:
+    """Give a file that is whole its final name.
+
+    Args:
+        partial: The file, in the same file system.
+        file: The final name; an old file is replaced.
+        flush: Force content and name to the disk.
+    """
+    if flush:
+        _flush(partial)
+    os.replace(partial, file)
+    if flush:
+        _flush(file.parent)
 
 
 def file_digest(file: Path) -> str:
@@ -29,20 +117,48 @@ def file_digest(file: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """Give a name to write under; then flush to the disk and rename, or leave nothing behind."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+def _hidden(file: Path) -> Path:
+    """Return the hidden name of a file."""
+    _remove_left(os.path.realpath(file.parent))
+    long = len(os.fsencode(file.name)) > 200  # file systems take 255 bytes
+    name = hashlib.sha256(os.fsencode(file.name)).hexdigest()[:32] if long else file.name
+    return file.with_name(f".{name}.{_machine()}-{os.getpid()}.partial")
+
+
+@functools.cache
+def _remove_left(folder: str) -> None:
+    """Remove what killed processes of this machine left half written in a folder."""
+    for left in Path(folder).glob(f".*.{_machine()}-*.partial"):
+        process = left.name.removesuffix(".partial").rpartition("-")[2]
+        if process.isdecimal() and not _is_running(int(process)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+@functools.cache
+def _machine() -> str:
+    """Return a mark of the machine, or the container, whose process numbers are known here."""
     try:
-        yield partial
-        _flush(partial)
-        os.replace(partial, file)
-        _flush(file.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:6]
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # on Windows `os.kill` would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:
+    if os.name != "posix":  # Windows opens no folder, and flushes no file that is open for reading
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -17,6 +17,7 @@ from accelerate import PartialState
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.readers import open_reader
 from depth_anything_hf.data.records import DepthSample, decode_record
+from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.evaluation.contestants import (
     Contestant,
     KeptPredictions,
@@ -137,9 +138,9 @@ def compare(
     if PartialState().is_main_process:
         for name, folder in kept.items():
             finish_predictions(folder, models[name], scores[name].sources)
-        (out_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        (out_dir / "results.md").write_text(write_results(results))
-        (out_dir / "scores.jsonl").write_text("".join(_rows(scores)))
+        write_whole(out_dir / "results.json", json.dumps(results, indent=1) + "\n")
+        write_whole(out_dir / "results.md", write_results(results))
+        write_whole(out_dir / "scores.jsonl", "".join(_rows(scores)))
         draw_extremes(models, scores, samples, protocol, out_dir / "worst.png")
     PartialState().wait_for_everyone()
     return results
@@ -176,8 +177,8 @@ def compare_pairs(models: Mapping[str, Contestant], root: str, out_dir: Path, ba
     ]
     table = "\n".join([*lines, "", *ties, ""])
     if PartialState().is_main_process:
-        (out_dir / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        (out_dir / "results.md").write_text(table)
+        write_whole(out_dir / "results.json", json.dumps(results, indent=1) + "\n")
+        write_whole(out_dir / "results.md", table)
     return table
 
 
@@ -288,7 +289,8 @@ def draw_extremes(
         captions.append([sample.source or str(i), "", *notes])
     headings = ["image", "ground truth", *(text for n in names for text in (n, f"error, {RED:.0%} is bright"))]
     title = f"{protocol.name}: the worst images of {names[0]}, then its best"
-    sheet(rows, headings, cell=(180, 240), title=title, captions=captions).save(path)
+    with replacing(path) as partial:
+        sheet(rows, headings, cell=(180, 240), title=title, captions=captions).save(partial, "PNG")
 
 
 def error_map(predicted: torch.Tensor, sample: DepthSample, protocol: Protocol, metric: bool) -> np.ndarray:

@@ -17,6 +17,8 @@ from accelerate.utils import gather_object
 from PIL import Image
 from tqdm.auto import tqdm
 
+from depth_anything_hf.data.whole_files import replacing, write_whole
+
 Predictor = Callable[[Sequence[Image.Image]], list[torch.Tensor]]
 CARD = "contestant.json"
 
@@ -79,7 +81,8 @@ class KeptPredictions:
 
 def keep_prediction(folder: Path, index: int, depth: torch.Tensor) -> None:
     """Keep what a model gave for an image."""
-    np.save(_kept(folder, index), depth.float().numpy())
+    with replacing(_kept(folder, index), flush=False) as partial, partial.open("wb") as stream:
+        np.save(stream, depth.float().numpy())
 
 
 def finish_predictions(folder: Path, model: Contestant | KeptPredictions, sources: Sequence[str]) -> None:
@@ -91,7 +94,7 @@ def finish_predictions(folder: Path, model: Contestant | KeptPredictions, source
         sources: Where each image comes from, in order.
     """
     card = {"metric": model.metric, "revision": model.revision, "sources": list(sources)}
-    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / CARD, json.dumps(card, indent=1) + "\n")
 
 
 def _kept(folder: Path, index: int) -> Path:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 
+from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.prediction.predictor import load_model
 
 
@@ -54,6 +55,7 @@ def export_encoder(model: str | os.PathLike | nn.Module, folder: str | os.PathLi
     with torch.device("meta"):
         encoder = type(model.backbone)(config)
     encoder.load_state_dict(model.backbone.state_dict(), assign=True)
-    encoder.save_pretrained(folder)
-    if processor is not None:
-        processor.save_pretrained(folder)
+    with filling(folder) as hidden:
+        encoder.save_pretrained(hidden)
+        if processor is not None:
+            processor.save_pretrained(hidden)

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import nn
 
 from depth_anything_hf.data.codes import upright_rgb
-from depth_anything_hf.data.folder import IMAGE_EXTENSIONS, find_files, load_folder
+from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
+from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
@@ -137,12 +138,13 @@ def export_onnx(
     metadata = _metadata(name, model, processor) | {"dtype": dtype}
     model = model.float()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        path = Path(folder, "checked", out.name)
-        path.parent.mkdir()
+    with filling(out.parent) as folder:
+        path = folder / out.name
         if dtype == "int8":
-            write_graph(model, source := Path(folder, "float32.onnx"))
+            write_graph(model, source := folder / "float32.onnx")
             write_int8(source, path)
+            for file in _files_of(source):
+                file.unlink(missing_ok=True)
         else:
             write_graph(model, path, half=dtype == "float16")
         session = open_session(path)
@@ -153,8 +155,6 @@ def export_onnx(
         checked = {"photographs": report.photographs, "images": len(photographs)} | report.summary()
         annotate(path, metadata | {"checked": json.dumps(checked), "labeled": json.dumps(scores)})
         del session  # Windows moves no open file
-        for file in sorted(path.parent.iterdir(), reverse=True):  # the weights first: never a graph without them
-            os.replace(file, out.parent / file.name)
     return report
 
 
@@ -175,13 +175,15 @@ def _check_target(out: Path) -> Path:
 
 def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
     """Open some of the photographs that are given, by their paths inside the folder."""
-    root, files = find_files(images, IMAGE_EXTENSIONS)
+    photographs = Photographs(images)
+    files = list(photographs)
     if not files:
         raise FileNotFoundError(
             f"{images} holds no image ({', '.join(IMAGE_EXTENSIONS)}); give a file, a folder or a glob in quotes."
         )
+    photographs.log_skipped()
     chosen = files[:: math.ceil(len(files) / CHECKED_IMAGES)]
-    return {str(file.relative_to(root)): upright_rgb(Image.open(file)) for file in chosen}
+    return {photographs.name(file): upright_rgb(Image.open(file)) for file in chosen}
 
 
 def _rendered_scenes() -> dict[str, Image.Image]:

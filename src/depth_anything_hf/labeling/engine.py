@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,7 @@ from depth_anything_hf.labeling.teacher import load_teacher
 from depth_anything_hf.sharing.dataset_card import push_folder
 
 HELD_BYTES = 2**31
+_logger = logging.getLogger(__name__)
 
 
 def label_images(args: LabelingArguments) -> dict[str, Any]:
@@ -108,6 +110,8 @@ def label_images(args: LabelingArguments) -> dict[str, Any]:
     if state.is_main_process:
         with _clear_when_full(folder.path):
             manifest = finish_folder(folder, settings, source)
+        if skipped := source.describe_skipped():
+            _logger.warning("%s: %s", source.name, skipped)
         if args.push_to_hub:
             push_folder(folder.path, args.push_to_hub, args.private)
     state.wait_for_everyone()

@@ -1,17 +1,17 @@
-"""Undecoded images from a folder tree, parquet, WebDataset shards or the Hub, streamed by `datasets`, in parts.
+"""Stream undecoded images, in parts, from a folder tree, parquet, WebDataset shards or the Hub.
 
-A part is what can be read on its own: a file of a sharded set, or all of a folder tree. Nothing is listed or read
+A part is read on its own: a file of a sharded dataset, or a whole folder tree. Nothing is listed or read
 before it is needed.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import glob
 import hashlib
 import os
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyarrow import ArrowInvalid
 
-from depth_anything_hf.data.photographs import EXTENSIONS, is_photograph, walk
+from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 
 if TYPE_CHECKING:
     import datasets
@@ -38,17 +38,18 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Hold a stream of images.
+    """Store a stream of images.
 
     Attributes:
-        name: What was asked for.
-        revision: Commit of a Hub data set, or a digest of the files' names and sizes; None for a tree of photographs.
+        name: The path, pattern or id that was passed.
+        revision: Commit of a Hub dataset, or a digest of the files' names and sizes; None for a tree of photographs.
         dataset: The stream; its shards are the parts.
-        column: Which column holds the images.
+        column: Column of the images.
         parts: Names of the parts, in order.
         whole_files: Whether each part is a file; then its name is unique and its content fixed.
         count: Counts the images, if that can be done without reading them.
-        archives: The tar file of each part, if it lies here: `tarfile` takes one that is cut for one that ends.
+        archives: The tar file of each part, if it lies here: `tarfile` takes a cut file for a whole one.
+        describe_skipped: Describes in a line which files of a folder are no inputs; "" if there are none.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ImageSource:
     whole_files: bool
     count: Callable[[], int | None] = lambda: None
     archives: tuple[Path, ...] = ()
+    describe_skipped: Callable[[], str] = lambda: ""
 
     def read(self, part: int) -> Iterator[Item]:
         """Yield the inputs of a part, always in the same order.
@@ -84,21 +86,21 @@ class ImageSource:
 def open_source(
     images: str | os.PathLike, column: str | None = None, split: str = "train", limit: int | None = None
 ) -> ImageSource:
-    """Open a stream of images by what its name means.
+    """Open a stream of images from a path, a pattern or the id of a dataset.
 
     Args:
         images: A folder (a tree of photographs, or one that holds `*.parquet` or `*.tar`, there or in `data/`), a
-            file, a glob pattern, or the id of a data set on the Hub.
-        column: Which column holds the images; left out, the only one of type image.
-        split: Of a Hub data set.
-        limit: Take so many inputs, the first ones.
+            file, a glob pattern, or the id of a dataset on the Hub.
+        column: Column of the images; default: the only column of type image.
+        split: Of a Hub dataset.
+        limit: Take only the first `limit` inputs.
 
     Returns:
         The source.
 
     Raises:
-        FileNotFoundError: Neither a path nor a data set that the Hub knows.
-        ValueError: Several image columns or none, files of different kinds, files of which none can be read, or a
+        FileNotFoundError: Neither a path nor a dataset that the Hub knows.
+        ValueError: Several image columns or none, files of different kinds, files that can all not be read, or a
             limit below 1.
 
     Example:
@@ -128,11 +130,12 @@ def open_source(
         parts=(f"first-{limit}",),
         count=lambda: min(total() or limit, limit),
         archives=(),
+        describe_skipped=lambda: "",
     )
 
 
 def digest_of(names: list[str]) -> str:
-    """Compute what identifies a list of names: the SHA-256 of the names, a line each.
+    """Compute the digest of a list of names: the SHA-256 of the names, one per line.
 
     Example:
         >>> digest_of(["a", "b"])[:8]
@@ -142,7 +145,7 @@ def digest_of(names: list[str]) -> str:
 
 
 def _shard_files(given: Path) -> list[Path]:
-    """List the parquet or tar files that are meant, none if it is photographs."""
+    """List the parquet or tar files at a path; none if it holds photographs."""
     if given.is_dir():
         found = [path for pattern in ("*", "data/*") for end in _SHARDS for path in given.glob(pattern + end)]
         files = [path for path in found if not path.name.startswith(".")]
@@ -153,7 +156,11 @@ def _shard_files(given: Path) -> list[Path]:
         return []
     kinds = {file.suffix for file in files}
     if files and given.is_dir():
-        kinds |= {path.suffix for path in given.iterdir() if is_photograph(path)}
+        kinds |= {
+            path.suffix
+            for path in given.iterdir()
+            if not path.name.startswith(".") and path.suffix.lower() in IMAGE_EXTENSIONS
+        }
     if len(kinds) > 1:
         raise ValueError(
             f"{given} holds files of the kinds {sorted(kinds)}; name one kind, such as {given}/*{files[0].suffix}."
@@ -176,7 +183,7 @@ def _open_files(name: str, files: list[Path], column: str | None) -> ImageSource
         stream = load_dataset(kind, features=_first_features(name, kind, data_files["train"]), **options)
     column = _image_column(stream, column, name)
     parts = tuple(file.name for file in files)
-    twice = [part for part, count in Counter(parts).items() if count > 1]
+    twice = [part for part, count in collections.Counter(parts).items() if count > 1]
     if twice:
         raise ValueError(f"{name} holds two files called {twice[0]}; give them names of their own.")
     archives = tuple(files) if kind == "webdataset" else ()
@@ -231,7 +238,7 @@ def _open_hub(name: str, column: str | None, split: str) -> ImageSource:
         revision = HfApi().dataset_info(name).sha
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
-            f"{name} is no file, folder or pattern here, and no data set that the Hub gives ({type(error).__name__}): "
+            f"{name} is no file, folder or pattern here, and no dataset that the Hub gives ({type(error).__name__}): "
             "check the path, or log in with `hf auth login` for a private one."
         ) from error
     stream = load_dataset(name, split=split, streaming=True, revision=revision)
@@ -261,7 +268,7 @@ def _image_column(stream: datasets.IterableDataset, column: str | None, name: st
 
 
 def _undecoded(stream: datasets.IterableDataset, column: str) -> datasets.IterableDataset:
-    """Keep the column's files as they are, and the key of a WebDataset beside it."""
+    """Select the column without decoding its files, and the key of a WebDataset."""
     from datasets import Image
 
     kept = [name for name in (column, "__key__") if name in stream.features]
@@ -271,9 +278,24 @@ def _undecoded(stream: datasets.IterableDataset, column: str) -> datasets.Iterab
 def _open_photographs(name: str, given: Path) -> ImageSource:
     from datasets import IterableDataset
 
-    stream = IterableDataset.from_generator(walk, gen_kwargs={"path": str(given)})
-    if next(iter(walk(str(given))), None) is None:
+    photographs = Photographs(given, keep_missing=True)  # what is missing is rejected by name
+    if next(iter(photographs), None) is None:
         raise FileNotFoundError(
-            f"{given} holds no photograph; looked for files ending in {', '.join(EXTENSIONS)}, parquet and tar."
+            f"{given} holds no photograph; looked for files ending in {', '.join(IMAGE_EXTENSIONS)}, parquet and tar."
         )
-    return ImageSource(name, None, stream, "image", ("photographs",), False, lambda: sum(1 for _ in walk(str(given))))
+    stream = IterableDataset.from_generator(_rows, gen_kwargs={"path": str(given)})
+
+    def count() -> int:
+        return sum(1 for _ in Photographs(given, keep_missing=True))
+
+    def describe_skipped() -> str:
+        collections.deque(photographs, maxlen=0)
+        return photographs.describe_skipped()
+
+    return ImageSource(name, None, stream, "image", ("photographs",), False, count, (), describe_skipped)
+
+
+def _rows(path: str) -> Iterator[dict[str, Any]]:
+    photographs = Photographs(path, keep_missing=True)
+    for file in photographs:
+        yield {"key": photographs.name(file), "image": {"bytes": None, "path": str(file.absolute())}}

@@ -1,4 +1,4 @@
-r"""Affine-invariant loss: the labelled loss of Depth Anything V1, and the first half of V2's.
+r"""Affine-invariant loss: the labeled loss of Depth Anything V1, and the first half of V2's.
 
 Formula (V1, eq. 1 to 3), an image at a time, over its valid pixels:
 
@@ -16,7 +16,7 @@ import torch
 from depth_anything_hf.losses.reduction import in_full_precision, mean_over_labeled
 from depth_anything_hf.maps.geometry import SMALLEST_SPREAD, kth_smallest, masked_mean, normalize_robust
 
-# A target whose spread is within float32 rounding of its own size holds no depth order to learn from.
+# A target whose spread is within float32 rounding of its own size has no depth order to learn from.
 SMALLEST_RELATIVE_SPREAD = 1e-6
 # The gradient grows as 1 / spread of the prediction and returns in its dtype: float16 ends at 65504.
 SMALLEST_SPREAD_FLOAT16 = torch.finfo(torch.float16).eps
@@ -25,16 +25,16 @@ SMALLEST_SPREAD_FLOAT16 = torch.finfo(torch.float16).eps
 def normalized_residual(
     prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalise prediction and target each by its own median and deviation, and subtract.
+    """Normalize prediction and target each by its own median and deviation, and subtract.
 
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`, disparity at any scale and shift.
         target (`torch.Tensor`): Same shape, disparity at any positive scale and any shift.
-        mask (`torch.Tensor`): Bool, same shape: the labelled pixels.
+        mask (`torch.Tensor`): Bool, same shape: the labeled pixels.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: The residual, 0 outside the mask, `(batch, height, width)`; and which
-        images have a label to learn from, `(batch,)` bool: at least two labelled pixels of different value.
+        images have a label to learn from, `(batch,)` bool: at least two labeled pixels of different value.
 
     Raises:
         ValueError: The shapes differ, or the mask is not boolean.
@@ -120,7 +120,7 @@ def affine_invariant_loss(
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`, disparity at any scale and shift.
         target (`torch.Tensor`): Same shape, disparity at any positive scale and any shift.
-        mask (`torch.Tensor`): Bool, same shape: the labelled pixels. What lies outside is never read.
+        mask (`torch.Tensor`): Bool, same shape: the labeled pixels. What lies outside is never read.
         trim_fraction (`float`): Share of each image's worst pixels to leave out, in [0, 1): 0.1 on V2's pseudo-labels.
 
     Returns:

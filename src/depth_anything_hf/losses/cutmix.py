@@ -1,11 +1,11 @@
-r"""The unlabelled loss under CutMix: each region is compared with its own teacher map, by itself.
+r"""The unlabeled loss under CutMix: each region is compared with its own teacher map, by itself.
 
 Formula (V1, eq. 6 to 8): the student sees \(u_{ab} = u_a \odot M + u_b \odot (1 - M)\), and
 
 \(L_u = \frac{\sum M}{HW}\,\rho(S(u_{ab}), T(u_a))_{M} + \frac{\sum (1 - M)}{HW}\,\rho(S(u_{ab}), T(u_b))_{1-M}\).
 
 Shift and scale are taken anew inside each region, for student and teacher: the two teacher maps have unrelated unknown
-scales, and normalised together the loss would punish a correct student. An image without a box is the plain loss.
+scales, and normalized together the loss would punish a correct student. An image without a box is the plain loss.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def cutmix_loss_per_image(
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`, the student's disparity on the mixed images.
         target (`torch.Tensor`): Same shape: the teacher's disparity, mixed by the same boxes.
-        mask (`torch.Tensor`): Bool, same shape: labelled pixels, mixed by the same boxes.
+        mask (`torch.Tensor`): Bool, same shape: labeled pixels, mixed by the same boxes.
         box (`torch.Tensor`): Bool, same shape: the pixels that came from the partner; all false where not mixed.
         trim_fraction (`float`): Share of each region's worst pixels to leave out, in [0, 1).
-        with_gradient_matching (`bool`): False saves its time and gives zeros.
+        with_gradient_matching (`bool`): False saves its time and returns zeros.
 
     Returns:
         `RelativeLoss`: Both terms, and the images in which at least one region has labels, `(batch,)` each.
@@ -53,7 +53,7 @@ def cutmix_loss_per_image(
     if box.dtype != torch.bool or box.shape != mask.shape:
         raise ValueError(
             f"box has dtype {box.dtype} and shape {tuple(box.shape)}; it must be torch.bool of the mask's shape "
-            f"{tuple(mask.shape)}. depth_anything_hf.augmentation.cutmix_boxes makes one."
+            f"{tuple(mask.shape)}. Make one with depth_anything_hf.augmentation.cutmix_boxes."
         )
     inside, outside = (
         relative_loss_per_image(prediction, target, mask & region, trim_fraction, with_gradient_matching)

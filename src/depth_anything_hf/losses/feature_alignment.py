@@ -5,7 +5,7 @@ Formula (V1, eq. 9): \(L_{feat} = 1 - \mathrm{mean}_i \cos(f_i, f'_i)\) over the
 within an object, where semantics wants them alike.
 
 Unpublished, chosen here: the mean runs over the tokens that are kept, an image at a time; an image all of whose tokens
-agree adds 0. Relations: V1 applies it to unlabelled images only (supplementary table 13).
+agree adds 0. Relations: V1 applies it to unlabeled images only (supplementary table 13).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SMALLEST_NORM = 1e-4  # bounds the slope at a token of zeros, 1 / norm, which fl
 def feature_alignment_loss(
     features: torch.Tensor, frozen_features: torch.Tensor, margin: float = 0.85
 ) -> torch.Tensor:
-    """Pull patch features towards those of a frozen encoder, except where they agree beyond the margin.
+    """Pull patch features toward the features of a frozen encoder, except where they agree beyond the margin.
 
     Args:
         features (`torch.Tensor`): `(batch, patches, channels)`, last-layer patch tokens of the student's encoder.

@@ -5,8 +5,8 @@ affine-invariant loss, and \(R^k\) that residual at every \(2^k\)-th pixel:
 
 \(L_{gm} = \sum_{k<K} \big(\mathrm{mean}\,|\nabla_x R^k| + \mathrm{mean}\,|\nabla_y R^k|\big)\), \(K = 4\),
 
-each mean taken over the pairs of neighbours that are both valid. Dividing by the pairs, and not by the pixels, keeps
-the term at full strength on sparse labels. V2 gives it twice the weight of the affine-invariant loss.
+each mean taken over the pairs of neighbors that are both valid. Dividing by the pairs, and not by the pixels, keeps
+the term at full strength on sparse labels. In V2 its weight is twice the weight of the affine-invariant loss.
 
 Relations: it needs exact, dense labels. V2 found it useless on coarse labels of real sensors.
 """
@@ -20,14 +20,14 @@ from depth_anything_hf.losses.reduction import mean_over_labeled
 
 
 def _mean_difference(residual: torch.Tensor, mask: torch.Tensor, dim: int) -> torch.Tensor:
-    """Average the absolute difference of neighbours along `dim` over the pairs that are both valid, `(batch,)`."""
+    """Average the absolute difference of neighbors along `dim` over the pairs that are both valid, `(batch,)`."""
     pair = mask.narrow(dim, 1, mask.shape[dim] - 1) & mask.narrow(dim, 0, mask.shape[dim] - 1)
     difference = residual.diff(dim=dim).abs()
     return torch.where(pair, difference, 0.0).sum(dim=(1, 2)) / pair.sum(dim=(1, 2)).clamp(min=1)
 
 
 def multi_scale_gradient(residual: torch.Tensor, mask: torch.Tensor, scales: int = 4) -> torch.Tensor:
-    """Sum, over scales, the mean absolute differences between neighbouring valid pixels of a residual.
+    """Sum, over scales, the mean absolute differences between neighboring valid pixels of a residual.
 
     Args:
         residual (`torch.Tensor`): `(batch, height, width)`, finite everywhere.

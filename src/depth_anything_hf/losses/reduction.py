@@ -1,4 +1,4 @@
-"""What all losses share: precision, shape checks, and the mean over images that have labels."""
+"""Shared by all losses: precision, shape checks, and the mean over images that have labels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def in_full_precision(
 def mean_over_labeled(losses: torch.Tensor, labeled: torch.Tensor) -> torch.Tensor:
     """Average the losses of the images that have labels.
 
-    An image without labels neither adds to the sum nor counts in the denominator. A batch without any gives 0 and
+    An image without labels neither adds to the sum nor counts in the denominator. A batch without any returns 0 and
     keeps the graph, so that `backward` works in every process of a distributed run.
 
     Args:

@@ -1,8 +1,8 @@
 """Per-image fits of scale and shift between a prediction and its ground truth, batched and masked.
 
 The fits run in float64 and return plain numbers an image: `scale * prediction + shift` is the aligned prediction. A
-scale that is not positive means that the prediction has near and far the wrong way round; it is returned as it is, for
-the caller to report, and never made positive.
+scale that is not positive means that near and far are exchanged in the prediction; it is returned unchanged, for the
+caller to report, and never made positive.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def fit_scale_shift(
         (3.0, 5.0)
     """
     if prediction.device.type != "cpu" or prediction.requires_grad or target.requires_grad or not len(prediction):
-        return _fit_centred(prediction, target, mask)
+        return _fit_centered(prediction, target, mask)
     # An image at a time, its float64 copies stay in the cache.
     sums = torch.stack([_sums(*image) for image in zip(prediction, target, mask, strict=True)])  # (batch, 6)
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = (sums[:, 1:] / sums[:, :1]).unbind(dim=1)
@@ -46,7 +46,7 @@ def fit_scale_shift(
     kept = (variance_x > _SMALLEST_SHARE * mean_xx) & (variance_y > _SMALLEST_SHARE * mean_yy)
     again = ~kept  # nearly constant, empty, or not finite
     if again.any():
-        scale[again], shift[again] = _fit_centred(prediction[again], target[again], mask[again])
+        scale[again], shift[again] = _fit_centered(prediction[again], target[again], mask[again])
     return scale, shift
 
 
@@ -66,14 +66,14 @@ def _sums(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) ->
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
-def _fit_centred(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor):
-    """Fit from the centred values, which keeps the normal equations well conditioned far from zero."""
+def _fit_centered(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor):
+    """Fit from the centered values, which keeps the normal equations well conditioned far from zero."""
     prediction, target = prediction.double(), target.double()
     mean_prediction, mean_target = masked_mean(prediction, mask), masked_mean(target, mask)  # (batch,)
-    centred_prediction = prediction - mean_prediction[:, None, None]
-    centred_target = target - mean_target[:, None, None]
-    variance = masked_mean(centred_prediction.square(), mask)
-    covariance = masked_mean(centred_prediction * centred_target, mask)
+    centered_prediction = prediction - mean_prediction[:, None, None]
+    centered_target = target - mean_target[:, None, None]
+    variance = masked_mean(centered_prediction.square(), mask)
+    covariance = masked_mean(centered_prediction * centered_target, mask)
     constant = variance <= torch.finfo(torch.float32).eps ** 2 * mean_prediction.square()
     scale = torch.where(constant, 0.0, covariance / torch.where(constant, 1.0, variance))
     return scale, mean_target - scale * mean_prediction

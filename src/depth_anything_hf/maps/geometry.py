@@ -1,4 +1,4 @@
-"""Depth and disparity: conversion, valid masks, per-image normalisation, unprojection.
+"""Depth and disparity: conversion, valid masks, per-image normalization, unprojection.
 
 Every function takes float tensors `(batch, height, width)` and bool masks of the same shape. Values under a false mask
 are never read into a result: they may be NaN or infinite.
@@ -13,12 +13,12 @@ SPACES = ("depth", "disparity")
 SMALLEST_SPREAD = 1e-6  # below this mean absolute deviation a prediction is constant in float32 (MiDaS reference code)
 
 
-def check_space(space: str) -> str:
+def check_space(space: str | None) -> str:
     """Return `space` if it is one of `"depth"` and `"disparity"`, and raise a `ValueError` otherwise."""
     if space not in SPACES:
         raise ValueError(
-            f"space is {space!r}; it must be one of {SPACES}: 'depth' is metres along the optical axis, 'disparity' "
-            "is inverse depth at any scale. Pass the one that your maps hold."
+            f"space is {space!r}; it must be one of {SPACES}: 'depth' is meters along the optical axis, 'disparity' "
+            "is inverse depth at any scale. Pass the space of your maps."
         )
     return space
 
@@ -29,7 +29,7 @@ def valid_mask(values: torch.Tensor, mask: torch.Tensor | None = None, space: st
     In disparity zero itself is a label: the sky, infinitely far away.
 
     Args:
-        values (`torch.Tensor`): Any shape; metres (`space="depth"`) or disparity.
+        values (`torch.Tensor`): Any shape; meters (`space="depth"`) or disparity.
         mask (`torch.Tensor`, *optional*): Bool, same shape. Left out, every pixel may be a label.
         space (`str`): `"depth"` or `"disparity"`.
 
@@ -51,7 +51,7 @@ def valid_mask(values: torch.Tensor, mask: torch.Tensor | None = None, space: st
 
 
 def invert(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Turn depth into disparity, or disparity into depth: `1 / values` inside the mask, 0 outside.
+    """Convert depth to disparity, or disparity to depth: `1 / values` inside the mask, 0 outside.
 
     Args:
         values (`torch.Tensor`): Any shape; positive inside `mask`.
@@ -68,9 +68,9 @@ def invert(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def masked_median(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Take each image's median over its valid pixels (the lower of the two middle values, as `torch.median`).
+    """Compute each image's median over its valid pixels (the lower of the two middle values, as `torch.median`).
 
-    Masked-out pixels take no part: zeros in their place would pull the median down, the known fault of the MiDaS
+    Masked-out pixels are ignored: zeros in their place would pull the median down, a known fault of the MiDaS
     reference code.
 
     Args:
@@ -95,7 +95,7 @@ def masked_median(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def kth_smallest(values: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """Take each row's `k`-th smallest value, counted from 0. NaN is larger than all.
+    """Return each row's `k`-th smallest value, counted from 0. NaN is larger than all.
 
     Args:
         values (`torch.Tensor`): `(batch, n)`, float. No gradient flows.
@@ -149,7 +149,7 @@ def normalize_robust(
             `(batch,)`, above 0.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: The normalised values, 0 outside the mask, `(batch, height, width)`; and
+        `tuple[torch.Tensor, torch.Tensor]`: The normalized values, 0 outside the mask, `(batch, height, width)`; and
         the scale before the clamp, `(batch,)`.
 
     Source: Depth Anything V1, section 3.1, eq. 2 and 3.
@@ -160,9 +160,9 @@ def normalize_robust(
         >>> spread.item(), (normalized * spread).tolist()
         (1.6666666269302368, [[[-1.0, 0.0, 4.0]]])
     """
-    centred = torch.where(mask, values - masked_median(values, mask)[:, None, None], 0.0)
-    spread = masked_mean(centred.abs(), mask)
-    return centred / spread.clamp(min=smallest_spread)[:, None, None], spread
+    centered = torch.where(mask, values - masked_median(values, mask)[:, None, None], 0.0)
+    spread = masked_mean(centered.abs(), mask)
+    return centered / spread.clamp(min=smallest_spread)[:, None, None], spread
 
 
 def normalize_min_max(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -192,11 +192,11 @@ def unproject(depth: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
     """Lift planar depth to points in the camera's frame (x right, y down, z forward).
 
     Args:
-        depth (`torch.Tensor`): `(batch, height, width)`, metres along the optical axis.
-        intrinsics (`torch.Tensor`): `(batch, 4)`: fx, fy, cx, cy in pixels; pixel centres lie at half-integers.
+        depth (`torch.Tensor`): `(batch, height, width)`, meters along the optical axis.
+        intrinsics (`torch.Tensor`): `(batch, 4)`: fx, fy, cx, cy in pixels; pixel centers lie at half-integers.
 
     Returns:
-        `torch.Tensor`: `(batch, height, width, 3)`, metres.
+        `torch.Tensor`: `(batch, height, width, 3)`, meters.
 
     Raises:
         ValueError: The shapes do not fit together.
@@ -224,14 +224,14 @@ def label_from_map(
     depth_estimation_type: str,
     sky: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring a depth map into the space that a model predicts: disparity for relative models, metres for metric ones.
+    """Convert a depth map to the space that a model predicts: disparity for relative models, meters for metric ones.
 
     Sky is a label of disparity 0 for a relative model, and no label for a metric one.
 
     Args:
-        values (`torch.Tensor`): Any shape: metres or disparity.
+        values (`torch.Tensor`): Any shape: meters or disparity.
         mask (`torch.Tensor`, *optional*): Bool, same shape: where `values` may be read.
-        space (`str`): What `values` holds: `"depth"` or `"disparity"`.
+        space (`str`): Space of `values`: `"depth"` or `"disparity"`.
         depth_estimation_type (`str`): The model's: `"relative"` or `"metric"`.
         sky (`torch.Tensor`, *optional*): Bool, same shape.
 
@@ -255,7 +255,7 @@ def label_from_map(
         if space == "disparity":
             raise ValueError(
                 "space is 'disparity' and the model is metric; disparity of unknown scale cannot be turned into "
-                "metres. Train a relative model on it, or give depth in metres."
+                "meters. Train a relative model on it, or give depth in meters."
             )
         valid = valid if sky is None else valid & ~sky
         return torch.where(valid, values, 0.0), valid
@@ -270,12 +270,12 @@ def label_from_map(
 def disparity_of_prediction(
     values: torch.Tensor, space: str, mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn a prediction into disparity, to look at: what is near is large.
+    """Convert a prediction to disparity, for pictures: near is large.
 
     Unlike a label, a prediction in disparity may lie below zero.
 
     Args:
-        values (`torch.Tensor`): Any shape: disparity, or metres, of which those not above zero are no values.
+        values (`torch.Tensor`): Any shape: disparity, or meters; meters that are not above zero are no values.
         space (`str`): `"disparity"` or `"depth"`.
         mask (`torch.Tensor`, *optional*): Bool, same shape: where `values` may be read.
 

@@ -1,4 +1,4 @@
-"""Sizes at which a model sees its images, and the ways to bring images, maps and predictions to a size."""
+"""Compute the input size of a model, and resize images, maps and predictions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def resized_size(
     """Compute the size to which an image is resized before the model sees it.
 
     Args:
-        height (`int`): Of the image, pixels.
-        width (`int`): Of the image, pixels.
+        height (`int`): Height of the image, pixels.
+        width (`int`): Width of the image, pixels.
         target (`tuple[int, int]`): Height and width to aim at, pixels.
         multiple (`int`): Both sides of the result are multiples of this.
-        keep_aspect_ratio (`bool`): False gives the target itself, rounded.
+        keep_aspect_ratio (`bool`): False returns the target itself, rounded.
         method (`str`): `"lower_bound"`: the smallest size that covers the target, as the authors' code.
-            `"minimal"`: whichever side needs the smaller change of scale is brought to the target, as the stock DPT
+            `"minimal"`: the side that needs the smaller change of scale is resized to the target, as the stock DPT
             processor (and MiDaS) does; the other side may fall below it.
 
     Returns:
@@ -65,7 +65,7 @@ def resized_size(
 
 
 def shaped_size(resolution: int, aspect: float, multiple: int) -> tuple[int, int]:
-    """Give the input size of a network that takes one shape alone, into which every image is squeezed.
+    """Return the input size of a network that takes only one shape, into which every image is squeezed.
 
     Args:
         resolution (`int`): Shorter side, pixels, a multiple of `multiple`.
@@ -84,17 +84,17 @@ def shaped_size(resolution: int, aspect: float, multiple: int) -> tuple[int, int
 
 
 def fixed_aspect(processor) -> float | None:
-    """Give the shape, width by height, into which a processor squeezes every image; None: images keep their own."""
+    """Return the width over the height into which a processor squeezes every image; None if images keep their own."""
     squeezes = getattr(processor, "keep_aspect_ratio", None) is False and "width" in (processor.size or {})
     return processor.size["width"] / processor.size["height"] if squeezes else None
 
 
 def check_resolution(resolution: int, multiple: int) -> int:
-    """Return a resolution that the network can take.
+    """Return the resolution if the network can take it.
 
     Args:
         resolution (`int`): A side of the network's input, pixels.
-        multiple (`int`): What it must be a multiple of: the patch size.
+        multiple (`int`): The patch size; the resolution must be a multiple of it.
 
     Returns:
         `int`: The resolution.
@@ -115,7 +115,7 @@ def check_resolution(resolution: int, multiple: int) -> int:
 
 
 def resize_map(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize maps by nearest neighbour: no value is invented, and none is blended across a hole.
+    """Resize maps by nearest neighbor: no new value appears, and none is blended across a hole.
 
     Args:
         values (`torch.Tensor`): `(batch, height, width)`, float or bool.
@@ -129,7 +129,7 @@ def resize_map(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def resize_pixels(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize photographs on their own device by the bicubic kernel with antialiasing, to whole grey levels.
+    """Resize photographs on their own device by the bicubic kernel with antialiasing, to whole gray levels.
 
     Args:
         pixels (`torch.Tensor`): `(batch, height, width, 3)`, uint8.
@@ -137,7 +137,7 @@ def resize_pixels(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
     Returns:
         `torch.Tensor`: `(batch, *size, 3)`, uint8. Equal to torchvision's resize, which the stock processor uses where
-        it is installed; within a few grey levels of Pillow's.
+        it is installed; within a few gray levels of Pillow's.
 
     Example:
         >>> resize_pixels(torch.full((1, 4, 6, 3), 7, dtype=torch.uint8), (2, 3)).unique().tolist()
@@ -145,7 +145,7 @@ def resize_pixels(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     if tuple(pixels.shape[1:3]) == tuple(size):
         return pixels
-    planes = pixels.movedim(-1, 1)  # channels last in memory, which is how the CPU's kernel is fast
+    planes = pixels.movedim(-1, 1)  # channels last in memory, for the fast kernel of the CPU
     if not pixels.is_cuda:
         resized = F.interpolate(planes, size=tuple(size), mode="bicubic", antialias=True)
     else:
@@ -155,7 +155,7 @@ def resize_pixels(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def resize_prediction(predicted_depth: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
-    """Bring predictions to another size.
+    """Resize predictions.
 
     Args:
         predicted_depth (`torch.Tensor`): `(batch, height, width)`.

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, _PALE = (40, 40, 40), (222, 222, 222)
-# Okabe and Ito (2008), told apart with any colour vision, without their yellow, which is too pale for lines.
+# Okabe and Ito (2008), distinct with any color vision, without their yellow, which is too pale for lines.
 _LINES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0))
 
 
@@ -25,7 +25,7 @@ def curves(
     Args:
         series: Name to points (x, y), joined in the order given; a point that is not finite is a gap in the line.
         title: A line above the chart.
-        x_label, y_label: What the axes show, with its unit.
+        x_label, y_label: Quantity on each axis, with its unit.
         size: (height, width) in pixels.
 
     Returns:
@@ -88,9 +88,9 @@ def bars(
     """Draw horizontal bars, each a sum of named parts, such as the seconds of a training step.
 
     Args:
-        rows: Name of a bar to its parts and their sizes, at least 0; equal names have equal colours in all bars.
+        rows: Name of a bar to its parts and their sizes, at least 0; equal names have equal colors in all bars.
         title: A line above the chart.
-        x_label: What is drawn, with its unit.
+        x_label: Quantity of the bars, with its unit.
         width: Pixels; the height follows from the number of bars.
 
     Returns:
@@ -135,8 +135,8 @@ def bars(
     return chart.resize((width // 2, height // 2), Image.Resampling.LANCZOS)
 
 
-def shorten_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Cut a text so that it fits into `width` pixels, with dots in place of what is cut."""
+def shorten_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """Shorten a text to `width` pixels, with dots at its end."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "...") > width:
@@ -145,7 +145,7 @@ def shorten_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def _ticks(values: np.ndarray) -> dict[float, str]:
-    """Give round numbers that enclose the values, about five, with their text."""
+    """Return about five round numbers that enclose the values, with their text."""
     low, high = float(values.min()), float(values.max())
     rough = ((high - low) or abs(high) or 1.0) / 5
     unit = 10.0 ** math.floor(math.log10(rough))

@@ -1,4 +1,4 @@
-"""The pictures of depth that control a diffusion model."""
+"""Convert depth maps to the pictures that control a diffusion model."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def to_control_image(
     mask: np.ndarray | torch.Tensor | None = None,
     size: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Turn a depth map into the picture that depth-conditioned ControlNets take: grey, near is white, far is black.
+    """Convert a depth map to the picture that depth-conditioned ControlNets take: gray, near is white, far is black.
 
-    Disparity is stretched over the picture's own range and cut to whole grey levels: `floor(255 (d - min) / (max - min))`,
-    three times. No percentiles, no gamma. What lies within 1/255 of the range becomes one grey level, which hides the
+    Disparity is stretched over the picture's own range and cut to whole gray levels: `floor(255 (d - min) / (max - min))`,
+    three times. No percentiles, no gamma. Values within 1/255 of the range become one gray level, which hides the
     relief of a background far behind its foreground.
 
     Args:
-        depth: (height, width), as `predict_depth` returns it: disparity, any scale and shift, or metres. nan and inf are
-            no values, nor are metres that are not above zero.
+        depth: (height, width), as `predict_depth` returns it: disparity, any scale and shift, or meters. nan and inf are
+            no values, nor are meters that are not above zero.
         space: "disparity" (relative models) or "depth" (metric models), which is inverted first.
         mask: (height, width) bool, True where there is a value; default: everywhere.
-        size: (height, width) of the picture, for Stable Diffusion multiples of 8; default: that of the map. Disparity is
+        size: (height, width) of the picture, for Stable Diffusion multiples of 8; default: the size of the map. Disparity is
             resized before it is stretched, so that the range stays full: bilinearly, or, where it has holes, by the
-            nearest neighbour.
+            nearest neighbor.
 
     Returns:
         The picture, RGB. Black where there is no value, and all over where all values are equal.
@@ -55,8 +55,8 @@ def to_control_image(
     if size is not None:
         resize = resize_prediction if valid.all() else resize_map
         disparity, valid = resize(disparity[None], size)[0], resize_map(valid[None], size)[0]
-    grey = (normalize_min_max(disparity[None], valid[None])[0] * 255).to(torch.uint8)
-    return Image.fromarray(grey.numpy()).convert("RGB")
+    gray = (normalize_min_max(disparity[None], valid[None])[0] * 255).to(torch.uint8)
+    return Image.fromarray(gray.numpy()).convert("RGB")
 
 
 def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Point clouds from depth in metres and a pinhole camera; binary PLY and GLB files.
+"""Point clouds from depth in meters and a pinhole camera; binary PLY and GLB files.
 
 Points and PLY files have the axes of the camera (OpenCV: x right, y down, z forward). glTF wants y up and the view along
--z, so GLB files hold `(x, -y, -z)`. All lengths are metres. Pixel centres lie at half-integers.
+-z, so GLB files hold `(x, -y, -z)`. All lengths are meters. Pixel centers lie at half-integers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image
 
+from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.maps.geometry import unproject, valid_mask
 
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)  # mm: of a frame of 35 mm film
@@ -50,19 +51,19 @@ def intrinsics_from_fov(height: int, width: int, fov: float) -> torch.Tensor:
 
 
 def intrinsics_from_exif(image: Image.Image) -> torch.Tensor | None:
-    """Compute the intrinsics from the focal length that a camera wrote into its file, where it did.
+    """Compute the intrinsics from the focal length in the EXIF data, if there is one.
 
-    FocalLengthIn35mmFilm says which lens has the same diagonal field of view on 35 mm film. It is right for the
-    photograph as it was taken: who crops one and keeps the EXIF data makes it wrong.
+    FocalLengthIn35mmFilm is the focal length of the lens with the same diagonal field of view on 35 mm film. It is
+    right for the photograph as it was taken, and wrong for a crop that kept the EXIF data.
 
     Args:
         image (`Image.Image`): As opened, or brought upright since.
 
     Returns:
         `torch.Tensor`, *optional*: `(1, 4)` float32, as `intrinsics_from_fov`, for the image at its size once it is
-        upright; None where the file does not say.
+        upright; None if the file has no focal length.
 
-    Source: Exif 2.32, tag 41989; CIPA DCG-001: the equivalent is that of the diagonal.
+    Source: Exif 2.32, tag 41989; CIPA DCG-001: the equivalent refers to the diagonal.
 
     Example:
         >>> intrinsics_from_exif(Image.new("RGB", (80, 60))) is None
@@ -85,21 +86,21 @@ def point_cloud(
     mask: np.ndarray | None = None,
     edge_threshold: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Lift a depth map to coloured points in the camera's frame (x right, y down, z forward).
+    """Lift a depth map to colored points in the camera's frame (x right, y down, z forward).
 
-    Pixels without depth (nan, inf, 0, negative) give no point.
+    Pixels without depth (nan, inf, 0, negative) become no point.
 
     Args:
-        depth (`np.ndarray`): `(height, width)`, metres along the optical axis.
+        depth (`np.ndarray`): `(height, width)`, meters along the optical axis.
         intrinsics (`torch.Tensor` or `Sequence[float]`): fx, fy, cx, cy in pixels of `depth`: `(4,)` or `(1, 4)`.
-        image (`Image.Image`, *optional*): The photograph at the size of `depth`: the points' colours.
+        image (`Image.Image`, *optional*): The photograph at the size of `depth`: the points' colors.
         mask (`np.ndarray`, *optional*): `(height, width)` bool, True where a point may be. Left out: everywhere.
         edge_threshold (`float`, *optional*): Drops the flying pixels that a network draws between a thing and what is
             behind it: those whose 3 x 3 surroundings differ in depth by more than this share of their own depth. 0.05
             is a start; surfaces seen at a grazing angle go, too. Left out: keep all.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray | None]`: points `(n, 3)` float32 in metres, row by row, and their colours
+        `tuple[np.ndarray, np.ndarray | None]`: points `(n, 3)` float32 in meters, row by row, and their colors
         `(n, 3)` uint8, None without an image.
 
     Raises:
@@ -202,12 +203,13 @@ def save_ply(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
     fields = [(name, "<f4") for name in "xyz"]
     fields += [] if colors is None else [(name, "u1") for name in ("red", "green", "blue")]
     vertices = np.empty(len(points), dtype=fields)
-    for i, (name, _) in enumerate(fields):
-        vertices[name] = points[:, i] if i < 3 else colors[:, i - 3]
+    columns = [*points.T, *([] if colors is None else colors.T)]
+    for (name, _), values in zip(fields, columns, strict=True):
+        vertices[name] = values
     properties = [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in fields]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header"]
     file = _prepare(path)
-    with file.open("wb") as stream:
+    with replacing(file, flush=False) as partial, partial.open("wb") as stream:
         stream.write(("\n".join(header) + "\n").encode("ascii"))
         vertices.tofile(stream)
     return file
@@ -218,7 +220,7 @@ def save_glb(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
 
     Args:
         path (`str` or `os.PathLike`): File; folders are made, an old file is replaced.
-        points (`np.ndarray`): `(n, 3)`: x right, y down, z forward, metres. At least one.
+        points (`np.ndarray`): `(n, 3)`: x right, y down, z forward, meters. At least one.
         colors (`np.ndarray`, *optional*): `(n, 3)` uint8.
 
     Returns:
@@ -234,7 +236,7 @@ def save_glb(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
         raise ValueError("there is no point, and glTF has no empty cloud; check the depth map and the mask.")
     cloud = trimesh.PointCloud(np.asarray(points) * np.array([1, -1, -1], dtype=np.float32), colors)
     file = _prepare(path)
-    file.write_bytes(cloud.export(file_type="glb"))
+    write_whole(file, cloud.export(file_type="glb"))
     return file
 
 
@@ -257,13 +259,13 @@ def import_trimesh() -> ModuleType:
 
 
 def _check(points: np.ndarray, colors: np.ndarray | None) -> None:
-    """Raise a `ValueError` unless there are n points and n colours."""
+    """Raise a `ValueError` unless there are n points and n colors."""
     shape = np.shape(points)
     fits = colors is None or (np.shape(colors) == shape and np.asarray(colors).dtype == np.uint8)
     if len(shape) != 2 or shape[1] != 3 or not fits:
-        colours = "none" if colors is None else f"{np.asarray(colors).dtype} of shape {np.shape(colors)}"
+        given = "none" if colors is None else f"{np.asarray(colors).dtype} of shape {np.shape(colors)}"
         raise ValueError(
-            f"points have shape {shape}, colors are {colours}; needed: (n, 3), and uint8 (n, 3) or None, as "
+            f"points have shape {shape}, colors are {given}; needed: (n, 3), and uint8 (n, 3) or None, as "
             "point_cloud returns them."
         )
 

@@ -1,4 +1,4 @@
-"""Pictures of depth: a colour map, contact sheets that compare models, predictions on disk.
+"""Pictures of depth: a color map, contact sheets that compare models, predictions on disk.
 
 All of them show disparity: far is dark, near is bright.
 """
@@ -15,15 +15,16 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from depth_anything_hf.data.codes import depth_map_to_image, encode_depth_map, upright_rgb
+from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale_shift
 from depth_anything_hf.maps.geometry import disparity_of_prediction, label_from_map
 from depth_anything_hf.pictures.charts import INK, shorten_text
 
-# Every 17th of the 256 colours of "inferno" by Nathaniel J. Smith and Stefan van der Walt (CC0, as in matplotlib).
+# Every 17th of the 256 colors of "inferno" by Nathaniel J. Smith and Stefan van der Walt (CC0, as in matplotlib).
 _POINTS = "0000040c0826240c4f420a685d126e781c6d932667ae305cc73e4cdd513aed6925f8850ffca50afac62df2e661fcffa4"
 _CHANNELS = np.frombuffer(bytes.fromhex(_POINTS), dtype=np.uint8).reshape(16, 3).T
 _COLORS = np.stack([np.interp(np.linspace(0, 15, 256), np.arange(16), channel) for channel in _CHANNELS], axis=1)
-_NO_VALUE = 128  # grey: inferno has no grey but black
+_NO_VALUE = 128  # gray: inferno has no gray but black
 _SPARSE = 0.06  # LiDAR fills at most 4 % of an image
 
 Picture = Image.Image | np.ndarray
@@ -36,16 +37,16 @@ def colorize(
     high: float | None = None,
     colors: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Paint a disparity map: small (far) is dark purple, large (near) bright yellow, no value grey.
+    """Paint a disparity map: small (far) is dark purple, large (near) bright yellow, no value gray.
 
     Args:
         values: (height, width) disparity, any scale; nan and inf are no values.
         mask: (height, width) bool, True where there is a value; default: everywhere.
-        low, high: Disparity of the darkest and the brightest colour; default: 2nd and 98th percentile of the values.
-        colors: (256, 3) from far to near, 0 to 255; default: those of "inferno".
+        low, high: Disparity of the darkest and the brightest color; default: 2nd and 98th percentile of the values.
+        colors: (256, 3) from far to near, 0 to 255; default: the colors of "inferno".
 
     Returns:
-        (height, width, 3) uint8. A constant map has the one colour of the middle.
+        (height, width, 3) uint8. A constant map has the one color of the middle.
 
     Raises:
         ValueError: `values` is not a map, `mask` has another shape, or `low` is above `high`.
@@ -81,12 +82,12 @@ def paint(
     high: float | None = None,
     colors: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Paint a prediction, disparity or metres, by its disparity.
+    """Paint a prediction, disparity or meters, by its disparity.
 
     Args:
-        depth: (height, width) disparity or metres; nan and inf are no values.
+        depth: (height, width) disparity or meters; nan and inf are no values.
         space: "disparity" (relative models) or "depth" (metric models).
-        low, high, colors: Of the disparity, as in `colorize`.
+        low, high, colors: As in `colorize`; the range is in disparity.
 
     Returns:
         (height, width, 3) uint8.
@@ -110,18 +111,18 @@ def prediction_row(
     target_space: str,
     predictions: Sequence[np.ndarray],
 ) -> list[Picture | None]:
-    """Make a row of `sheet`: the image, its ground truth, and predictions aligned to it, all on one range of colours.
+    """Make a row of `sheet`: the image, its ground truth, and the aligned predictions, all on one range of colors.
 
-    Each prediction gets the scale and shift of the least-squares fit to the ground truth in disparity; what falls
-    below the range of the ground truth has its darkest colour. A fit with a negative scale is not applied, so that a
+    Each prediction gets the scale and shift of the least-squares fit to the ground truth in disparity; values below the
+    range of the ground truth get its darkest color. A fit with a negative scale is not applied, so that a
     prediction with near and far exchanged looks like it. Without ground truth each has its own range. Sparse ground
     truth (LiDAR) is drawn as small squares, the nearer above the farther; the fit sees the measured pixels alone.
 
     Args:
         image: The photograph.
-        target: (height, width) ground truth: metres or disparity; None = there is none.
+        target: (height, width) ground truth: meters or disparity; None = there is none.
         target_mask: (height, width) bool, True where `target` may be read; None = everywhere.
-        target_space: "depth" or "disparity": what `target` holds.
+        target_space: "depth" or "disparity": the space of `target`.
         predictions: (height, width) disparity at the size of `target`, any scale and shift.
 
     Returns:
@@ -138,7 +139,7 @@ def prediction_row(
     """
     predictions = [np.asarray(prediction, dtype=np.float64) for prediction in predictions]
     truth, valid = (None, None) if target is None else _disparity(target, target_mask, target_space)
-    if truth is None or not valid.any():
+    if truth is None or valid is None or not valid.any():
         return [image, None, *(colorize(prediction) for prediction in predictions)]
     low, high = robust_range(truth[valid])
     row: list[Picture | None] = [image, colorize(*enlarge_sparse(truth, valid), low, high)]
@@ -194,17 +195,17 @@ def sheet(
     cells = [[None if picture is None else _fit(picture, *cell) for picture in row] for row in rows]
     heights = [max((picture.height for picture in row if picture), default=line) for row in cells]
     top, below = gap + line * (1 if title is None else 3), gap if captions is None else gap + line
-    centres = [gap + cell[1] // 2 + index * (cell[1] + gap) for index in range(len(columns))]
+    centers = [gap + cell[1] // 2 + index * (cell[1] + gap) for index in range(len(columns))]
     page = Image.new("RGB", (gap + len(columns) * (cell[1] + gap), top + sum(heights) + below * len(rows)), "white")
     draw = ImageDraw.Draw(page)
     draw.text((gap, gap), shorten_text(title or "", big, page.width - 2 * gap), INK, big)
-    for x, heading in zip(centres, columns, strict=True):
+    for x, heading in zip(centers, columns, strict=True):
         draw.text((x, top - line / 2), shorten_text(heading, font, cell[1]), INK, font, "mm")
     for pictures, height, caption in zip(cells, heights, lines, strict=True):
-        for x, picture in zip(centres, pictures, strict=True):
+        for x, picture in zip(centers, pictures, strict=True):
             if picture is not None:
                 page.paste(picture, (x - picture.width // 2, top + (height - picture.height) // 2))
-        spots = [(x, text, cell[1]) for x, text in zip(centres, caption, strict=False)]
+        spots = [(x, text, cell[1]) for x, text in zip(centers, caption, strict=False)]
         if isinstance(caption, str):
             spots = [(page.width // 2, caption, page.width - 2 * gap)]
         for x, text, room in spots:
@@ -220,9 +221,9 @@ def save_depth(
 
     Args:
         path_stem: Path without ending; folders are made, files replaced.
-        depth: (height, width) disparity or metres; nan and inf become code 0 (no label) of the PNG.
-        space: "disparity" (relative models) or "depth" (metric models): what is near, in the picture.
-        colors: Of the picture, as in `colorize`.
+        depth: (height, width) disparity or meters; nan and inf become code 0 (no label) of the PNG.
+        space: "disparity" (relative models) or "depth" (metric models), for the picture.
+        colors: Colors of the picture, as in `colorize`.
 
     Returns:
         `png`, `npy`, `color`: the paths `<stem>.png`, `<stem>.npy`, `<stem>_color.png`; `scale`, `offset`: a value is
@@ -244,14 +245,17 @@ def save_depth(
     stem.parent.mkdir(parents=True, exist_ok=True)
     # not with_suffix, which would take the "2" of "room.2" for an ending
     png, npy, color = (stem.with_name(stem.name + ending) for ending in (".png", ".npy", "_color.png"))
-    depth_map_to_image(codes).save(png)
-    np.save(npy, depth.astype(np.float32))
-    Image.fromarray(picture).save(color)
+    with replacing(png, flush=False) as partial:
+        depth_map_to_image(codes).save(partial, "PNG")
+    with replacing(npy, flush=False) as partial, partial.open("wb") as stream:
+        np.save(stream, depth.astype(np.float32))
+    with replacing(color, flush=False) as partial:
+        Image.fromarray(picture).save(partial, "PNG")
     return {"png": png, "npy": npy, "color": color, "scale": scale, "offset": offset}
 
 
 def robust_range(values: np.ndarray) -> tuple[float, float]:
-    """Find the range that colours are spread over: the 2nd and 98th percentile of some values, at least one."""
+    """Return the range of the colors: the 2nd and 98th percentile of at least one value."""
     low, high = np.percentile(values, (2, 98))
     # where nearly all values are one (sky), the percentiles fall together and would hide the rest
     return (float(low), float(high)) if high > low else (float(values.min()), float(values.max()))
@@ -265,7 +269,7 @@ def _disparity(values: np.ndarray, mask: np.ndarray | None, space: str) -> tuple
 
 
 def enlarge_sparse(disparity: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the pixels of a sparse map as squares; where they meet the nearer one hides the other."""
+    """Draw the pixels of a sparse map as squares; of two overlapping squares the nearer is on top."""
     if valid.mean() > _SPARSE:
         return disparity, valid
     radius = max(1, round(max(disparity.shape) / 300))
@@ -285,5 +289,5 @@ def _fit(picture: Picture, height: int, width: int) -> Image.Image:
     picture = upright_rgb(picture)
     factor = min(height / picture.height, width / picture.width)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-    # bilinear never overshoots, which would give a colour map colours that it does not have
+    # bilinear never overshoots: no color appears that the color map does not have
     return picture.resize(size, Image.Resampling.BILINEAR)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
+from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.model.bundled import checkpoint_name
 from depth_anything_hf.prediction.predictor import FINGERPRINT, adapter_base, load_model, weights_fingerprint
 
@@ -184,6 +185,7 @@ def merge_adapter(adapter: str | os.PathLike, out_dir: str | os.PathLike, **kwar
             "out_dir."
         )
     model, processor = load_model(adapter, **kwargs)
-    model.save_pretrained(out_dir)
-    processor.save_pretrained(out_dir)
+    with filling(out_dir) as hidden:
+        model.save_pretrained(hidden)
+        processor.save_pretrained(hidden)
     return out_dir

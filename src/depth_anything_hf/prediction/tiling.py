@@ -25,6 +25,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from depth_anything_hf.data.codes import encode_depth_map, upright_rgb
+from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale, fit_scale_shift
 from depth_anything_hf.maps.geometry import check_space, disparity_of_prediction
 from depth_anything_hf.pictures.visualization import paint, robust_range
@@ -335,7 +336,7 @@ def save_tiled_depth(
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, npy, color = (stem.with_name(stem.name + ending) for ending in (".png", ".npy", "_color.png"))
     low, high, count = np.inf, -np.inf, {"tiles": 0, "unfit": 0}
-    with npy.open("wb") as stream:
+    with replacing(npy, flush=False) as partial, partial.open("wb") as stream:
         np.lib.format.write_array_header_1_0(
             stream, {"descr": "<f4", "fortran_order": False, "shape": (height, width)}
         )
@@ -378,7 +379,7 @@ def _write_png(path: Path, size: tuple[int, int], bits: int, strips: Iterable[np
     """Write a PNG strip by strip, which Pillow cannot: 16-bit grey `(rows, width)` or 8-bit RGB `(rows, width, 3)`."""
     pixel, color_type = (2, 0) if bits == 16 else (3, 2)  # bytes; grey or RGB
 
-    with path.open("wb") as stream:
+    with replacing(path, flush=False) as partial, partial.open("wb") as stream:
 
         def write_chunk(kind: bytes, data: bytes) -> None:
             stream.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))

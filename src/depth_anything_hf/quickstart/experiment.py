@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import Dinov2Config, ProgressCallback
 
 from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.labeling.arguments import LabelingArguments
 from depth_anything_hf.labeling.engine import label_images
 from depth_anything_hf.model.bundled import MINI, checkpoint_folder
@@ -214,8 +215,9 @@ def train(
 
 def save_checkpoint(model: DepthAnythingForDepthEstimation, plan: Plan, folder: Path) -> None:
     """Save a quickstart model with its processor."""
-    model.save_pretrained(folder)
-    new_processor(plan).save_pretrained(folder)
+    with filling(folder) as hidden:
+        model.save_pretrained(hidden)
+        new_processor(plan).save_pretrained(hidden)
 
 
 def pseudo_label(teacher: Path, plan: Plan, images: str | Sequence[dict], out_dir: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from depth_anything_hf.data.records import decode_record
+from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.evaluation.dataset import DatasetScores
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
@@ -20,7 +21,8 @@ def draw_losses(trainers: dict[str, DepthAnythingTrainer], path: Path) -> None:
         name: [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
         for name, trainer in trainers.items()
     }
-    curves(series, "Training loss", "step", "loss").save(path)
+    with replacing(path) as partial:
+        curves(series, "Training loss", "step", "loss").save(partial, "PNG")
 
 
 def draw_predictions(domains: dict, scores: dict[str, dict[str, DatasetScores]], predictors: dict, path: Path) -> None:
@@ -34,7 +36,9 @@ def draw_predictions(domains: dict, scores: dict[str, dict[str, DatasetScores]],
             rows.append(prediction_row(sample.image, sample.values, sample.mask, sample.space, depths))
             errors = (scores[domain][name].scores["abs_rel"][i].item() for name in ("teacher", "student"))
             captions.append([domain, "", *(f"AbsRel {error:.3f}" for error in errors)])
-    sheet(rows, ["image", "ground truth", "teacher", "student"], cell=(150, 200), captions=captions).save(path)
+    page = sheet(rows, ["image", "ground truth", "teacher", "student"], cell=(150, 200), captions=captions)
+    with replacing(path) as partial:
+        page.save(partial, "PNG")
 
 
 def write_report(metrics: dict, pseudo_labeled: int, photographs: bool) -> str:

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.records import decode_record
+from depth_anything_hf.data.whole_files import write_whole
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
 from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
@@ -115,8 +116,8 @@ def run(
         out_dir / "student", sample_images, out_dir / "stock_pipeline"
     )
     metrics["seconds"] = round(time.perf_counter() - started, 1)
-    (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    (out_dir / "report.md").write_text(write_report(metrics, len(labels), photographs is not None))
+    write_whole(out_dir / "metrics.json", json.dumps(metrics, indent=2))
+    write_whole(out_dir / "report.md", write_report(metrics, len(labels), photographs is not None))
     return metrics
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from PIL import Image
 
 from depth_anything_hf.scenes.simple_layout import BALL, BOX, CLASSES, EMPTY, SHAPES, draw_scene
 
-FAR = 80.0  # metres; whatever lies beyond is sky
+FAR = 80.0  # meters; whatever lies beyond is sky
 _TEXTURES = ("flat", "checker", "stripes", "noise", "tiles", "blobs", "marble")
 _NOISE = torch.from_numpy(np.random.default_rng(0).random((1, 1, 32, 32, 32), np.float32))
 
 
-# As in life, what a surface is shows in its colours, more or less: trusting them too much misleads.
+# Color hints at the material, but not reliably, as in life.
 _DAY = ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)), ((0.4, 0.4, 0.4), (0.8, 0.75, 0.7)), ((0, 0, 0), (0.9, 0.9, 0.9))
 
 
@@ -27,7 +28,7 @@ _DAY = ((0.12, 0.14, 0.08), (0.35, 0.38, 0.25)), ((0.4, 0.4, 0.4), (0.8, 0.75, 0
 class Domain:
     """Describe how the images of a domain look; the geometry of a seed is the same in every domain.
 
-    Weather and camera are those of the worst scene: each scene draws its share of them, from none to all.
+    Weather and camera describe the worst scene: each scene draws how much of them it gets, from none to all.
     """
 
     name: str
@@ -37,31 +38,31 @@ class Domain:
     elevation: tuple[float, float] = (35.0, 70.0)  # of the sun, degrees; indoors the lamp hangs the higher
     fog: float = 0.0  # 1 hides half of the contrast at the scene's typical distance
     exposure: tuple[float, float] = (0.8, 1.1)  # gain of the linear image
-    cast: tuple[float, float] = (1.0, 1.0)  # gain of each of its colours
+    cast: tuple[float, float] = (1.0, 1.0)  # gain of each of its colors
     noise: float = 0.0  # standard deviation of the shot noise of a white pixel
-    blur: float = 0.0  # weight of each neighbour in a three-tap blur, in [0, 1/3]
+    blur: float = 0.0  # weight of each neighbor in a three-tap blur, in [0, 1/3]
     vignetting: float = 0.0  # fraction of light lost in the corners, in [0, 1]
     outdoors: float = 0.4  # share of streets and plains; the rest are rooms and table-tops
 
 
 LABELED_DOMAIN = Domain("rendered")
-_CAMERA = {"exposure": (0.2, 3.0), "cast": (0.35, 2.0), "noise": 0.4, "blur": 0.33, "vignetting": 0.5}
+_CAMERA: dict[str, Any] = {"exposure": (0.2, 3.0), "cast": (0.35, 2.0), "noise": 0.4, "blur": 0.33, "vignetting": 0.5}
 UNLABELED_DOMAIN = Domain("bad-weather", _TEXTURES[4:], elevation=(18, 50), fog=0.6, **_CAMERA)
 
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Hold rendered scenes and their exact labels."""
+    """Store rendered scenes and their exact labels."""
 
     images: torch.Tensor  # (batch, 3, height, width) uint8, gamma-encoded RGB
-    depth: torch.Tensor  # (batch, height, width) float32, planar depth (z along the optical axis) in metres, 0 at sky
-    sky: torch.Tensor  # (batch, height, width) bool, where the ray of a pixel's centre hits nothing nearer than FAR
-    intrinsics: torch.Tensor  # (batch, 4) float32, fx, fy, cx, cy in pixels; the first pixel's centre is (0.5, 0.5)
+    depth: torch.Tensor  # (batch, height, width) float32, planar depth (z along the optical axis) in meters, 0 at sky
+    sky: torch.Tensor  # (batch, height, width) bool, where the ray of a pixel's center hits nothing nearer than FAR
+    intrinsics: torch.Tensor  # (batch, 4) float32, fx, fy, cx, cy in pixels; the first pixel's center is (0.5, 0.5)
     classes: torch.Tensor | None  # (batch, height, width) uint8, index in `CLASSES` of what is hit; None = not known
 
 
 def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np.ndarray]:
-    """Return vectors (3,), scalars (), the table (20, slots): centre, half sizes, yaw, shape and material, and its classes."""
+    """Return vectors (3,), scalars (), the table (20, slots): center, half sizes, yaw, shape and material, and its classes."""
     rng = np.random.default_rng([seed, 1])
     look, rows = rng.random((len(SHAPES), 11)), np.tile(EMPTY, (len(SHAPES), 1))
     for shape in range(3):
@@ -78,7 +79,8 @@ def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np
     forward, level, below = np.array([[sh * cp, ch * cp, sp], [ch, -sh, 0], [sh * sp, ch * sp, -cp]])
     rise, turn = math.radians(rng.uniform(*domain.elevation)), rng.uniform(0, math.tau)
     share = rng.random()  # of the domain's weather and camera trouble
-    gain = share * (rng.uniform(*np.log(domain.exposure)) + rng.uniform(*np.log(domain.cast), 3))
+    lowest, highest = np.log(domain.cast)
+    gain = share * (rng.uniform(*np.log(domain.exposure)) + rng.uniform(lowest, highest, 3))
     lamp = scene.span * (math.cos(rise) * math.cos(turn), math.cos(rise) * math.sin(turn), math.sin(rise))
     return {
         "table": np.column_stack((rows[:, 1:7], np.cos(yaw), np.sin(yaw), SHAPES, *material)).T,
@@ -140,7 +142,7 @@ def _trace(scene: SimpleNamespace, height: int, width: int) -> tuple[torch.Tenso
 
 
 def _texture(kind: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
-    """Return the mix of a surface's two colours, in [0, 1]; `point` (3, ...) counts periods in the solid's frame."""
+    """Return the mix of a surface's two colors, in [0, 1]; `point` (3, ...) counts periods in the solid's frame."""
     grid = (torch.stack([point, 3 * point]) * 0.1 - 1).movedim(1, -1)[None]  # two octaves of value noise
     fine = torch.nn.functional.grid_sample(_NOISE.to(grid), grid, padding_mode="reflection", align_corners=True)[0, 0]
     noise = 0.65 * fine[0] + 0.35 * fine[1]
@@ -154,7 +156,7 @@ def _texture(kind: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
 
 
 def _shade(scene: SimpleNamespace, width: int, ray, depth, surface) -> torch.Tensor:
-    """Return linear colours (3, batch, pixels)."""
+    """Return linear colors (3, batch, pixels)."""
     sky, depth, stretch = depth > FAR, depth.clamp(max=FAR), _dot(ray, ray).sqrt()
     scenes = torch.arange(len(surface), device=surface.device)[:, None]
     columns = scene.table[..., 0][:, surface, scenes].split((3, 3, 5, 3, 3, 3))  # (20, batch, pixels)
@@ -180,14 +182,14 @@ def _shade(scene: SimpleNamespace, width: int, ray, depth, surface) -> torch.Ten
 
 
 def _develop(linear: torch.Tensor, scene: SimpleNamespace, seeds: Sequence[int], vignetting: float) -> torch.Tensor:
-    """Return what the scene's sensor makes of linear colours (3, batch, ...): uint8 (batch, 3, height, width)."""
+    """Convert linear colors (3, batch, ...) to the image of the scene's sensor: uint8 (batch, 3, height, width)."""
     v, u = (torch.arange(1 - size, size, 2, device=linear.device) / size for size in linear.shape[2:])
     linear = linear * (1 - vignetting / 2 * (u * u + (v * v)[:, None]))
     for _ in range(2):  # along the width, then, transposed, along the height
         wide = torch.nn.functional.pad(linear, (1, 1, 0, 0), mode="replicate")
         linear = (linear + scene.blur[..., None] * (wide[..., 2:] + wide[..., :-2] - 2 * linear)).transpose(2, 3)
-    grain = [np.random.default_rng([seed, 2]).standard_normal((3, *linear.shape[2:]), np.float32) for seed in seeds]
-    grain = torch.from_numpy(np.stack(grain, 1)).to(linear.device)
+    drawn = [np.random.default_rng([seed, 2]).standard_normal((3, *linear.shape[2:]), np.float32) for seed in seeds]
+    grain = torch.from_numpy(np.stack(drawn, 1)).to(linear.device)
     linear = linear + scene.noise[..., None] * (linear.clamp(min=0) + 0.01).sqrt() * grain
     return (linear.clamp(0, 1).sqrt() * 255).round().to(torch.uint8).transpose(0, 1)
 
@@ -209,7 +211,7 @@ def render_scenes(
         seeds: Integers >= 0; a seed fixes its scene's bytes in any batch, and its geometry in every domain of equal `outdoors`.
         height, width: Size of the images in pixels, >= 1.
         domain, device: Look of the images, and where to trace.
-        supersample: Rays per pixel along each side, >= 1; labels stay those of the pixel's centre.
+        supersample: Rays per pixel along each side, >= 1; labels stay those of the pixel's center.
 
     Returns: The batch; `SceneBatch` states shapes and units.
     Raises: ValueError if `seeds` is empty or holds a negative one, or a size is not a positive integer.
@@ -219,9 +221,9 @@ def render_scenes(
         torch.Size([2, 3, 24, 32])
     """
     seeds = check_seeds(seeds)
-    for name, size in (("height", height), ("width", width), ("supersample", supersample)):
-        if size < 1 or size != int(size):
-            raise ValueError(f"{name} is {size!r}, but must be an integer >= 1; pass e.g. height=96, width=128.")
+    for name, side in (("height", height), ("width", width), ("supersample", supersample)):
+        if side < 1 or side != int(side):
+            raise ValueError(f"{name} is {side!r}, but must be an integer >= 1; pass e.g. height=96, width=128.")
     if (cut := len(seeds) // 2) > 2:  # the buffers of a few scenes stay in a core's cache
         parts = [render_scenes(x, height, width, domain, supersample, device) for x in (seeds[:cut], seeds[cut:])]
         return SceneBatch(*(torch.cat(pair) for pair in zip(*(vars(part).values() for part in parts), strict=True)))
@@ -244,7 +246,7 @@ def render_scenes(
 def iter_synthetic_records(
     count: int, height: int, width: int, seed: int = 0, domain: Domain = LABELED_DOMAIN, batch_size: int = 32
 ) -> Iterator[dict]:
-    """Yield `count` labelled scenes as records of a Hugging Face dataset; scene i has seed `seed + i`.
+    """Yield `count` labeled scenes as records of a Hugging Face dataset; scene i has seed `seed + i`.
 
     Args:
         count, seed, batch_size: Number of records, >= 0; seed of the first, >= 0; scenes rendered at a time, >= 1.

@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig, PretrainedConfig
 
+from depth_anything_hf.data.whole_files import write_whole
 from depth_anything_hf.sharing.licenses import Source, is_hub_id, license_text, settle_license, shown_name
 from depth_anything_hf.version import __version__
 
@@ -87,7 +88,7 @@ class Provenance:
 
     def save(self, folder: Path) -> None:
         """Write it to a checkpoint folder."""
-        (folder / PROVENANCE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / PROVENANCE, json.dumps(asdict(self), indent=1) + "\n")
 
     def replace_sources(self, role: str, sources: Sequence[Source]) -> None:
         """Put sources in the place of those of a role."""
@@ -156,7 +157,7 @@ def write_model_card(
     provenance.weights = weights_digest(folder)
     provenance.save(folder)
     if may_write_card(folder):
-        card.save(folder / CARD)
+        write_whole(folder / CARD, str(card))
     return folder / CARD
 
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
+from depth_anything_hf.data.whole_files import write_whole
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.prediction.predictor import load_model, model_revision
 from depth_anything_hf.sharing.licenses import is_hub_id, shown_name
@@ -97,7 +98,7 @@ def settle_adapter(folder: Path, base: str | None = None) -> str:
     if config.get("auto_mapping"):  # peft's AutoPeftModel would import our module
         settled["auto_mapping"] = config["auto_mapping"] | {"parent_library": "transformers"}
     if settled != config:
-        path.write_text(json.dumps(settled, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(settled, indent=2, sort_keys=True) + "\n")
     return found
 
 

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from depth_anything_hf.data.whole_files import write_whole
 from depth_anything_hf.sharing.card import (
     BASE,
     CARD,
@@ -197,7 +198,7 @@ def _prepare_set(folder: Path, license: str | None, told: dict[str, Any]) -> str
         raise ValueError(f"{folder / CARD} is your own: state the license there, and leave --license out.")
     card = dataset_card(folder.resolve().name, manifest, license)
     if may_write_card(folder):
-        (folder / CARD).write_text(str(card), encoding="utf-8")
+        write_whole(folder / CARD, str(card))
     return ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.get("license") or UNKNOWN
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
+from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import predict_depth, space_of
 from depth_anything_hf.scenes.simple import iter_synthetic_records
@@ -33,7 +34,8 @@ def put_picture(target: Path, picture: Path | None, model: nn.Module, processor:
         with Image.open(picture) as opened:
             page = opened.convert("RGB")
     page.thumbnail((WIDEST, 4 * WIDEST))
-    page.save(target)
+    with replacing(target) as partial:
+        page.save(partial, "PNG")
 
 
 def draw_scenes(model: nn.Module, processor: Any) -> Image.Image:

@@ -59,7 +59,9 @@ def test_planar_depth__has_its_centre_between_the_pixels():
 def test_read_hypersim__takes_every_frame_without_the_list(hypersim):
     samples = read_hypersim(hypersim)
     assert (len(samples), samples.left_out, samples.split) == (4, 0, "all")
-    with pytest.raises(FileNotFoundError, match=r"scene_v1\.csv is missing, which says what split 'val' is; .*https"):
+    with pytest.raises(
+        FileNotFoundError, match=r"scene_v1\.csv is missing; it lists the images of split 'val'. .*https"
+    ):
         read_hypersim(hypersim, split="val")
 
 

@@ -79,9 +79,9 @@ def test_nearest_depth__keeps_the_nearest_point_inside_the_image():
     assert nearest_depth(columns[:0], rows[:0], depth[:0], 1, 2).tolist() == [[0.0, 0.0]]
 
 
-@pytest.mark.parametrize(("first_centre", "expected"), [(1, (2.5, 1.5)), (0, (3.5, 2.5)), (0.5, (3.0, 2.0))])
-def test_half_integer_intrinsics__moves_the_principal_point_only(first_centre, expected):
-    assert half_integer_intrinsics(5, 6, 3, 2, first_centre) == (5.0, 6.0, *expected)
+@pytest.mark.parametrize(("first_center", "expected"), [(1, (2.5, 1.5)), (0, (3.5, 2.5)), (0.5, (3.0, 2.0))])
+def test_half_integer_intrinsics__moves_the_principal_point_only(first_center, expected):
+    assert half_integer_intrinsics(5, 6, 3, 2, first_center) == (5.0, 6.0, *expected)
 
 
 def test_make_sample__marks_what_is_a_label():

@@ -20,10 +20,10 @@ def open_reader(name: str, root: str | os.PathLike, **options: Any) -> Samples:
     Args:
         name: One of `READERS`.
         root: Folder of the benchmark's official layout.
-        **options: Of the benchmark's own function: `split`, `labels`, ...
+        **options: Arguments of the benchmark's own function: `split`, `labels`, ...
 
     Returns:
-        The samples: of "da2k" `PointPairs`, of the others `DepthSample`.
+        The samples: `PointPairs` for "da2k", `DepthSample` for the others.
 
     Raises:
         ValueError: No such benchmark, or a value that the reader does not know.

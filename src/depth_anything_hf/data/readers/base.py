@@ -1,7 +1,7 @@
-"""What the readers of the benchmarks share: the sequence of samples, and reading one file with errors that name it.
+"""Shared by all readers of benchmarks: the sequence of samples, and reading one file with errors that name it.
 
-A reader lists files when it is opened and decodes nothing; a sample is decoded when it is indexed. Every reader gives
-planar depth in metres as float32, never quantised, and intrinsics in the house's convention: the centre of the first
+A reader lists files when it is opened and decodes nothing; a sample is decoded when it is indexed. Every reader returns
+planar depth in meters as float32, never quantized, and intrinsics in this library's convention: the center of the first
 pixel is at (0.5, 0.5), as `depth_anything_hf.maps.geometry.unproject` expects.
 """
 
@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 
 
 class Samples(Sequence, Generic[Item]):
-    """Hold the samples of a split of a benchmark, decoded when they are indexed (a map-style set for a `DataLoader`).
+    """Store the samples of a split of a benchmark, decoded when they are indexed (a map-style set for a `DataLoader`).
 
     It is picklable and keeps no file open, so that worker processes may read from it. A slice is again a `Samples`.
 
@@ -35,10 +35,10 @@ class Samples(Sequence, Generic[Item]):
         split: The split, or the part of the benchmark.
         root: Folder of the official layout.
         layout: The layout and the download page, for messages.
-        entries: What `read` needs to know of each sample: paths, numbers.
+        entries: Arguments of `read` for each sample: paths, numbers.
         read: Module-level function `(root, entry) -> sample`.
         left_out: How many samples of the split have no label or no file, and are not in `entries`.
-        official: How many samples the split is known to have; None = not known. Another number gives a warning.
+        official: How many samples the split is known to have; None = not known. A different number is a warning.
 
     Example:
         >>> squares = Samples("squares", "all", Path("."), "none", [1, 2, 3], lambda root, entry: entry**2)
@@ -104,7 +104,7 @@ def require(path: Path, layout: str) -> Path:
 
 
 def import_extra(module: str) -> ModuleType:
-    """Import a module of the extra `benchmarks` (h5py, scipy), or say how to install it.
+    """Import a module of the extra `benchmarks` (h5py, scipy), or raise an error with the command to install it.
 
     Args:
         module: Its name, "scipy.io".
@@ -144,53 +144,53 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def read_codes(path: Path) -> np.ndarray:
-    """Read a 16-bit grey PNG as (height, width) uint16."""
+    """Read a 16-bit gray PNG as (height, width) uint16."""
     with reading(path), Image.open(path) as image:
         return image_to_codes(image)
 
 
 def read_hdf5(path: Path, pick: Callable[[Any], Item]) -> Item:
-    """Open an HDF5 file, take what `pick(file)` gives, and close it."""
+    """Open an HDF5 file, return `pick(file)`, and close it."""
     h5py = import_extra("h5py")
     with reading(path), h5py.File(path, "r") as file:
         return pick(file)
 
 
 def half_integer_intrinsics(
-    fx: float, fy: float, cx: float, cy: float, first_centre: float
+    fx: float, fy: float, cx: float, cy: float, first_center: float
 ) -> tuple[float, float, float, float]:
-    """Move a principal point to the house's convention, in which the centre of the first pixel is at 0.5.
+    """Move a principal point to this library's convention, in which the center of the first pixel is at 0.5.
 
     Args:
         fx: Focal length in pixels, across.
         fy: Focal length in pixels, down.
         cx: Principal point in pixels, across.
         cy: Principal point in pixels, down.
-        first_centre: Where the benchmark puts the centre of the first pixel: 1 (Matlab), 0 (OpenCV) or 0.5.
+        first_center: Coordinate of the center of the first pixel in the benchmark: 1 (Matlab), 0 (OpenCV) or 0.5.
 
     Returns:
         (fx, fy, cx, cy) of Python floats.
 
     Example:
-        >>> half_integer_intrinsics(500, 500, 320.5, 240.5, first_centre=1)
+        >>> half_integer_intrinsics(500, 500, 320.5, 240.5, first_center=1)
         (500.0, 500.0, 320.0, 240.0)
     """
-    shift = 0.5 - first_centre
+    shift = 0.5 - first_center
     return float(fx), float(fy), float(cx) + shift, float(cy) + shift
 
 
 def nearest_depth(columns: np.ndarray, rows: np.ndarray, depth: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Draw points into a depth map; where several fall on one pixel the nearest wins.
+    """Draw points into a depth map; the nearest of several points on one pixel wins.
 
     Args:
         columns: (points,) pixel indices, whole numbers of any dtype.
         rows: (points,) pixel indices.
-        depth: (points,) metres; points with depth <= 0 or outside the image are dropped.
+        depth: (points,) meters; points with depth <= 0 or outside the image are dropped.
         height: Rows of the map.
         width: Columns of the map.
 
     Returns:
-        (height, width) float32 metres, 0 where no point falls.
+        (height, width) float32 meters, 0 where no point falls.
 
     Example:
         >>> nearest_depth(np.array([1, 1, 9]), np.array([0, 0, 0]), np.array([5.0, 4.0, 3.0]), 1, 2).tolist()
@@ -215,10 +215,10 @@ def make_sample(
 
     Args:
         image: RGB.
-        values: (height, width) metres along the optical axis, any float dtype.
+        values: (height, width) meters along the optical axis, any float dtype.
         source: The file, relative to the root.
         group: The scene.
-        mask: (height, width) bool, where the benchmark says that a label is valid.
+        mask: (height, width) bool, where a label of the benchmark is valid.
         sky: (height, width) bool.
         intrinsics: (fx, fy, cx, cy) in pixels.
 

@@ -1,4 +1,4 @@
-"""DA-2K: photographs with pairs of pixels, of which one is known to be closer."""
+"""DA-2K: photographs with pairs of pixels; in each pair one pixel is known to be closer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _POINTS = ("point1", "point2")
 
 @dataclass(frozen=True, eq=False)
 class PointPairs:
-    """Hold a photograph of DA-2K and its pairs of pixels.
+    """Store a photograph of DA-2K and its pairs of pixels.
 
     Attributes:
         image: RGB.

@@ -44,8 +44,7 @@ class _Frame(NamedTuple):
 def read_ddad(root: str | os.PathLike, split: str = "val", camera: str = "CAMERA_01") -> Samples[DepthSample]:
     """Read DDAD: the LiDAR sweep of each sample, moved by the two poses and projected into a camera.
 
-    Nothing else is done to the points: those that the camera cannot see for an obstacle in between, and those on the ego
-    car, stay. Opening reads the scenes' JSON files.
+    The points are not filtered: points behind an obstacle and points on the ego car stay. Opening reads the scenes' JSON files.
 
     Args:
         root: Folder of `ddad.json`.
@@ -53,7 +52,7 @@ def read_ddad(root: str | os.PathLike, split: str = "val", camera: str = "CAMERA
         camera: "CAMERA_01" (ahead), "CAMERA_05", "CAMERA_06", "CAMERA_07", "CAMERA_08" or "CAMERA_09".
 
     Returns:
-        Samples of 1216 x 1936 pixels, sparse planar depth in metres; `group` is the scene. `left_out` counts samples
+        Samples of 1216 x 1936 pixels, sparse planar depth in meters; `group` is the scene. `left_out` counts samples
         without the camera or the LiDAR.
 
     Raises:
@@ -75,7 +74,7 @@ def read_ddad(root: str | os.PathLike, split: str = "val", camera: str = "CAMERA
 
 
 def _frames(root: Path, scene: str, camera: str) -> Iterator[_Frame | None]:
-    """Give the frames of a scene, None for a sample without the camera or the LiDAR."""
+    """Yield the frames of a scene, None for a sample without the camera or the LiDAR."""
     path = require(root / scene, LAYOUT)
     content = _json(path)
     with reading(path):
@@ -88,10 +87,16 @@ def _frames(root: Path, scene: str, camera: str) -> Iterator[_Frame | None]:
                 yield None
                 continue
             image, cloud = by_name[camera]["image"], by_name["LIDAR"]["point_cloud"]
-            axes = tuple(cloud["point_format"].index(axis) for axis in "XYZ")
+            x, y, z = (cloud["point_format"].index(axis) for axis in "XYZ")
             yield _Frame(
-                *(Path(scene).parent.as_posix(), sample["calibration_key"], camera),
-                *(image["filename"], image["pose"], cloud["filename"], axes, cloud["pose"]),
+                scene=Path(scene).parent.as_posix(),
+                calibration=sample["calibration_key"],
+                camera=camera,
+                image=image["filename"],
+                camera_pose=image["pose"],
+                cloud=cloud["filename"],
+                axes=(x, y, z),
+                cloud_pose=cloud["pose"],
             )
 
 
@@ -110,14 +115,14 @@ def _read(root: Path, frame: _Frame) -> DepthSample:
     x, y, z = (points @ to_camera[:3, :3].T + to_camera[:3, 3]).T
     ahead = z > 0
     x, y, z = x[ahead], y[ahead], z[ahead]
-    # TRI's code cuts the fraction off, so that a pixel covers [column, column + 1): the house's convention.
+    # TRI's code cuts the fraction off, so that a pixel covers [column, column + 1), as in this library.
     columns, rows = np.floor(fx * x / z + cx), np.floor(fy * y / z + cy)
     values = nearest_depth(columns, rows, z, image.height, image.width)
     return make_sample(image, values, source, frame.scene, intrinsics=intrinsics)
 
 
 def pose_matrix(pose: dict[str, dict[str, float]]) -> np.ndarray:
-    """Turn a pose of DGP (unit quaternion and translation, sensor to world) into a matrix.
+    """Convert a pose of DGP (unit quaternion and translation, sensor to world) to a matrix.
 
     Args:
         pose: `{"rotation": {"qw", "qx", "qy", "qz"}, "translation": {"x", "y", "z"}}`.

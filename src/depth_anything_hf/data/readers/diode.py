@@ -28,7 +28,7 @@ def read_diode(root: str | os.PathLike, split: str = "val", domain: str = "all")
         domain: "indoors", "outdoor", or "all". The published numbers of Depth Anything look like "indoors" alone.
 
     Returns:
-        Samples of 768 x 1024 pixels, metres, valid where the data set's mask says so; `group` is the scene.
+        Samples of 768 x 1024 pixels, meters, valid where the dataset's mask is set; `group` is the scene.
 
     Raises:
         ValueError: Unknown split or domain.

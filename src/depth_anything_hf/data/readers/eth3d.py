@@ -26,7 +26,7 @@ def read_eth3d(root: str | os.PathLike) -> Samples[DepthSample]:
         root: Folder of the scenes.
 
     Returns:
-        Samples in metres, of the image's size (most are 4032 x 6048 pixels); infinity in the file = no label; `group` is
+        Samples in meters, of the image's size (most are 4032 x 6048 pixels); infinity in the file = no label; `group` is
         the scene.
 
     Raises:

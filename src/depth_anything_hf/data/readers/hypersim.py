@@ -30,18 +30,18 @@ def read_hypersim(
 ) -> Samples[DepthSample]:
     """Read Hypersim.
 
-    Distances to the camera's centre become planar depth with one focal length for all scenes, 886.81 pixels, as Depth
-    Anything V2 does; a few scenes have a tilted image plane, for which that is not exact.
+    Distances to the camera's center become planar depth with one focal length for all scenes, 886.81 pixels, as Depth
+    Anything V2 does; this is not exact for the few scenes with a tilted image plane.
 
     Args:
         root: Folder of the scenes `ai_001_001`, ...
-        split: "train", "val", "test", or "all". With the split file only frames of the public release are taken; of
-            "all" without it, every frame that is there.
+        split: "train", "val", "test", or "all". With the split file only frames of the public release are taken;
+            "all" without it takes every frame in the folder.
         split_file: The official list of frames; default: `metadata_images_split_scene_v1.csv` in `root`.
 
     Returns:
-        Samples of 768 x 1024 pixels, metres; NaN in the file = no label; `group` is the scene. `left_out` counts frames
-        of the list that are not there.
+        Samples of 768 x 1024 pixels, meters; NaN in the file = no label; `group` is the scene. `left_out` counts frames
+        of the list that are missing.
 
     Raises:
         ValueError: Unknown split.
@@ -64,9 +64,9 @@ def read_hypersim(
 
 
 def planar_depth(distance: np.ndarray, focal: float) -> np.ndarray:
-    """Turn distances to the camera's centre into depth along the optical axis.
+    """Convert distances to the camera's center to depth along the optical axis.
 
-    `depth = distance / sqrt(1 + (x / focal)^2 + (y / focal)^2)`, x and y from the image's centre to the pixel's.
+    `depth = distance / sqrt(1 + (x / focal)^2 + (y / focal)^2)`, x and y from the image's center to the pixel's.
 
     Args:
         distance: (height, width), any unit.
@@ -86,7 +86,7 @@ def planar_depth(distance: np.ndarray, focal: float) -> np.ndarray:
 
 
 def _key(name: str) -> Key:
-    """Name a frame as the split file does: ("ai_001_001", "cam_00", 0)."""
+    """Return the name of a frame as in the split file: ("ai_001_001", "cam_00", 0)."""
     scene, _, folder, file = name.split("/")
     return scene, folder.removeprefix("scene_").removesuffix("_geometry_hdf5"), int(file.split(".")[1])
 
@@ -94,7 +94,7 @@ def _key(name: str) -> Key:
 def _frames_of(split_file: Path, split: str) -> set[Key]:
     if not split_file.is_file():
         raise FileNotFoundError(
-            f"{split_file} is missing, which says what split {split!r} is; pass split='all' to do without. {LAYOUT}"
+            f"{split_file} is missing; it lists the images of split {split!r}. Pass split='all' to read without it. {LAYOUT}"
         )
     with reading(split_file), open(split_file, newline="", encoding="utf-8") as file:
         return {

@@ -29,14 +29,14 @@ LAYOUT = (
     "maps as train|val/2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000069.png, from "
     "https://www.cvlibs.net/datasets/kitti/eval_depth.php (give their folder as depth_root if it is another)."
 )
-CODES_PER_METRE = 256.0
+CODES_PER_METER = 256.0
 KB_CROP = (352, 1216)  # "kb" as in the authors' metric code of V1: the size of the depth benchmark's images
 _SIDES = {"l": "image_02", "r": "image_03"}
 _LABELS = ("annotated", "raw")
 
 
 class _Frame(NamedTuple):
-    image: str  # relative to the root, without its ending where the split file gives none
+    image: str  # relative to the root, without its ending if the split file has none
     depth: str | None  # annotated map, relative to the folder of the annotated maps or to its train, val
 
 
@@ -47,24 +47,24 @@ def read_kitti(
     depth_root: str | os.PathLike | None = None,
     kb_crop: bool = False,
 ) -> Samples[DepthSample]:
-    """Read frames of KITTI that a split file names.
+    """Read the frames of KITTI in a split file.
 
     Two forms of lines are read: `folder frame l|r` (monodepth) and `image depth focal` (BTS; depth may be `None`). With
     annotated labels, frames without an annotated map are left out and counted in `left_out`: of the Eigen test
     split's 697 frames 652 remain.
 
     Args:
-        root: Folder of the raw data, which holds `2011_09_26`, ...
+        root: Folder of the raw data, with `2011_09_26`, ... in it.
         split_file: Text file of the frames, one a line. It does not come with KITTI and must be given.
         labels: "annotated" (accumulated sweeps, the official depth benchmark) or "raw" (one LiDAR sweep, projected the
             way Eigen's evaluation does it, but always planar depth: that code also has a variant with the distance
             ahead of the LiDAR).
-        depth_root: Folder of the annotated maps, which holds `train`, `val` or the drives; default: `root`.
-        kb_crop: Give the part that the depth benchmark scores and metric training uses: 352 x 1216 pixels, at the bottom
-            and in the middle.
+        depth_root: Folder of the annotated maps, with `train`, `val` or the drives in it; default: `root`.
+        kb_crop: Crop to the part that the depth benchmark scores and metric training uses: 352 x 1216 pixels, at the
+            bottom and in the middle.
 
     Returns:
-        Samples in metres; `group` is the drive, `split` the split file's name, `intrinsics` None where
+        Samples in meters; `group` is the drive, `split` the split file's name, `intrinsics` None where
         `calib_cam_to_cam.txt` is missing.
 
     Raises:
@@ -85,7 +85,7 @@ def read_kitti(
     depth_root = root if depth_root is None else Path(depth_root).expanduser()
     frames = list(_frames(require(split_file, "Expected: a text file of frames, one a line.")))
     if labels == "raw":
-        entries = [(frame.image, None, kb_crop) for frame in frames]
+        entries: list[tuple[str, Path | None, bool]] = [(frame.image, None, kb_crop) for frame in frames]
     else:
         found = [(frame.image, _annotated(depth_root, frame.depth)) for frame in frames]
         entries = [(image, depth, kb_crop) for image, depth in found if depth is not None]
@@ -99,13 +99,13 @@ def project_sweep(points: np.ndarray, velo_to_image: np.ndarray, height: int, wi
     pixel wins.
 
     Args:
-        points: (points, 3 or more) metres in the LiDAR's frame: forward, left, up.
+        points: (points, 3 or more) meters in the LiDAR's frame: forward, left, up.
         velo_to_image: (3, 4), `P_rect_0x @ R_rect_00 @ Tr_velo_to_cam`.
         height: Rows of the image.
         width: Columns of the image.
 
     Returns:
-        (height, width) float32, planar depth in metres, 0 = none.
+        (height, width) float32, planar depth in meters, 0 = none.
 
     Example:
         >>> ahead = np.array([[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])  # u = -y / x, v = -z / x
@@ -161,14 +161,15 @@ def _read(root: Path, entry: tuple[str, Path | None, bool]) -> DepthSample:
     if calibration is not None:
         with reading(calibration_file):
             camera_matrix = calibration[f"P_rect_{camera}"].reshape(3, 4)
-            intrinsics = half_integer_intrinsics(*camera_matrix[[0, 1, 0, 1], [0, 1, 2, 2]], first_centre=0)
+            fx, fy, cx, cy = camera_matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
+            intrinsics = half_integer_intrinsics(fx, fy, cx, cy, first_center=0)
     if depth_file is None:
         sweep = drive / "velodyne_points" / "data" / f"{path.stem}.bin"
         with reading(sweep):
             points = np.fromfile(sweep, dtype="<f4").reshape(-1, 4)
         values = project_sweep(points, _velo_to_image(calibration_file, camera), image.height, image.width)
     else:
-        values = read_codes(depth_file) / np.float32(CODES_PER_METRE)
+        values = read_codes(depth_file) / np.float32(CODES_PER_METER)
     sample = make_sample(image, values, path.relative_to(root).as_posix(), drive.name, intrinsics=intrinsics)
     return _benchmark_crop(sample) if kb_crop else sample
 
@@ -187,7 +188,8 @@ def _benchmark_crop(sample: DepthSample) -> DepthSample:
         fx, fy, cx, cy = intrinsics
         intrinsics = (fx, fy, cx - left, cy - top)
     image = sample.image.crop((left, top, left + width, top + height))
-    return replace(sample, image=image, values=sample.values[part], mask=sample.mask[part], intrinsics=intrinsics)
+    values, mask = (None if plane is None else plane[part] for plane in (sample.values, sample.mask))
+    return replace(sample, image=image, values=values, mask=mask, intrinsics=intrinsics)
 
 
 def _calibration(path: Path) -> dict[str, np.ndarray]:

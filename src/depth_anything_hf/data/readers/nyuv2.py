@@ -1,4 +1,4 @@
-"""NYU Depth V2, the labelled set: one HDF5 file of 1,449 images and the official split."""
+"""NYU Depth V2, the labeled set: one HDF5 file of 1,449 images and the official split."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from depth_anything_hf.data.records import DepthSample
 IMAGES, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 LAYOUT = (
     f"Expected: {IMAGES} and {SPLITS} in one folder, from "
-    "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html (labelled dataset; train/test split)."
+    "https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html (labeled dataset; train/test split)."
 )
 # Of the RGB camera, from camera_params.m of the NYU toolbox, which counts pixels from 1.
 INTRINSICS = half_integer_intrinsics(
-    5.1885790117450188e02, 5.1946961112127485e02, 3.2558244941119034e02, 2.5373616633400465e02, first_centre=1
+    5.1885790117450188e02, 5.1946961112127485e02, 3.2558244941119034e02, 2.5373616633400465e02, first_center=1
 )
 _INDICES = {"train": "trainNdxs", "test": "testNdxs"}
 _OFFICIAL = {"train": 795, "test": 654}
@@ -41,10 +41,10 @@ def read_nyuv2(root: str | os.PathLike, split: str = "test", labels: str = "raw"
     Args:
         root: Folder of `nyu_depth_v2_labeled.mat` and `splits.mat`.
         split: "train" (795 images) or "test" (654).
-        labels: "raw" (what the sensor gave, projected into the RGB camera; 0 = none) or "filled" (inpainted, dense).
+        labels: "raw" (the sensor's values, projected into the RGB camera; 0 = none) or "filled" (inpainted, dense).
 
     Returns:
-        Samples of 480 x 640 pixels, metres; `group` is the scene, `source` counts images from 1 as `splits.mat` does.
+        Samples of 480 x 640 pixels, meters; `group` is the scene, `source` counts images from 1 as `splits.mat` does.
 
     Raises:
         ValueError: Unknown split or labels.

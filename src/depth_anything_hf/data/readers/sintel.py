@@ -34,8 +34,8 @@ def read_sintel(root: str | os.PathLike, render_pass: str = "final") -> Samples[
         render_pass: "final" (blur, fog) or "clean".
 
     Returns:
-        Samples of 436 x 1024 pixels, in the film's own unit, which everybody takes for metres; every pixel has a depth,
-        however far. `group` is the scene; `intrinsics` is None where `camdata_left` is missing.
+        Samples of 436 x 1024 pixels, in the film's own unit, which is taken for meters by convention; every pixel has a
+        depth, however far. `group` is the scene; `intrinsics` is None where `camdata_left` is missing.
 
     Raises:
         ValueError: Unknown pass.
@@ -62,11 +62,11 @@ def _read(root: Path, entry: tuple[str, str, str]) -> DepthSample:
 
 
 def _tagged(path: Path) -> bytes:
-    """Give what follows the tag of a file."""
+    """Return the content of a file after its tag."""
     content = path.read_bytes()
     tag = np.frombuffer(content, "<f4", count=1)[0]
     if tag != TAG:
-        raise ValueError(f"it starts with {tag}, and should with {TAG}")
+        raise ValueError(f"it starts with {tag} instead of {TAG}")
     return content[4:]
 
 
@@ -80,5 +80,6 @@ def _depth(path: Path) -> np.ndarray:
 def _intrinsics(path: Path) -> tuple[float, ...]:
     with reading(path):
         matrix = np.frombuffer(_tagged(path), "<f8", count=9).reshape(3, 3)
-    # cx = 511.5 of 1024 columns: the first pixel's centre is at 0.
-    return half_integer_intrinsics(*matrix[[0, 1, 0, 1], [0, 1, 2, 2]], first_centre=0)
+    # cx = 511.5 of 1024 columns: the first pixel's center is at 0.
+    fx, fy, cx, cy = matrix[[0, 1, 0, 1], [0, 1, 2, 2]]
+    return half_integer_intrinsics(fx, fy, cx, cy, first_center=0)

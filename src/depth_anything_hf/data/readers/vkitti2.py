@@ -1,4 +1,4 @@
-"""Virtual KITTI 2: rendered drives in ten variations, 16-bit depth in centimetres."""
+"""Virtual KITTI 2: rendered drives in ten variations, 16-bit depth in centimeters."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_vkitti2(
         camera: 0 (left) or 1 (right).
 
     Returns:
-        Samples in metres; code 65535 (655.35 m, the end of the range) is sky; `group` is the drive. `intrinsics` is None
+        Samples in meters; code 65535 (655.35 m, the end of the range) is sky; `group` is the drive. `intrinsics` is None
         where `intrinsic.txt` is missing.
 
     Raises:
@@ -85,7 +85,8 @@ def _read(root: Path, name: str) -> DepthSample:
     if text.is_file():
         frame = int(Path(file).stem.removeprefix("depth_"))
         with reading(text):
-            intrinsics = half_integer_intrinsics(*_camera_table(text)[frame, int(camera[-1])], first_centre=0)
+            fx, fy, cx, cy = _camera_table(text)[frame, int(camera[-1])]
+            intrinsics = half_integer_intrinsics(fx, fy, cx, cy, first_center=0)
     values = codes / np.float32(100)
     return make_sample(read_rgb(root / source), values, source, scene, sky=codes == SKY_CODE, intrinsics=intrinsics)
 

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from depth_anything_hf.data.codes import decode_depth_map, encode_depth_map
+from depth_anything_hf.data.whole_files import put_in_place
 from depth_anything_hf.prediction.temporal import SMOOTHING
 from depth_anything_hf.prediction.video.frames import DepthFrame, iter_video_depth
 from depth_anything_hf.prediction.video.reading import VideoReader
@@ -136,7 +137,7 @@ def _open_listing(path: Path) -> Iterator[TextIO]:
     partial = partial_path(path)
     with partial.open("w", encoding="utf-8") as listing:
         yield listing
-    os.replace(partial, path)
+    put_in_place(partial, path)
 
 
 def read_depth_video(path: str | os.PathLike) -> Iterator[tuple[Fraction, np.ndarray, np.ndarray]]:

@@ -10,6 +10,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
+from depth_anything_hf.data.whole_files import put_in_place
+
 # For pictures, the first that this build of FFmpeg has. No B-frames: their times would bend where the rate varies.
 PICTURE_CODECS = {
     "libx264": {"crf": "18", "bf": "0"},
@@ -77,7 +79,7 @@ class VideoWriter:
         if self._stream is None:
             self._partial.unlink(missing_ok=True)
         elif kind is None:
-            os.replace(self._partial, self.path)
+            put_in_place(self._partial, self.path)
 
     def write(self, picture: np.ndarray, time: Fraction) -> None:
         """Append a picture that is shown from `time` on, in seconds."""

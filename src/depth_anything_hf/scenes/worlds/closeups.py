@@ -14,7 +14,7 @@ from depth_anything_hf.scenes.worlds.solids import BALL, BOX, World, rotation
 
 
 def tabletop(world: World) -> Shot:
-    """Lay things on a table or on the floor, seen from a hand's breadth to two metres away, often steeply from above."""
+    """Lay things on a table or on the floor, seen from a hand's breadth to two meters away, often steeply from above."""
     rng = world.rng
     half_x, half_y = rng.uniform(0.3, 1.0, 2)
     on_floor = rng.random() < 0.25
@@ -24,11 +24,8 @@ def tabletop(world: World) -> Shot:
     is_round = not on_floor and furniture.table(world.at(0, 0), half_x, half_y, z)
     size, bottom = rng.uniform(0.08, 0.3), z
     if rng.random() < 0.25:  # a tray or a box without a lid
-        a, b, rim, wall = (
-            *rng.uniform(0.5, 0.95, 2) * (half_x, half_y),
-            rng.uniform(0.02, 0.25),
-            world.material("plastic"),
-        )
+        a, b = rng.uniform(0.5, 0.95, 2) * (half_x, half_y)
+        rim, wall = rng.uniform(0.02, 0.25), world.material("plastic")
         tray, bottom = world.at(0, 0, z), z + 0.016
         tray.add(BOX, (0, 0, 0.008), (a, b, 0.008), wall)
         for x, y, hx, hy in ((a, 0, 0.01, b), (-a, 0, 0.01, b), (0, b, a, 0.01), (0, -b, a, 0.01)):
@@ -45,7 +42,7 @@ def tabletop(world: World) -> Shot:
     target = np.array([*rng.uniform(-0.4, 0.4, 2) * (half_x, half_y), z])
     turn = rng.uniform(-0.6, 0.6)
     back = np.array([-math.sin(turn) * math.cos(down), -math.cos(turn) * math.cos(down), math.sin(down)])
-    # Whoever would stand behind a wall comes nearer.
+    # An eye behind a wall moves nearer.
     free = np.where(back > 0, half_room - target, target + half_room * (1, 1, 0)) - 0.15
     distance = min(distance, *(free / np.maximum(np.abs(back), 1e-6)))
     lamps = [np.array([*rng.uniform(-1.2, 1.2, 2), z + rng.uniform(0.8, 1.9)]) for _ in range(rng.integers(1, 3))]
@@ -115,7 +112,7 @@ def backdrop(world: World) -> Shot:
 
 
 def clutter(world: World) -> Shot:
-    """Let solids of all sizes float before a slanted ground or a far wall: shapes and shading without a meaning."""
+    """Place floating solids of all sizes before a slanted ground or a far wall: shapes and shading without a meaning."""
     rng = world.rng
     ground = world.at(0, 0)
     if rng.random() < 0.7:
@@ -131,6 +128,6 @@ def clutter(world: World) -> Shot:
         if rng.random() < 0.3:
             half[rng.integers(3)] *= 4
         ground.add(
-            rng.integers(4), (x, distance, z), half, world.material("any"), rotation(*rng.uniform(0, math.tau, 3))
+            int(rng.integers(4)), (x, distance, z), half, world.material("any"), rotation(*rng.uniform(0, math.tau, 3))
         )
     return Shot(np.zeros(3), 0.0, rng.normal(0, 0.05), rng.normal(0, 0.1), lens(rng, 35, 80), True, sun(rng))

@@ -1,4 +1,4 @@
-"""Furniture, of solids: each piece is built standing on its place's z = 0, its back toward +y."""
+"""Build furniture from solids: each piece stands on its place's z = 0, its back toward +y."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _legs(place: Place, half_x: float, half_y: float, height: float, material, s
 
 
 def table(place: Place, half_x: float, half_y: float, height: float) -> bool:
-    """Build a table: a top on four legs, on a foot, or on panels; say whether it is round."""
+    """Build a table: a top on four legs, on a foot, or on panels; return whether it is round."""
     rng, world = place.world.rng, place.world
     top = world.material(rng.choice(["wood", "wood", "plastic", "floor", "paint"]))
     legs = top if rng.random() < 0.5 else world.material("metal")

@@ -11,7 +11,7 @@ from depth_anything_hf.scenes.worlds.objects import is_free, person
 from depth_anything_hf.scenes.worlds.shots import Shot, lens, sun
 from depth_anything_hf.scenes.worlds.solids import BALL, BOX, CONE, World, rotation
 
-FAR = 400  # metres to which a road goes
+FAR = 400  # meters to which a road goes
 
 
 def street(world: World) -> Shot:
@@ -37,7 +37,8 @@ def street(world: World) -> Shot:
         eye = np.array([rng.choice([-1, 1]) * (road + 0.5 * paving), 0.0, rng.uniform(1.3, 4)])
     heading = rng.normal(0, 0.1) if rng.random() < 0.6 else rng.uniform(-1.6, 1.6)
     if driven and rng.random() < 0.3:  # the own bonnet
-        car = world.at(*eye, -heading)
+        x, y, z = eye
+        car = world.at(x, y, z, -heading)
         car.add(BALL, (rng.uniform(-0.3, 0.3), 0.9, -0.75), (0.9, 0.7, 0.3), world.material("lacquer"))
     pitch, roll, fov = rng.normal(-0.03, 0.06), rng.normal(0, 0.025), lens(rng, 32, 100)
     return Shot(eye, heading, pitch, roll, fov, True, sun(rng), rng.choice([0, 0, 0, 0.001, 0.004]))
@@ -54,7 +55,7 @@ def _carriageway(world: World, road: float) -> None:
         if rng.random() < 0.5:
             ground.add(BOX, (x, 0, 0), (0.06, FAR, 0.012), paint)
         else:
-            for y in np.arange(1, 70, 7):
+            for y in range(1, 70, 7):
                 ground.add(BOX, (x, y, 0), (0.07, 1.5, 0.012), paint)
     if rng.random() < 0.2:  # a crossing
         for x in np.arange(-road, road, 1.0):
@@ -94,7 +95,7 @@ def _roadside(world: World, side: int, edge: float, town: float, green: float) -
     if rng.random() < 0.5:
         outdoor_objects.fence(world.at(side * (edge + 0.2), rng.uniform(5, 40), 0, math.pi / 2), rng.uniform(10, 60))
     if green > 0.5:  # a line of wood behind it all
-        for y in np.arange(20, 150, 12):
+        for y in range(20, 150, 12):
             r = rng.uniform(5, 9)
             world.at(side * (edge + rng.uniform(12, 25)), y).add(
                 BALL, (0, 0, r * 0.6), (r, r, r), world.material("leaves")
@@ -158,7 +159,7 @@ def _hills(world: World) -> None:
 
 
 def _stand(world: World, kind: float, x: float, distance: float) -> None:
-    """Stand a tree, a bush, a rock, a person or a car in the country; `kind` in [0, 1) says which."""
+    """Place a tree, a bush, a rock, a person or a car in the country; `kind` in [0, 1) chooses."""
     rng = world.rng
     if kind < 0.5:
         outdoor_objects.tree(world.at(x, distance), rng.uniform(3, 15))

@@ -1,4 +1,4 @@
-"""The kinds of worlds: each fills a `World` and says how it is seen and lit."""
+"""The kinds of worlds: each fills a `World` and returns its view and light."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small things, plants and people, of solids: each is built standing on its place's z = 0."""
+"""Build small things, plants and people from solids: each stands on its place's z = 0."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ _THINGS = (
 
 
 def thing(place: Place, size: float) -> None:
-    """Build one of the small things that lie on tables and shelves, about `size` metres high or long."""
+    """Build one of the small things that lie on tables and shelves, about `size` meters high or long."""
     _THINGS[place.world.rng.integers(len(_THINGS))](place, size / 2)
 
 
 def is_free(taken: list[tuple[float, float, float]], x: float, y: float, radius: float) -> bool:
-    """Say whether a circle is free of those that are taken; if it is, take it."""
+    """Return whether a circle overlaps none of the taken ones; if so, take it."""
     if any(math.hypot(x - a, y - b) < radius + r for a, b, r in taken):
         return False
     taken.append((x, y, radius))
@@ -118,7 +118,8 @@ def litter(
     place: Place, half_x: float, half_y: float, z: float, count: int, sizes: tuple[float, float], is_round=False
 ) -> None:
     """Scatter things over a surface."""
-    rng, taken = place.world.rng, []
+    rng = place.world.rng
+    taken: list[tuple[float, float, float]] = []
     for _ in range(count):
         size = math.exp(rng.uniform(*np.log(sizes)))
         x, y = rng.uniform(-0.9, 0.9, 2) * (half_x, half_y)

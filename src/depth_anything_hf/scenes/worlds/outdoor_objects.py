@@ -1,4 +1,4 @@
-"""Trees, cars, houses and what stands along roads, of solids: each is built standing on its place's z = 0."""
+"""Build trees, cars, houses and roadside objects from solids: each stands on its place's z = 0."""
 
 from __future__ import annotations
 

@@ -19,18 +19,18 @@ from depth_anything_hf.scenes.worlds.solids import BALL, BOX, COLUMNS, CONE, ROD
 from depth_anything_hf.scenes.worlds.textures import FAMILIES
 from depth_anything_hf.scenes.worlds.tracing import Camera, Solids, trace
 
-NEAREST, FARTHEST = 0.05, 1000.0  # metres; what lies beyond is sky
+NEAREST, FARTHEST = 0.05, 1000.0  # meters; what lies beyond is sky
 
 
 @dataclass(frozen=True)
 class WorldStyle:
-    """Say what is rendered; each switch turns a part of the realism off, to measure what it is worth.
+    """Describe what is rendered; each switch turns a part of the realism off, to measure its effect.
 
     Args:
         kinds: Share of each layout in `layouts.LAYOUTS`.
         textures: Off, every surface is plain.
         shadows: Off, lamps shine through things.
-        sensor: Off, an ideal camera: no exposure error, colour cast, noise, blur, vignetting or JPEG.
+        sensor: Off, an ideal camera: no exposure error, color cast, noise, blur, vignetting or JPEG.
         squeeze: Largest ratio of width to height of a view, which is squeezed into the image, at least 1.6; 0 = the image's
             own.
 
@@ -86,7 +86,7 @@ def _build(seed: int, style: WorldStyle, own_aspect: float) -> tuple[np.ndarray,
 
 
 def _stands_in(table: np.ndarray, eye: np.ndarray) -> bool:
-    """Say whether a point lies within a solid, or nearer to one than `NEAREST`."""
+    """Return whether a point lies within a solid, or nearer to one than `NEAREST`."""
     axes = table[:, COLUMNS["axes"]].reshape(-1, 3, 3)
     own = np.einsum("nij,nj->in", axes, eye - table[:, COLUMNS["center"]]) / (table[:, COLUMNS["half"]].T + NEAREST)
     aside, level = own[0] ** 2 + own[1] ** 2, np.abs(own[2]) <= 1
@@ -103,8 +103,8 @@ def _camera(shot: Shot, aspect: float) -> dict[str, np.ndarray]:
     (sh, sp, sr), (ch, cp, cr) = (wave([shot.heading, shot.pitch, shot.roll]) for wave in (np.sin, np.cos))
     forward, level, below = np.array([[sh * cp, ch * cp, sp], [ch, -sh, 0], [sh * sp, ch * sp, -cp]])
     # A wide view is wide in angle only in part: a panorama is a crop of the same lens.
-    focal = 0.5 / math.tan(shot.fov / 2)
-    focal = (focal, focal * aspect) if aspect >= 1 else (focal / aspect, focal)
+    longer = 0.5 / math.tan(shot.fov / 2)
+    focal = (longer, longer * aspect) if aspect >= 1 else (longer / aspect, longer)
     return {
         "eye": shot.eye,
         "axes": np.stack([cr * level + sr * below, cr * below - sr * level, forward]),
@@ -113,7 +113,7 @@ def _camera(shot: Shot, aspect: float) -> dict[str, np.ndarray]:
 
 
 def _light(rng: np.random.Generator, shot: Shot) -> dict[str, np.ndarray]:
-    """Draw colours and strengths of the light, and two faint lamps more, whose shadows stand for those of the sky."""
+    """Draw colors and strengths of the light, and two more faint lamps, whose shadows replace the shadows of the sky."""
     warm = np.array([1.0, rng.uniform(0.75, 1.0), rng.uniform(0.5, 1.05)])
     lamps, reach = list(shot.lamps[:2]), [1e9 if shot.sun else rng.uniform(1, 5)] * len(shot.lamps[:2])
     overcast = shot.sun and rng.random() < 0.35
@@ -129,8 +129,8 @@ def _light(rng: np.random.Generator, shot: Shot) -> dict[str, np.ndarray]:
         for lamp in lamps[2:]:
             lamp[2] = max(lamp[2], shot.eye[2] + 0.3)
     blue = np.array([rng.uniform(0.15, 0.6), rng.uniform(0.35, 0.7), rng.uniform(0.6, 1.0)])
-    grey = np.ones(3) * rng.uniform(0.5, 1.0)
-    zenith, horizon = (grey, grey * rng.uniform(0.9, 1.2)) if overcast else (blue, 0.4 * blue + 0.6 * grey)
+    gray = np.ones(3) * rng.uniform(0.5, 1.0)
+    zenith, horizon = (gray, gray * rng.uniform(0.9, 1.2)) if overcast else (blue, 0.4 * blue + 0.6 * gray)
     glare = math.exp(rng.uniform(0, 1.4)) if shot.sun else 1.0  # exposed for the ground, a sky is often white
     return {
         "lamps": np.array(lamps[:3]),
@@ -167,7 +167,7 @@ def _quantiles(values: torch.Tensor, *shares: float) -> torch.Tensor:
 
 
 def _develop(linear: torch.Tensor, seed: int, sensor: bool) -> torch.Tensor:
-    """Return what a camera makes of linear light `(3, height, width)`: uint8, same shape, on the CPU."""
+    """Convert linear light `(3, height, width)` to the image of a camera: uint8, same shape, on the CPU."""
     rng = np.random.default_rng([seed, 99])
     mean = linear.mean(dtype=torch.float64).float()  # in float32 the last bit hangs on the number of threads
     level = _quantiles(linear.mean(0), 0.5) * 0.5 + mean * 0.5
@@ -194,10 +194,10 @@ def _develop(linear: torch.Tensor, seed: int, sensor: bool) -> torch.Tensor:
     encoded = linear.clamp(0, 1) ** (1 / rng.uniform(1.8, 2.4))
     curve = rng.uniform(0, 0.9)  # contrast: from none to a full smooth step
     encoded = torch.lerp(encoded, encoded * encoded * (3 - 2 * encoded), curve)
-    grey = encoded.mean(0, keepdim=True)
-    encoded = (grey + rng.uniform(0.5, 1.5) * (encoded - grey)) if rng.random() < 0.97 else grey.expand(3, -1, -1)
+    gray = encoded.mean(0, keepdim=True)
+    encoded = (gray + rng.uniform(0.5, 1.5) * (encoded - gray)) if rng.random() < 0.97 else gray.expand(3, -1, -1)
     if rng.random() < 0.75:  # most pictures reach from black to white
-        dark, light = _quantiles(grey.clamp(0, 1), 0.01, 0.99)
+        dark, light = _quantiles(gray.clamp(0, 1), 0.01, 0.99)
         low, high, span = rng.uniform(0, 0.12), rng.uniform(0.8, 1.1), (light - dark).clamp(min=0.4)
         dark = ((dark + light - span) / 2).clamp(min=0).minimum(1 - span)  # what has little contrast keeps its level
         encoded = low + (encoded - dark) * ((high - low) / span)
@@ -222,7 +222,7 @@ def render_worlds(
         device: Where to trace and shade; cameras' effects and JPEG are the CPU's.
 
     Returns:
-        The batch, on the CPU, without classes; `intrinsics` say how the view was squeezed.
+        The batch, on the CPU, without classes; `intrinsics` describe how the view was squeezed.
 
     Raises:
         ValueError: `seeds` is empty or holds a negative one, or a side is too small.

@@ -50,7 +50,8 @@ def _on_the_wall(side, length: float, height: float) -> None:
     world, rng = side.world, side.world.rng
     kind = rng.random()
     if kind < 0.3:  # window
-        x, half, low, high = rng.uniform(-0.5, 0.5) * length, *rng.uniform((0.3, 0.3, 1.9), (1.2, 1.0, 2.3))
+        x = rng.uniform(-0.5, 0.5) * length
+        half, low, high = rng.uniform((0.3, 0.3, 1.9), (1.2, 1.0, 2.3))
         high = min(high, height - 0.1)
         side.add(BOX, (x, 0, (low + high) / 2), (half + 0.05, 0.03, (high - low) / 2 + 0.05), world.material("paint"))
         day = world.material("paint", glow=rng.uniform(0, 2.5))
@@ -75,14 +76,15 @@ def _on_the_wall(side, length: float, height: float) -> None:
         side.add(BALL, (x + 0.35, -0.09, 1.0), (0.04, 0.03, 0.03), world.material("metal"))
     elif kind < 0.8:  # pictures
         for _ in range(rng.integers(1, 4)):
-            x, z, a, b = rng.uniform(-0.8, 0.8) * length, rng.uniform(1.2, 1.9), *rng.uniform(0.1, 0.6, 2)
+            x, z = rng.uniform(-0.8, 0.8) * length, rng.uniform(1.2, 1.9)
+            a, b = rng.uniform(0.1, 0.6, 2)
             side.add(BOX, (x, -0.02, z), (a + 0.03, 0.015, b + 0.03), world.material("wood"))
             side.add(BOX, (x, -0.03, z), (a, 0.012, b), world.material(rng.choice(["paper", "any"])))
     if rng.random() < 0.15:
         side.add(BOX, (rng.uniform(-0.5, 0.5) * length, -0.08, 0.4), (0.5, 0.06, 0.3), world.material("paint"))
 
 
-_ALONG_WALLS = {  # metres from the middle of a piece to the wall behind it
+_ALONG_WALLS = {  # meters from the middle of a piece to the wall behind it
     "shelf": 0.25, "cabinet": 0.38, "sofa": 0.6, "bed": 1.08, "desk": 0.48, "plant": 0.45, "lamp": 0.45, "boxes": 0.5,
 }  # fmt: skip
 _IN_THE_MIDDLE = ("dining", "dining", "sofa", "boxes", "plant", "chair", "chair", "desk")
@@ -146,7 +148,7 @@ def room(world: World) -> Shot:
 
 
 def _furnish(world: World, half_x: float, half_y: float, taken: list[tuple[float, float, float]]) -> None:
-    """Stand furniture along three walls and in the middle, where nothing is taken; perhaps a carpet and a person."""
+    """Place furniture along three walls and in free places in the middle; perhaps a carpet and a person."""
     rng = world.rng
     for _ in range(rng.integers(2, 10)):
         side = rng.integers(3)
@@ -167,7 +169,8 @@ def _furnish(world: World, half_x: float, half_y: float, taken: list[tuple[float
             _stand(world, name, x, y, rng.uniform(0, math.tau))
     if rng.random() < 0.3:
         half = rng.uniform(0.5, 1.8, 2)
-        place = world.at(*rng.uniform(-0.4, 0.4, 2) * (half_x, half_y), 0, rng.normal(0, 0.2))
+        x, y = rng.uniform(-0.4, 0.4, 2) * (half_x, half_y)
+        place = world.at(x, y, 0, rng.normal(0, 0.2))
         place.add(BOX, (0, 0, 0.006), (*half, 0.006), world.material("fabric"))
     if rng.random() < 0.15:
         x, y = rng.uniform(-0.6, 0.6) * half_x, rng.uniform(-0.3, 0.8) * half_y

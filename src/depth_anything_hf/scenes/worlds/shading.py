@@ -1,4 +1,4 @@
-"""Colours of what the camera sees: textures, lamps with shadows, highlights, clear things, haze and sky."""
+"""Compute the colors that the camera sees: textures, lamps with shadows, highlights, clear things, haze and sky."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SHADOW_SIDE = 128  # pixels of a lamp's view
 
 @dataclass(frozen=True)
 class Light:
-    """Hold the light of each world."""
+    """Store the light of each world."""
 
-    lamps: torch.Tensor  # (lamps, worlds, 3) places, metres; a sun is a far lamp
+    lamps: torch.Tensor  # (lamps, worlds, 3) places, meters; a sun is a far lamp
     colors: torch.Tensor  # (lamps, worlds, 3) linear RGB at the scene's middle
-    reach: torch.Tensor  # (lamps, worlds) metres over which a lamp halves; inf for a sun
+    reach: torch.Tensor  # (lamps, worlds) meters over which a lamp halves; inf for a sun
     ambient: torch.Tensor  # (worlds, 3)
     flash: torch.Tensor  # (worlds,) light from the camera's side, without shadows
-    zenith: torch.Tensor  # (worlds, 3) colour of the sky
+    zenith: torch.Tensor  # (worlds, 3) color of the sky
     horizon: torch.Tensor  # (worlds, 3) and of the haze
-    fog: torch.Tensor  # (worlds,) 1 / metres after which half of the light is haze
+    fog: torch.Tensor  # (worlds,) 1 / meters after which half of the light is haze
     clouds: torch.Tensor  # (worlds, 2) cover, and row of the atlas
 
 
@@ -80,7 +80,7 @@ def _surface(solids: Solids, camera: Camera, solid, world, u, v, depth, footprin
 
 
 def _lamp_cameras(light: Light, lamp: int, middle: torch.Tensor, radius: torch.Tensor) -> Camera:
-    """Return the views from a lamp of each world onto a ball around what is seen."""
+    """Return the views from a lamp of each world onto a ball around the visible surfaces."""
     eye = light.lamps[lamp]
     forward = middle - eye
     distance = forward.norm(dim=1, keepdim=True).clamp(min=1e-3)
@@ -111,7 +111,7 @@ def _lit(shadows: Hits, camera: Camera, world: torch.Tensor, point: torch.Tensor
 
 
 def _sky(light: Light, world: torch.Tensor, ray: torch.Tensor) -> torch.Tensor:
-    """Return the sky's colour along directions `(n, 3)`."""
+    """Return the sky's color along directions `(n, 3)`."""
     rise = torch.nn.functional.normalize(ray, dim=1)[:, 2]
     color = torch.lerp(of_world(light.horizon, world), of_world(light.zenith, world), rise.clamp(0, 1).sqrt()[:, None])
     cover, row = of_world(light.clouds, world).unbind(1)
@@ -125,7 +125,7 @@ def _sky(light: Light, world: torch.Tensor, ray: torch.Tensor) -> torch.Tensor:
 def shade(
     solids: Solids, camera: Camera, light: Light, hits: Hits, height: int, width: int, shadows: bool = True
 ) -> torch.Tensor:
-    """Return the linear colours of all pixels, `(worlds * height * width, 3)`.
+    """Return the linear colors of all pixels, `(worlds * height * width, 3)`.
 
     Args:
         solids, camera, hits: What was traced.
@@ -142,7 +142,7 @@ def shade(
     ]
     scene = (solids, camera, light, views, radius, camera.pixel_size(height, width))
     color = _shade_layer(scene, world, u, v, hits.depth, hits.solid)
-    if hits.behind is not None:
+    if hits.behind is not None and hits.solid_behind is not None:
         clear = torch.where(hits.solid >= 0, pick(solids["clear"], hits.solid.clamp(min=0)), 0.0)
         some = (clear > 0).nonzero()[:, 0]
         layer = (pick(values, some) for values in (world, u, v, hits.behind, hits.solid_behind))
@@ -152,7 +152,7 @@ def shade(
 
 
 def _seen_ball(camera: Camera, hits: Hits, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the middle and the radius of most of what is seen, for each world."""
+    """Return the middle and the radius of most visible surfaces, for each world."""
     worlds = len(camera.eye)
     depth = hits.depth.view(worlds, height, width)[:, ::8, ::8].flatten(1)
     typical = torch.where(depth.isfinite(), depth, 1e4).sort(1).values[:, int(0.75 * depth.shape[1])].clamp(max=60)

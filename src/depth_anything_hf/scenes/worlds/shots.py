@@ -1,4 +1,4 @@
-"""How a world is seen and lit."""
+"""The view and the light of a world."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass
 class Shot:
-    """Say how a world is seen and lit. Angles in radians, metres, linear RGB."""
+    """Store the view and the light of a world. Angles in radians, lengths in meters, linear RGB."""
 
     eye: np.ndarray
     heading: float  # clockwise from y

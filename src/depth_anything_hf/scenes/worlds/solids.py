@@ -1,6 +1,6 @@
 """A world as a table of solids: boxes, balls, rods and cones of any size and turn, each with its material.
 
-Metres: x right, y forward, z up. A row of the table is a solid; `COLUMNS` says what stands where.
+Meters: x right, y forward, z up. A row of the table is a solid; `COLUMNS` names its columns.
 """
 
 from __future__ import annotations
@@ -8,28 +8,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from depth_anything_hf.scenes.worlds.textures import FAMILIES
 
 BOX, BALL, ROD, CONE = range(4)  # rods and cones stand along their own z; a cone's tip is up
-COLUMNS = {
+COLUMNS: dict[str, Any] = {  # a column, or a slice of columns
     "center": slice(0, 3),
     "half": slice(3, 6),  # half sizes along the solid's own axes
     "axes": slice(6, 15),  # its own axes, one after the other, in the world's coordinates
     "shape": 15,
     "texture": 16,  # row of the atlas
-    "period": 17,  # metres of one tile of the texture
+    "period": 17,  # meters of one tile of the texture
     "phase": slice(18, 20),
     "tint": slice(20, 23),  # linear RGB
     "contrast": 23,  # of the texture, 0 = plain
     "gloss": 24,  # strength of the highlight, 0 = matt
     "clear": 25,  # share of the light that passes, 0 = opaque
     "glow": 26,  # light of its own
-    "holes": 27,  # metres from hole to hole, 0 = whole
+    "holes": 27,  # meters from hole to hole, 0 = whole
 }
 WIDTH = 28
+
+Vector = Sequence[float] | np.ndarray
 
 
 def rotation(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> np.ndarray:
@@ -43,10 +46,10 @@ def rotation(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> np.ndar
 
 @dataclass(frozen=True)
 class Finish:
-    """Say which textures a kind of material draws from, and the ranges of its other properties."""
+    """Describe which textures a kind of material draws from, and the ranges of its other properties."""
 
     families: tuple[str, ...]
-    period: tuple[float, float]  # metres
+    period: tuple[float, float]  # meters
     contrast: tuple[float, float]
     dark: tuple[float, float, float]  # linear RGB of the darkest tint
     light: tuple[float, float, float]  # and of the lightest; where `free`, each channel is drawn by itself
@@ -80,7 +83,7 @@ FINISHES = {
 
 
 class World:
-    """Collect solids; `at` gives a place to build an assembly in coordinates of its own.
+    """Collect solids; `at` returns a place to build an assembly in its own coordinates.
 
     Args:
         rng: Source of all that is random.
@@ -100,7 +103,7 @@ class World:
         family = FAMILIES[finish.families[rng.integers(len(finish.families))]]
         dark, light = np.array(finish.dark), np.array(finish.light)
         shade = rng.random(3) if finish.free else np.clip(rng.random() + rng.normal(0, 0.06, 3), 0, 1)
-        if finish.free:  # pure colours are rare
+        if finish.free:  # pure colors are rare
             shade = shade.mean() + rng.random() * (shade - shade.mean())
             if rng.random() < 0.4:
                 shade = np.clip(rng.random() + rng.normal(0, 0.03, 3), 0, 1)
@@ -125,12 +128,12 @@ class Place:
     axes: np.ndarray
     scale: float
 
-    def add(self, shape: int, center: Sequence[float], half: Sequence[float], material: np.ndarray, turn=None) -> None:
+    def add(self, shape: int, center: Vector, half: Vector, material: np.ndarray, turn=None) -> None:
         """Add a solid; `turn` (3 x 3) are its axes in the place's coordinates."""
         axes = self.axes if turn is None else turn @ self.axes
         middle = self.origin + self.scale * np.asarray(center, float) @ self.axes
-        half = np.maximum(np.asarray(half, float) * self.scale, 1e-4)
-        self.world.rows.append(np.concatenate([middle, half, axes.ravel(), [shape], material]))
+        size = np.maximum(np.asarray(half, float) * self.scale, 1e-4)
+        self.world.rows.append(np.concatenate([middle, size, axes.ravel(), [shape], material]))
 
     def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0, scale: float = 1.0) -> Place:
         """Return a place within this one."""

@@ -31,7 +31,7 @@ def _fractal(
 
 
 def _colored(rng: np.random.Generator, mix: np.ndarray, spread: float = 0.6) -> np.ndarray:
-    """Turn a mix in [0, 1] into RGB between two random colours around grey."""
+    """Turn a mix in [0, 1] into RGB between two random colors around gray."""
     first, second = rng.uniform(0.5 - spread / 2, 0.5 + spread / 2, (2, 3))
     if np.abs(first - second).mean() < 0.15:
         second = 1 - first
@@ -39,7 +39,8 @@ def _colored(rng: np.random.Generator, mix: np.ndarray, spread: float = 0.6) -> 
 
 
 def _grid() -> tuple[np.ndarray, np.ndarray]:
-    return np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
+    return y, x
 
 
 def _plain(rng):
@@ -104,12 +105,8 @@ def _floral(rng):
     y, x = _grid()
     out = np.ones((SIDE, SIDE, 3)) * rng.uniform(0.1, 0.95, 3)
     for _ in range(rng.integers(6, 60)):
-        cy, cx, radius, squeeze, turn = (
-            *rng.random(2),
-            rng.uniform(0.015, 0.14),
-            rng.uniform(0.4, 1),
-            rng.uniform(0, np.pi),
-        )
+        cy, cx = rng.random(2)
+        radius, squeeze, turn = rng.uniform(0.015, 0.14), rng.uniform(0.4, 1), rng.uniform(0, np.pi)
         dy, dx = (y - cy + 0.5) % 1 - 0.5, (x - cx + 0.5) % 1 - 0.5
         a, b = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
         out[np.hypot(a, b / squeeze) < radius * (1 + 0.3 * np.sin(5 * np.arctan2(b, a)))] = rng.uniform(0.05, 0.95, 3)
@@ -119,7 +116,7 @@ def _floral(rng):
 def _print(rng):
     paper, ink = rng.uniform(0.6, 1, 3), rng.uniform(0, 0.4, 3)
     out = np.ones((SIDE, SIDE, 3)) * paper
-    for _ in range(rng.integers(0, 4)):  # pictures and coloured fields
+    for _ in range(rng.integers(0, 4)):  # pictures and colored fields
         y, x = rng.integers(0, SIDE - 20, 2)
         h, w = rng.integers(10, 70, 2)
         out[y : y + h, x : x + w] = _noise(rng)[y : y + h, x : x + w] if rng.random() < 0.5 else rng.uniform(0, 1, 3)

@@ -13,14 +13,14 @@ import torch
 
 from depth_anything_hf.scenes.worlds.solids import BALL, BOX, COLUMNS, CONE, ROD
 
-NEAR = 0.02  # metres; what is nearer to the camera than this is not seen
+NEAR = 0.02  # meters; nothing nearer to the camera is seen
 _CORNERS = torch.tensor([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=torch.float32)
 _EDGES = torch.tensor([[a, b] for a in range(8) for b in range(a + 1, 8) if (a ^ b) in (1, 2, 4)]).T  # (2, 12)
 
 
 @dataclass(frozen=True)
 class Solids:
-    """Hold the solids of several worlds, and to which world each belongs."""
+    """Store the solids of several worlds, and the world of each."""
 
     table: torch.Tensor  # (solids, columns of `solids.COLUMNS`), of each world ordered by shape
     world: torch.Tensor  # (solids,) int64
@@ -31,9 +31,9 @@ class Solids:
 
 @dataclass(frozen=True)
 class Camera:
-    """Hold a pinhole camera for each world, whose axes are unit vectors."""
+    """Store a pinhole camera for each world; its axes are unit vectors."""
 
-    eye: torch.Tensor  # (worlds, 3) metres
+    eye: torch.Tensor  # (worlds, 3) meters
     axes: torch.Tensor  # (worlds, 3, 3): right, down, forward, one a row
     focal: torch.Tensor  # (worlds, 2) along x and y, in units of the image's width and height
 
@@ -52,7 +52,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Hits:
-    """Hold the first surfaces that the rays of all pixels meet, and those behind where the first is clear."""
+    """Store the first surface that the ray of each pixel meets, and the next one where the first is clear."""
 
     depth: torch.Tensor  # (pixels,) along the optical axis, inf = nothing
     solid: torch.Tensor  # (pixels,) int64, -1 = nothing
@@ -127,17 +127,24 @@ def _box(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Ten
     return enter, torch.minimum(torch.minimum(slabs[0][1], slabs[1][1]), slabs[2][1])
 
 
+def _dot(a: list[torch.Tensor], b: list[torch.Tensor]) -> torch.Tensor:
+    return sum((x * y for x, y in zip(a, b, strict=True)), torch.zeros((), device=a[0].device))  # in a fixed order
+
+
 def _approach(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return where on its ray, and at which point, it comes nearest to 0: from there b^2 - ac cancels least."""
-    middle = -sum(o * r for o, r in zip(origin, ray, strict=True)) / sum(r * r for r in ray)
+    middle = -_dot(origin, ray) / _dot(ray, ray)
     return middle, [o + middle * r for o, r in zip(origin, ray, strict=True)]
 
 
 def _ball(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Also in two dimensions; by the distance of the line, as b^2 - ac cancels for small, far solids."""
-    square = sum(r * r for r in ray)
+    """Intersect rays with the unit ball, or in two dimensions with the unit circle.
+
+    It takes the distance of the line from 0: b^2 - ac would cancel for small, far solids.
+    """
+    square = _dot(ray, ray)
     middle, nearest = _approach(origin, ray)
-    return _between(middle, ((1 - sum(n * n for n in nearest)) / square).sqrt())  # NaN is a miss
+    return _between(middle, ((1 - _dot(nearest, nearest)) / square).sqrt())  # NaN is a miss
 
 
 def _rod(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,7 +153,7 @@ def _rod(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Ten
 
 
 def _cone(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The set x^2 + y^2 <= ((1 - z) / 2)^2, |z| <= 1: at its foot as wide as the unit rod."""
+    """Intersect rays with the cone x^2 + y^2 <= ((1 - z) / 2)^2, |z| <= 1: its foot is as wide as the unit rod."""
     rx, ry, rz = ray
     middle, (ox, oy, oz) = _approach(origin, ray)
     size, shrink = (1 - oz) / 2, -rz / 2
@@ -209,7 +216,9 @@ def trace(solids: Solids, camera: Camera, height: int, width: int, through: bool
     return Hits(*first, *_nearest(solid[past], pixel[past], depth[past], count))
 
 
-def _nearest(solid: torch.Tensor, pixel: torch.Tensor, depth: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+def _nearest(
+    solid: torch.Tensor, pixel: torch.Tensor, depth: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     nearest = torch.full((count,), math.inf, device=depth.device).scatter_reduce_(0, pixel, depth, "amin")
     winner = (depth <= pick(nearest, pixel)).nonzero()[:, 0]
     owner = torch.full((count,), -1, device=depth.device).scatter_reduce_(
@@ -219,7 +228,7 @@ def _nearest(solid: torch.Tensor, pixel: torch.Tensor, depth: torch.Tensor, coun
 
 
 def _not_in_a_hole(solids: Solids, camera: Camera, solid, place, depth, pixel_size) -> torch.Tensor:
-    """Say which hits stand, of solids with holes: foliage, lace. From far away, where a hole is no pixel, all do."""
+    """Return which hits of solids with holes (foliage, lace) are kept: all, where a hole is smaller than a pixel."""
     kept = torch.ones_like(depth, dtype=torch.bool)
     pixels = pick(solids["holes"] / pixel_size[solids.world], solid) / depth  # from hole to hole
     some = (pixels > 3).nonzero()[:, 0]
