@@ -29,7 +29,7 @@ from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import load_model, predict_depth
 from depth_anything_hf.scenes.worlds.layouts import LAYOUTS
 from depth_anything_hf.scenes.worlds.rendering import WorldStyle, render_worlds
-from depth_anything_hf.sharing.card import BASE, DATA, PICTURE, Provenance, library_versions, write_model_card
+from depth_anything_hf.sharing.cards import BASE, DATA, PICTURE, Provenance, library_versions, write_model_card
 from depth_anything_hf.sharing.licenses import Source
 
 HELD_OUT = 10_000_000  # first seed of the worlds that nothing was trained on

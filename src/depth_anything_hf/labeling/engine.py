@@ -30,7 +30,7 @@ from depth_anything_hf.labeling.progress import LabelingBar
 from depth_anything_hf.labeling.shards import ShardFolder, encode_label, encode_picture
 from depth_anything_hf.labeling.sources import open_source
 from depth_anything_hf.labeling.teacher import load_teacher
-from depth_anything_hf.sharing.dataset_card import push_folder
+from depth_anything_hf.sharing.hub import push_folder
 
 HELD_BYTES = 2**31
 

@@ -12,8 +12,7 @@ from depth_anything_hf.labeling.arguments import Settings
 from depth_anything_hf.labeling.plan import BlockId, missing_blocks
 from depth_anything_hf.labeling.shards import PROGRESS, ShardFolder
 from depth_anything_hf.labeling.sources import ImageSource
-from depth_anything_hf.sharing.card import CARD, may_write_card
-from depth_anything_hf.sharing.dataset_card import MANIFEST, REJECTS, SETTINGS, dataset_card
+from depth_anything_hf.sharing.cards import CARD, MANIFEST, REJECTS, SETTINGS, dataset_card, may_write_card
 from depth_anything_hf.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "Pillow")

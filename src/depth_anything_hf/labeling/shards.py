@@ -18,7 +18,7 @@ from depth_anything_hf.data.records import record_features
 from depth_anything_hf.data.whole_files import file_digest, replacing, write_whole
 from depth_anything_hf.labeling.decoding import Rejected
 from depth_anything_hf.labeling.plan import BlockEnd, BlockId
-from depth_anything_hf.sharing.dataset_card import DATA
+from depth_anything_hf.sharing.cards import SHARDS
 
 ROWS_IN_A_GROUP, BYTES_IN_A_GROUP = 64, 2**28  # a reader of a stream holds a group in memory
 PROGRESS = "progress"
@@ -71,7 +71,7 @@ class ShardFolder:
 
     def prepare(self) -> None:
         """Make the folders, and remove what an interrupted run left half written."""
-        for name in (DATA, PROGRESS):
+        for name in (SHARDS, PROGRESS):
             (self.path / name).mkdir(parents=True, exist_ok=True)
             for left in (self.path / name).glob(".*.partial"):
                 left.unlink(missing_ok=True)
@@ -106,8 +106,8 @@ class ShardFolder:
         entry = {"inputs": end.inputs, "labeled": len(rows), "last": end.last, "digest": end.digest}
         entry |= {"unreadable": end.unreadable, "rejects": rejects, "file": None}
         if rows:
-            file = self.path / DATA / f"part-{end.block}.parquet"
-            entry |= {"file": f"{DATA}/{file.name}"} | self._write_shard(file, rows)
+            file = self.path / SHARDS / f"part-{end.block}.parquet"
+            entry |= {"file": f"{SHARDS}/{file.name}"} | self._write_shard(file, rows)
         write_whole(self.path / PROGRESS / f"{end.block}.json", json.dumps(entry).encode())
         return entry
 

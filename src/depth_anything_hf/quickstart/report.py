@@ -10,7 +10,7 @@ from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.evaluation.dataset import DatasetScores
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
-from depth_anything_hf.sharing.hub import results_table
+from depth_anything_hf.sharing.eval_results import results_table
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
 

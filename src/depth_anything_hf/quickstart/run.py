@@ -27,7 +27,15 @@ from depth_anything_hf.quickstart.experiment import (
 )
 from depth_anything_hf.quickstart.report import draw_losses, draw_predictions, write_report
 from depth_anything_hf.scenes.simple import LABELED_DOMAIN, UNLABELED_DOMAIN
-from depth_anything_hf.sharing.card import BASE, DATA, ENCODER, PICTURE, Provenance, library_versions, write_model_card
+from depth_anything_hf.sharing.cards import (
+    BASE,
+    DATA,
+    ENCODER,
+    PICTURE,
+    Provenance,
+    library_versions,
+    write_model_card,
+)
 from depth_anything_hf.sharing.licenses import Source, source_of
 
 

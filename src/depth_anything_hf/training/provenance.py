@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depth_anything_hf.sharing.card import (
+from depth_anything_hf.sharing.cards import (
     BASE,
     DATA,
     ENCODER,
@@ -14,10 +14,10 @@ from depth_anything_hf.sharing.card import (
     TEACHER,
     Provenance,
     library_versions,
+    put_picture,
     write_model_card,
 )
 from depth_anything_hf.sharing.licenses import UNKNOWN, Source, source_of
-from depth_anything_hf.sharing.picture import put_picture
 from depth_anything_hf.training.shares import is_stream
 
 if TYPE_CHECKING:
