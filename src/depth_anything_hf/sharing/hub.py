@@ -186,7 +186,7 @@ def _prepare_set(folder: Path, license: str | None, given: dict[str, Any]) -> st
     refused = [name for name, value in given.items() if value]
     if refused:
         raise ValueError(
-            f"{refused[0]} does not apply to pseudo-labels: their {MANIFEST} says what they are. Leave it out."
+            f"`{refused[0]}` does not apply to pseudo-labels: their {MANIFEST} says what they are. Leave it out."
         )
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for shard in manifest["shards"]:
