@@ -1,10 +1,10 @@
-"""Measure what `train_mini.py` made, and write its card.
+"""Measure the model of `train_mini.py`, and write its card.
 
     python examples/mini/mini_card.py mini_run --eval DIR
 
-DIR holds labelled records of real images (docs/data_format.md), whose column `scene`, if they have one, begins with "outdoor" or not. Also
-scored: worlds of each kind that nothing was trained on. The card, `provenance.json`, the picture and the curves of the
-training go to `mini_run/mini`, and the numbers to `mini_run/scores.json`.
+DIR contains labeled records of real images (docs/data_format.md); a column `scene`, if there is one, begins with "outdoor" for
+outdoor images. Worlds of each kind that were not used in training are scored too. The card, `provenance.json`, the picture and
+the curves of the training go to `mini_run/mini`, and the numbers to `mini_run/scores.json`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Take a larger checkpoint, such as depth-anything/Depth-Anything-V2-Small-hf, whe
 
 
 def held_out_worlds(kind: str, count: int) -> list[DepthSample]:
-    """Render worlds of one kind that nothing was trained on."""
+    """Render worlds of one kind that were not used in training."""
     style, samples = WorldStyle(kinds={kind: 1.0}), []
     for seed in range(HELD_OUT, HELD_OUT + count):
         scene = render_worlds([seed], 240, 320, style)
@@ -55,7 +55,7 @@ def held_out_worlds(kind: str, count: int) -> list[DepthSample]:
 
 
 def draw(rows_of: dict[str, list[DepthSample]], errors: dict[str, np.ndarray], predict: Callable, path: Path) -> None:
-    """Draw the median and the worst world of each kind, with what the model predicts."""
+    """Draw the median and the worst world of each kind, with the model's prediction."""
     rows, captions = [], []
     for kind, samples in rows_of.items():
         order = np.argsort(errors[kind])
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of train_mini.py")
-    parser.add_argument("--eval", metavar="DIR", help="labelled records of real images")
+    parser.add_argument("--eval", metavar="DIR", help="labeled records of real images")
     parser.add_argument("--worlds", type=int, default=40, help="held-out worlds of each kind (default: %(default)s)")
     parser.add_argument("--machine", default="2 CPU cores", help="that trained, for the card (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     plan = json.loads((run / "plan.json").read_text())
     if (other := plan["start"] or plan["photographs"]) is not None:
         parser.error(
-            f"{run} learnt from {other}, of which the card would say nothing; measure {mini} with depth-anything-hf evaluate, "
+            f"{run} learned from {other}, of which the card would say nothing; measure {mini} with depth-anything-hf evaluate, "
             "and have depth-anything-hf push write its card."
         )
     real = load_folder(options.eval) if options.eval else None
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stages(plan: dict) -> list[str]:
-    """Say how long each stage was, and on what."""
+    """Describe the length and the data of each stage."""
     batches = [plan["beginner_batch"], plan["teacher_batch"], sum(plan["student_batch"])]
     return [
         f"{plan[f'{name}_steps']:,} steps of {batch} crops of {' x '.join(map(str, plan[f'{name}_size']))} pixels"
@@ -139,7 +139,7 @@ def _stages(plan: dict) -> list[str]:
 
 
 def _provenance(plan: dict, summaries: dict, machine: str) -> Provenance:
-    """Say how mini came to be."""
+    """Record how mini came to be."""
     told = {"source": "real images that nothing was trained on; group: the mean of the means of their scenes"}
     (height, width), count = plan["student_size"], plan["small_worlds"] + plan["worlds"]
     told["resize"] = f"squeezed into {height} x {width}, bicubic"
