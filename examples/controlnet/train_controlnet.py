@@ -41,7 +41,7 @@ _DRAWS_OF_A_STEP = 7  # apart from the numbers from which the stream draws
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     parser = argparse.ArgumentParser(
-        description="Train a depth-conditioned ControlNet on labelled photographs.",
+        description="Train a depth-conditioned ControlNet on labeled photographs.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -36,10 +36,10 @@ HELD_OUT = 10_000_000  # first seed of the worlds that nothing was trained on
 PRIOR = "prior (disparity = image row)"
 LIMITS = """\
 It is small, has seen {count:,} rendered worlds and no photograph, and works at {height} x {width} pixels: expect the layout of
-a scene (ground, walls, sky, what stands in front) and no fine detail. It fails on thin things, mirrors and glass, on
-pictures without ground or perspective (close-ups, tilted cameras, a wall seen from the front), on animals and people, of
-which it has seen dolls of a few solids, and at night. The last row of each kind in the picture is its worst of those scored.
-Take a larger checkpoint, such as depth-anything/Depth-Anything-V2-Small-hf, wherever a download is no matter."""
+a scene (ground, walls, sky, objects in front) and no fine detail. It fails on thin objects, mirrors and glass, on pictures
+without ground or perspective (close-ups, tilted cameras, a wall seen from the front), on animals and people (it has only seen
+figures of a few solids), and at night. The last row of each kind in the picture is the worst of the scored worlds.
+Use a larger checkpoint, such as depth-anything/Depth-Anything-V2-Small-hf, if a download is possible."""
 
 
 def held_out_worlds(kind: str, count: int) -> list[DepthSample]:
@@ -162,9 +162,9 @@ def _provenance(plan: dict, summaries: dict, machine: str) -> Provenance:
             for name, by_model in summaries.items()
         ],
         versions=library_versions(),
-        summary="The small Depth Anything that comes with depth_anything_hf: it works offline and may be used for anything.",
-        training=f"From random weights, on {count:,} worlds rendered by depth_anything_hf with exact depth (rooms, table-tops, "
-        f"things before a backdrop, streets, country, clutter), and on nothing else: no photograph, no weights of others. "
+        summary="The small Depth Anything in the package depth_anything_hf: it works offline and may be used for anything.",
+        training=f"From random weights, on {count:,} worlds rendered by depth_anything_hf with exact depth (rooms, table tops, "
+        f"objects in front of a backdrop, streets, country, clutter), and nothing else: no photograph, no weights of others. "
         f"{', then '.join(_stages(plan))}, on {machine}: `python examples/mini/train_mini.py --out mini_run`.",
         limits=LIMITS.format(count=count, height=height, width=width),
     )

@@ -87,7 +87,7 @@ class MeanIoU(evaluate.Metric):
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references, **kwargs)
         if not self._counts.any():
-            raise ValueError("no labelled pixel was counted; call add_batch before compute.")
+            raise ValueError("no labeled pixel was counted; call add_batch before compute.")
         counts, self._counts = self._counts.double(), torch.zeros_like(self._counts)
         hits, truth, found = counts.diag(), counts.sum(1), counts.sum(0)
         iou = hits / (truth + found - hits)  # NaN where a class is neither there nor predicted

@@ -161,7 +161,9 @@ class TrainTransform:
         if rng.random() < 0.5:
             image, labels = image[:, ::-1], labels[:, ::-1]
         missing = [(0, self.crop_size - length) for length in labels.shape]
-        pixels = np.pad((image / 255 - MEAN) / DEVIATION, (*missing, (0, 0)))  # the mean color, as 0 after normalising
+        pixels = np.pad(
+            (image / 255 - MEAN) / DEVIATION, (*missing, (0, 0))
+        )  # the mean color, as 0 after normalization
         return as_sample(pixels, np.pad(labels, missing, constant_values=IGNORE))
 
 

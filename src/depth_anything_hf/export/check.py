@@ -171,7 +171,8 @@ def compare_with_pytorch(
         with torch.inference_mode():
             expected = model(pixel_values=pixel_values).predicted_depth  # (batch, height, width)
         found = run_session(session, pixel_values)
-        rows.append(Agreement(name, ratio, *pixel_values.shape[-2:], **_compare(found, expected, model)))
+        height, width = pixel_values.shape[-2:]
+        rows.append(Agreement(name, ratio, height, width, **_compare(found, expected, model)))
     return rows
 
 

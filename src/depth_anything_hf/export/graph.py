@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -45,7 +45,7 @@ class _Network(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Predict `(batch, height, width)` float32 from `(batch, 3, height, width)` float32."""
-        model, head, patch = self.model, self.model.head, self.model.config.patch_size
+        model, head, patch = self.model, self.model.head, _patch_size(self.model)
         height, width = pixel_values.shape[-2:]
         features = model.backbone(pixel_values).feature_maps
         fused = model.neck(features, height // patch, width // patch)[head.head_in_index]
@@ -68,7 +68,7 @@ def write_graph(model: DepthAnythingForDepthEstimation, path: Path, half: bool =
     network = _Network(copy.deepcopy(model)).eval()
     network.model.set_attn_implementation("eager")  # the fused one is exported with guards against empty rows
     network = network.half() if half else network.float()
-    patch = model.config.patch_size
+    patch = _patch_size(model)
     # 5 x 7 patches are no square, so that transformers always resizes the position embeddings.
     example = torch.zeros(2, 3, 5 * patch, 7 * patch)
     height, width = (patch * torch.export.Dim(f"patch_{side}") for side in ("rows", "columns"))
@@ -83,6 +83,7 @@ def write_graph(model: DepthAnythingForDepthEstimation, path: Path, half: bool =
             dynamic_shapes={INPUT: {0: torch.export.Dim("batch"), 2: height, 3: width}},
             verbose=False,
         )
+        assert program is not None  # only the old exporter, without dynamo, returns None
         ClearMetadataAndDocStringPass()(program.model)  # stack traces have paths of this machine
         size = sum(values.numel() * values.element_size() for values in network.state_dict().values())
         program.save(str(path), external_data=size > LARGEST_FILE)
@@ -133,6 +134,10 @@ def open_session(path: Path) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _patch_size(model: DepthAnythingForDepthEstimation) -> int:
+    return cast(int, model.config.patch_size)  # the stock configuration also allows a pair; its model does not
 
 
 @contextmanager

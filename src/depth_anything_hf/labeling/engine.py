@@ -190,7 +190,7 @@ class Writers:
         kept = {"bytes": picture_file, "path": Path(image.get("path") or key).name}
         if self.settings.keep_image == "reference":
             kept = {"bytes": None, "path": image["path"]}
-        elif self.settings.keep_image == "resized":
+        elif labels.pixels is not None:  # keep_image="resized"
             kept = {"bytes": encode_picture(labels.pixels[place].numpy()), "path": None}
         scale = float(labels.scale[place])
         return {

@@ -30,6 +30,7 @@ def draw_predictions(domains: dict, scores: dict[str, dict[str, DatasetScores]],
         count = 6 if domain == "real images" else 4
         for i in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int).tolist():
             sample = decode_record(records[i])
+            assert sample.space is not None  # records to score have labels
             depths = [predictors[name]([sample.image])[0].numpy() for name in ("teacher", "student")]
             rows.append(prediction_row(sample.image, sample.values, sample.mask, sample.space, depths))
             errors = (scores[domain][name].scores["abs_rel"][i].item() for name in ("teacher", "student"))

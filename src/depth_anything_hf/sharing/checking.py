@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import transformers
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation, PreTrainedModel
 
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.prediction.predictor import load_model
@@ -18,14 +17,14 @@ from depth_anything_hf.sharing.licenses import is_hub_id
 PROCESSOR, ADAPTER = "preprocessor_config.json", "adapter_config.json"
 
 
-def open_checkpoint(folder: Path) -> tuple[nn.Module, Any]:
+def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     """Load a checkpoint as others will: from the files in its folder, if all its classes are in transformers.
 
     Args:
         folder (`Path`): Folder of a model, or of an adapter, which is loaded with its base.
 
     Returns:
-        `tuple[nn.Module, Any]`: The model in evaluation mode on the CPU, and its processor.
+        `tuple[PreTrainedModel, Any]`: The model in evaluation mode on the CPU, and its processor.
 
     Raises:
         ValueError: A file is missing or cut, or needs a class that transformers does not have.
@@ -34,7 +33,10 @@ def open_checkpoint(folder: Path) -> tuple[nn.Module, Any]:
     if not weights:
         raise ValueError(f"{folder} holds no weights (*.safetensors); save the model there with save_pretrained.")
     try:
-        return load_model(str(folder)) if (folder / ADAPTER).is_file() else _open_model(folder)
+        if (folder / ADAPTER).is_file():
+            model, processor = load_model(str(folder))
+            return cast(PreTrainedModel, model), processor
+        return _open_model(folder)
     except SafetensorError as error:
         raise ValueError(f"the weights in {folder} are cut or damaged ({error}); save the model again.") from error
     except RuntimeError as error:  # the shapes differ
@@ -43,7 +45,7 @@ def open_checkpoint(folder: Path) -> tuple[nn.Module, Any]:
         ) from error
 
 
-def _open_model(folder: Path) -> tuple[nn.Module, Any]:
+def _open_model(folder: Path) -> tuple[PreTrainedModel, Any]:
     config = AutoConfig.from_pretrained(folder)
     if type(config) not in AutoModelForDepthEstimation._model_mapping:
         raise ValueError(f"{folder} is of type {config.model_type!r}, which estimates no depth.")

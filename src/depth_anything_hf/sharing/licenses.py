@@ -71,10 +71,10 @@ def license_of(name: str, kind: str = "model") -> str:
     if not is_hub_id(name):
         return UNKNOWN
     try:
-        info = HfApi().repo_info(name, repo_type=kind, timeout=5)
+        ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
+        return _stated(ask(name, timeout=5).card_data)
     except Exception:  # no network, no such repository, or one that this user may not read
         return UNKNOWN
-    return _stated(info.card_data)
 
 
 def source_of(role: str, name: str, kind: str = "model") -> Source:
