@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py
 
 Both fit scale and shift of the same 64 predictions of 480 x 640 to the same ground truth under the same random masks,
-in float64. The repeats of the two take turns, so that a busy minute hits both alike; only their ratio means anything
-on a shared machine.
+in float64. Their repeats alternate, so that a busy minute affects both equally; on a shared machine only their ratio is
+meaningful.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def batched(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) 
 
 
 def measure(options) -> dict:
-    """Time both, turn by turn."""
+    """Time both, alternately."""
     case = make_case(options.maps, *options.image_size, options.kept)
     seconds: dict[str, list[float]] = {"lstsq loop": [], "fit_scale_shift": []}
     fits = {}

@@ -4,8 +4,8 @@
     python benchmarks/export.py --model my-checkpoint --resolutions 518 --batch-sizes 1
 
 PyTorch runs in float32 with transformers' own attention, in inference mode; onnxruntime runs on the CPU with as many threads as
-PyTorch. Without `--model` the weights are random, which costs the same time. The repeats take turns, so that a busy minute hits
-all alike; only ratios within a repeat mean anything on a shared machine. A ratio above 1: onnxruntime is faster.
+PyTorch. Without `--model` the weights are random, which takes the same time. The repeats alternate, so that a busy minute affects
+all equally; on a shared machine only ratios within a repeat are meaningful. A ratio above 1: onnxruntime is faster.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def open_sessions(model, dtypes: list[str], folder: Path) -> dict[str, onnxrunti
 
 
 def time_calls(call: Callable[[], object], options) -> float:
-    """Measure a call, seconds, after warming up."""
+    """Measure the seconds of a call, after warming up."""
     for _ in range(options.warmup):
         call()
     started = time.perf_counter()
@@ -106,11 +106,13 @@ def measure(options) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="Hub id or folder (default: random weights)")
-    parser.add_argument("--size", default="small", choices=("small", "base", "large"), help="of the random weights")
+    parser.add_argument(
+        "--size", default="small", choices=("small", "base", "large"), help="size of the model with random weights"
+    )
     parser.add_argument("--resolutions", type=int, nargs="+", default=[266, 518])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=DTYPES)
-    parser.add_argument("--steps", type=int, default=4, help="timed in each repeat")
+    parser.add_argument("--steps", type=int, default=4, help="steps timed in each repeat")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)

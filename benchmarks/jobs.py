@@ -1,4 +1,4 @@
-"""Runs of many models side by side, each in a process of one thread; what is finished is kept."""
+"""Run many models side by side, each in a process with one thread, and keep finished results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key = tuple[int, str]  # seed and name
 
 
 def result_path(work: Path, names: Sequence[str], seed: int, name: str) -> Path:
-    """Say where a run's result lies."""
+    """Return the path of a run's result."""
     return work / "results" / f"seed{seed}-{names.index(name)}.json"
 
 
@@ -35,15 +35,15 @@ def run_all(
     options: Sequence[str] = (),
     chosen: Sequence[str] | None = None,
 ) -> list[dict]:
-    """Run the running script anew for every name and seed, with `--work WORK --one SEED NAME`, and read the results.
+    """Start this script again for every name and seed, with `--work WORK --one SEED NAME`, and read the results.
 
     Args:
-        names: Of the models; the first of a seed is finished before its others begin.
-        seeds: How many.
-        jobs: Processes at a time.
-        work: Folder of the results; a run whose result lies there is not made again.
-        options: Further ones, of the script.
-        chosen: Some of the names, the first among them; None = all.
+        names: Names of the models; the first one of a seed finishes before the others begin.
+        seeds: Number of seeds.
+        jobs: Processes at the same time.
+        work: Folder of the results; a run with a result is not repeated.
+        options: Further options of the script.
+        chosen: Some of the names, including the first; None: all.
     """
     path_of = partial(result_path, work, names)
     keys = [(seed, name) for name in chosen or names for seed in range(seeds)]

@@ -1,20 +1,20 @@
-"""How fast is pseudo-labelling, against the bare model and against the stock pipeline?
+"""How fast is pseudo-labeling, against the bare model and against the stock pipeline?
 
     python benchmarks/labeling.py                                     # ViT-S at 518, on what this machine has
-    python benchmarks/labeling.py --size large --images 4000 --repeats 2      # on a data-centre GPU
+    python benchmarks/labeling.py --size large --images 4000 --repeats 2      # on a data-center GPU
     python benchmarks/labeling.py --memory                            # peak memory for 1,000, 5,000 and 20,000 images
 
-Three figures of one run, images a second, on the same files and at the same input size:
+Three figures of one run, in images per second, on the same files and at the same input size:
 
 | | |
 |---|---|
-| a | bare forward passes: same model, dtype and batch, on tensors that lie in memory |
+| a | bare forward passes: same model, dtype and batch, on tensors in memory |
 | b | the stock `pipeline("depth-estimation")` over the files, at its best batch size |
 | c | this package's engine, from the files to finished shards |
 
-The weights are random, which costs the same time. A start-up (loading, starting workers) would favour long runs: c is
-the difference between a long and a short run, and a and b are warmed up. Figures are medians over the repeats; only
-their ratios mean anything on a shared machine.
+The weights are random, which takes the same time. The start-up (loading, starting workers) would favor long runs: so c
+is the difference between a long and a short run, and a and b are warmed up. Figures are medians over the repeats; on a
+shared machine only their ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def save_model(folder: Path, size: str) -> None:
 
 
 def bare_forward(model_folder: Path, files: list[Path], options) -> tuple[float, float]:
-    """Measure a: images a second, and FLOPs an image."""
+    """Measure a: images per second, and FLOPs per image."""
     import torch
     from PIL import Image
     from torch.utils.flop_counter import FlopCounterMode
@@ -117,7 +117,7 @@ def engine(model_folder: Path, files: list[Path], options, work: Path) -> float:
 
 
 def measure(options) -> dict:
-    """Measure everything, repeat by repeat, so that a busy minute hits all three alike."""
+    """Measure everything, repeat by repeat, so that a busy minute affects all three equally."""
     import torch
 
     with tempfile.TemporaryDirectory() as name:
@@ -149,7 +149,7 @@ def measure(options) -> dict:
 
 
 def measure_memory(counts=(1000, 5000, 20000)) -> dict:
-    """Measure the peak memory of the engine and of its workers, each run in a process of its own."""
+    """Measure the peak memory of the engine and of its workers, each run in its own process."""
     peaks = {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -163,7 +163,7 @@ def measure_memory(counts=(1000, 5000, 20000)) -> dict:
 
 
 def memory_of(count: int, work: Path) -> None:
-    """Label so many images with a tiny model, and print the peak memory in MiB."""
+    """Label a number of images with a tiny model, and print the peak memory in MiB."""
     import torch
     from transformers import Dinov2Config
 
@@ -193,9 +193,9 @@ def main() -> None:
     parser.add_argument("--size", default="small", choices=("small", "base", "large"))
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, help="of a and c (default: 32 on a GPU, 1 on a CPU)")
-    parser.add_argument("--dtype", help="of a and c (default: bfloat16 on a GPU, float32 on a CPU)")
-    parser.add_argument("--pipeline-dtype", default="float32", help="of b")
+    parser.add_argument("--batch-size", type=int, help="batch size of a and c (default: 32 on a GPU, 1 on a CPU)")
+    parser.add_argument("--dtype", help="dtype of a and c (default: bfloat16 on a GPU, float32 on a CPU)")
+    parser.add_argument("--pipeline-dtype", default="float32", help="dtype of b")
     parser.add_argument("--pipeline-batches", type=int, nargs="+", help="batch sizes that b tries")
     parser.add_argument("--pipeline-workers", type=int, default=0, help="processes that read for b")
     parser.add_argument("--memory", action="store_true", help="measure the memory instead of the speed")

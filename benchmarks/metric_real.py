@@ -1,13 +1,13 @@
-"""Metric depth on a few real images: what fine-tuning gives on scenes that were not trained on.
+"""Measure metric depth on a few real images: the gain of fine-tuning on scenes that were not used in training.
 
     depth-anything-hf quickstart --out quickstart
     python benchmarks/metric_real.py --model quickstart/student --data ../shared/data
 
-The metric rows of a folder of records are split by their group, one scene a group, into folds. For each fold a metric
-model is made from the relative one (its encoder alone, as the authors do, or encoder and neck), fine-tuned on the other
-folds, and scored on the fold without any alignment: every image is scored by a model that saw nothing of its scene.
-Beside it stand the model before fine-tuning, and the best constant depth: that which has the least AbsRel on the training
-images. Written: metric_real.json, metric_real.md and metric_real.png (the training loss).
+The metric rows of a folder of records are split into folds by their group, one scene per group. For each fold a metric
+model is made from the relative one (from its encoder only, like the authors, or from encoder and neck), fine-tuned on the
+other folds, and scored on the fold without alignment: no model saw the scenes on which it is scored. For comparison there
+are the model before fine-tuning, and the constant depth with the smallest AbsRel on the training images. Writes
+metric_real.json, metric_real.md and metric_real.png (the training loss).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STARTS = {"encoder": False, "encoder and neck": True}
 
 
 def fold_samples(records: Sequence[dict], folds: int) -> list[list[DepthSample]]:
-    """Deal whole groups out, indoor and outdoor ones by turns, the largest first, to the fold with the fewest so far."""
+    """Assign whole groups, indoor and outdoor ones alternately, the largest first, to the fold with the fewest images."""
     groups: dict[tuple[str, str], list[DepthSample]] = {}
     for record in records:
         groups.setdefault((record["scene"], record["group"]), []).append(decode_record(record))
@@ -51,7 +51,7 @@ def fold_samples(records: Sequence[dict], folds: int) -> list[list[DepthSample]]
 
 
 def best_constant(samples: list[DepthSample]) -> float:
-    """Find the constant depth of least AbsRel, each image counting alike."""
+    """Find the constant depth with the smallest AbsRel; each image counts equally."""
     candidates = np.geomspace(0.3, 80, 300)
     errors = []
     for sample in samples:
@@ -96,7 +96,7 @@ def constant_scores(fold: list[DepthSample], depth: float) -> DatasetScores:
 
 
 def joined(parts: list[DatasetScores]) -> dict[str, float]:
-    """Summarise the folds as one set."""
+    """Summarize the folds as one set."""
     names = parts[0].scores
     scores = {name: torch.cat([part.scores[name] for part in parts]) for name in names}
     groups = [group for part in parts for group in part.groups]
@@ -107,11 +107,11 @@ def joined(parts: list[DatasetScores]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="relative Depth Anything to start from")
-    parser.add_argument("--data", required=True, help="folder of labelled records; rows in metres are used")
+    parser.add_argument("--data", required=True, help="folder of labeled records; rows in meters are used")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of the encoder")
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="learning rate of the encoder")
     parser.add_argument("--decoder-lr-multiplier", type=float, default=3.0)
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--width", type=int, default=80)

@@ -1,11 +1,11 @@
-"""What pays in the training of `mini`? The same short training with one part changed at a time.
+"""What helps in the training of `mini`? The same short training, with one part changed at a time.
 
     python benchmarks/mini_ablation.py --eval DIR --jobs 2
 
-Every model begins from random weights and takes equal steps on equally many worlds; the second stage goes on from the
-first one's weights. DIR holds labelled records of real images (docs/mini.md); held-out worlds are scored, too. The runs are
-a fraction of the length of `examples/mini/train_mini.py`: they rank parts, they do not say how good the model becomes.
-Finished runs are kept in the work folder, so that the same command goes on where it was stopped.
+Every model starts from random weights and trains the same number of steps on the same number of worlds; the second stage
+continues from the weights of the first. DIR contains labeled records of real images (docs/mini.md); held-out worlds are
+scored too. The runs are much shorter than `examples/mini/train_mini.py`: they rank the parts, but do not show how good the
+model becomes. Finished runs are kept in the work folder, so that the same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ QUICKSTART = "the quickstart's renderer"  # three kinds of scenes, some ten soli
 
 @dataclass(frozen=True)
 class Variant:
-    """Say what is changed."""
+    """Describe what is changed."""
 
     part: str
     plan: dict = field(default_factory=dict)  # of `MiniPlan`
@@ -73,7 +73,7 @@ SIZES = {
 
 @functools.cache
 def mini() -> SimpleNamespace:
-    """Import the example's parts, where they are needed."""
+    """Import the parts of the example when they are needed."""
     sys.path.insert(0, str(ROOT / "examples" / "mini"))
     import mini_card
     import mini_data
@@ -84,17 +84,17 @@ def mini() -> SimpleNamespace:
 
 
 def numbered(folder: Path, name: str) -> Path:
-    """Say where a variant's files lie."""
+    """Return the folder of a variant."""
     return folder / str(list(VARIANTS).index(name))
 
 
 def style_name(name: str) -> str:
-    """Say which variant's worlds a variant learns from."""
+    """Return the variant whose worlds a variant learns from."""
     return name if name == QUICKSTART or VARIANTS[name].style else ALL
 
 
 def render(names: list[str], work: Path, plan: dict, processes: int) -> None:
-    """Render the worlds of every style, in the parent: its processes use all cores."""
+    """Render the worlds of every style, in the parent process: its workers use all cores."""
     parts = mini()
     sizes = replace(parts.train.MiniPlan(), **plan)
     for name in dict.fromkeys(style_name(name) for name in names):
@@ -105,7 +105,7 @@ def render(names: list[str], work: Path, plan: dict, processes: int) -> None:
 
 
 def worlds_of(name: str, work: Path, plan):
-    """Give the records that a variant learns from."""
+    """Return the records that a variant learns from."""
     parts, style = mini(), style_name(name)
     if style != QUICKSTART:
         return parts.data.RenderedWorlds(numbered(work / "worlds", style), plan.small_worlds)
@@ -117,7 +117,7 @@ def worlds_of(name: str, work: Path, plan):
 
 
 def teacher_labels(folder: Path, teacher: Path, parts: SimpleNamespace, plan, count: int):
-    """Have the teacher label worlds that it never saw; return the records."""
+    """Let the teacher label worlds that it never saw; return the records."""
     from depth_anything_hf import LabelingArguments, label_images, load_folder
 
     pictures = folder / "pictures"
@@ -171,7 +171,7 @@ def run_one(seed: int, name: str, work: Path, real: str | None, sizes: dict) -> 
 
 
 def table(results: list[dict]) -> str:
-    """Write a row for every run; two seeds of one variant say how much is chance."""
+    """Write a row for every run; two seeds of one variant show the effect of chance."""
     import numpy as np
 
     sets = [name for name in results[0]["scores"] if name != "loss"]
@@ -193,7 +193,7 @@ def table(results: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--eval", metavar="DIR", help="labelled records of real images")
+    parser.add_argument("--eval", metavar="DIR", help="labeled records of real images")
     parser.add_argument(
         "--variants",
         nargs="+",

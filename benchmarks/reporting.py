@@ -1,4 +1,4 @@
-"""What benchmarks share: the photographs, and what is written beside the figures: command, machine, versions."""
+"""Shared parts of the benchmarks: photographs, and reports with command, machine and versions."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, the
 
 
 def machine() -> str:
-    """Name the machine."""
+    """Return the name of the machine."""
     if DEVICE == "cuda":
         return f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores"
     return f"{os.cpu_count()} CPU cores, {platform.machine()}"
 
 
 def peak_flops() -> float | None:
-    """Look up what the GPU can do at most; None on a CPU or an unknown one."""
+    """Return the peak FLOP/s of the GPU; None on a CPU or an unknown GPU."""
     if DEVICE != "cuda":
         return None
     name = torch.cuda.get_device_name()
@@ -45,7 +45,7 @@ def synchronize() -> None:
 
 
 def make_photos(folder: Path, count: int, height: int, width: int) -> None:
-    """Write JPEG files as large as photographs are: a few rendered scenes, shifted so that no two files are equal."""
+    """Write JPEG files of the size of photographs: a few rendered scenes, shifted so that no two files are equal."""
     folder.mkdir(parents=True)
     scenes = render_scenes(range(8), height, width, UNLABELED_DOMAIN).images.permute(0, 2, 3, 1).numpy()
     for i in range(count):
@@ -53,21 +53,21 @@ def make_photos(folder: Path, count: int, height: int, width: int) -> None:
 
 
 def silence(trainer: Trainer) -> Trainer:
-    """Take the progress bar and the printed logs off a trainer."""
+    """Remove the progress bar and the printed logs of a trainer."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     return trainer
 
 
 def stamp() -> dict:
-    """Say with what command, on what machine and with which versions a figure came about."""
+    """Return the command, the machine and the versions of a measurement."""
     command = " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__}
     return {"command": command, "machine": machine(), "versions": versions}
 
 
 def report(name: str, result: dict, out: Path = RESULTS) -> None:
-    """Write a result to `OUT/NAME.json` with its stamp, and print it; of its settings, folders of this machine stay out."""
+    """Write a result with its stamp to `OUT/NAME.json`, without folders of this machine, and print it."""
     out.mkdir(exist_ok=True)
     if "settings" in result:
         kept = {name: value for name, value in result["settings"].items() if not isinstance(value, Path)}
@@ -78,7 +78,7 @@ def report(name: str, result: dict, out: Path = RESULTS) -> None:
 
 
 def report_table(path: Path, title: str, protocol: str, table: str, result: dict) -> None:
-    """Write what models trained with one thread each scored: to `path` with its stamp, and as a table beside it; print it."""
+    """Write scores of models that were each trained with one thread, to `path` and as a table beside it; print the table."""
     made = stamp()
     made["machine"] += ", one thread a model"
     path.parent.mkdir(parents=True, exist_ok=True)

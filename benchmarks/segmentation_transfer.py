@@ -1,11 +1,11 @@
-"""Does an encoder that learned depth help to learn semantic segmentation? Against the same encoder from a random start.
+"""Does an encoder that learned depth help in semantic segmentation? A comparison with the same encoder from a random start.
 
     python benchmarks/segmentation_transfer.py --seeds 3 --jobs 2
 
-For each seed a small Depth Anything learns depth on procedural scenes. Its encoder is exported, and UperNet with it and
-with a fresh encoder of the same shape learns the exact classes of other, fewer scenes: the same scenes in the same order,
-the same fresh decoder, equal steps, one learning rate for all parts, as a fresh encoder needs. Scores are taken on
-held-out scenes. Finished runs are kept in the work folder, so that the same command goes on where it was stopped.
+For each seed a small Depth Anything learns depth on procedural scenes. Its encoder is exported. Then UperNet learns the exact
+classes of other, fewer scenes, once with this encoder and once with a new one of the same shape: with the same scenes in the
+same order, the same new decoder, equal steps, and one learning rate for all parts, as a new encoder needs. Held-out scenes are
+scored. Finished runs are kept in the work folder, so that the same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="models trained at once, one thread each")
     parser.add_argument("--work", type=Path, default=Path("segmentation-transfer"), help="work folder, resumed from")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the figures")
-    parser.add_argument("--shrink", type=int, default=1, help="divide scenes and steps by this: a trial of the code")
+    parser.add_argument("--shrink", type=int, default=1, help="divide scenes and steps by this, to test the code")
     parser.add_argument("--one", nargs=2, metavar=("SEED", "NAME"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     kept = ("depth_batch", "batch", "learning_rate", "decoder_width")

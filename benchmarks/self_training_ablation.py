@@ -1,21 +1,21 @@
-"""Does self-training help, and which part of it? Students against their teacher on the unlabelled domain.
+"""Does self-training help, and which part of it? A comparison of students with their teacher on the unlabeled domain.
 
     python benchmarks/self_training_ablation.py --seeds 3 --jobs 2
 
-For each seed a teacher learns on the labelled procedural domain and labels the images of the second one. Then students
-of equal size and equal steps learn, each from fresh weights:
+For each seed a teacher learns on the labeled procedural domain and labels the images of the second one. Then students
+of equal size and equal steps learn, each from new weights:
 
 | variant | learns from |
 |---|---|
-| labelled only | the labelled images, as long as the students |
-| naive pseudo-labels | labelled and pseudo-labelled images, no perturbation |
-| + strong perturbation | the same, colours and sharpness perturbed |
+| labeled only | the labeled images, as long as the students |
+| naive pseudo-labels | labeled and pseudo-labeled images, no perturbation |
+| + strong perturbation | the same, colors and sharpness perturbed |
 | + CutMix | the same, and CutMix by region (Depth Anything V1) |
-| V2 | pseudo-labelled images alone, gradient matching, the worst tenth trimmed |
-| true labels | as naive, but the true labels of the second domain: the most that labels can give |
+| V2 | only pseudo-labeled images, gradient matching, the worst tenth trimmed |
+| true labels | as naive, but with the true labels of the second domain: the upper limit |
 
-Scores are taken on held-out images of the unlabelled domain, whose ground truth no model sees. Finished runs are kept in
-the work folder, so that the same command goes on where it was stopped.
+Held-out images of the unlabeled domain are scored; no model sees their ground truth. Finished runs are kept in the work
+folder, so that the same command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VARIANTS = {
     "true labels (ceiling)": {"strong_perturbation": False, "cutmix_probability": 0.0},
 }
 TEACHER, CEILING = "teacher", "true labels (ceiling)"
-# A student's step has as many labelled images as its teacher's, and twice as many others.
+# A student's step has as many labeled images as its teacher's, and twice as many others.
 PLAN = {"held_out": 200, "teacher_steps": 1200, "student_steps": 1200, "student_batch": (8, 16)}
 
 

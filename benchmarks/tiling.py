@@ -1,11 +1,10 @@
-"""Peak memory of `predict`, whole and by tiles, for images from 4 to 64 megapixels.
+"""Measure the peak memory of `predict`, whole and by tiles, for images from 4 to 64 megapixels.
 
     python benchmarks/tiling.py
 
-The network has the shape of V2-Small and random weights, on the CPU. Each run is a process of its own that reads a JPEG
-file and writes all that `predict` writes; what is reported is the largest memory it ever had (VmHWM of Linux), decoder
-and libraries included. `small` is the same process with an image of a tenth of a megapixel: what the libraries, the
-network and its activations take.
+The network has the shape of V2-Small and random weights, on the CPU. Each run is a separate process that reads a JPEG file
+and writes all files of `predict`; the report has its peak memory (VmHWM of Linux), including decoder and libraries. `small`
+is the same process with an image of a tenth of a megapixel: the memory of the libraries, the network and its activations.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ sys.exit(code)
 
 
 def make_photo(path: Path, megapixels: float) -> tuple[int, int]:
-    """Write a rendered scene, enlarged to 4:3 of so many pixels, and return its width and height."""
+    """Write a rendered scene, enlarged to 4:3 and a number of pixels, and return its width and height."""
     size = (round((megapixels * 1e6 * 4 / 3) ** 0.5), round((megapixels * 1e6 * 3 / 4) ** 0.5))
     pixels = render_scenes([0], 240, 320, UNLABELED_DOMAIN).images[0].permute(1, 2, 0).numpy()
     Image.fromarray(pixels).resize(size).save(path, quality=92)
@@ -44,7 +43,7 @@ def make_photo(path: Path, megapixels: float) -> tuple[int, int]:
 
 
 def peak_memory(photo: Path, model: Path, out: Path, *options: str) -> dict:
-    """Run `predict` in a process and return its peak in MiB, and how many tiles there were."""
+    """Run `predict` in a process and return its peak memory in MiB, and the number of tiles."""
     command = [sys.executable, "-c", CHILD, "predict", str(photo), "--model", str(model), "--out", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
     if done.returncode:
@@ -58,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megapixels", type=float, nargs="+", default=[4, 16, 64])
     parser.add_argument("--tile", type=int, default=2072)
-    parser.add_argument("--size", default="small", help="of the network: small, base or large")
+    parser.add_argument("--size", default="small", help="size of the network: small, base or large")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     runs = {}

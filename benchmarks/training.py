@@ -1,21 +1,21 @@
-"""How fast is a training step, against the sum of its bare parts and against the step that people write today?
+"""How fast is a training step, against the sum of its bare parts and against the common step?
 
     python benchmarks/training.py                                             # ViT-S at 266, batch 4
     python benchmarks/training.py --size large --resolution 518 --batch-size 16 --compile --largest-batch     # GPU
 
-Seconds a step, of one run, on batches that lie in memory:
+Seconds per step, in one run, on batches in memory:
 
 | | |
 |---|---|
 | student | `DepthAnythingTrainer`'s whole step with V1's recipe: a teacher in the step, strong perturbation, CutMix, feature alignment, three losses, logging |
 | a | the sum of its bare parts: student forward and backward, teacher forward, encoder forward, optimizer |
-| supervised | `DepthAnythingTrainer`'s step with labelled images alone, SiLog |
-| b | the same work as the authors' metric code does it: float32, eager, plain attention, one model, `.item()` in every step |
+| supervised | `DepthAnythingTrainer`'s step with labeled images only, SiLog |
+| b | the same work as in the authors' metric code: float32, eager, plain attention, one model, `.item()` in every step |
 | b, sdpa | the same with transformers' own attention |
 | medians and trimming | the part of the student's losses that sorts, on a CPU that selects |
 
-The weights are random, which costs the same time. The repeats take turns, so that a busy minute hits all alike; only
-ratios within a repeat mean anything on a shared machine.
+The weights are random, which takes the same time. The repeats alternate, so that a busy minute affects all equally; on a
+shared machine only ratios within a repeat are meaningful.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Clock(TrainerCallback):
 
 
 class InMemoryTrainer(DepthAnythingTrainer):
-    """Go round two collated batches on the device: reading is measured by itself."""
+    """Train on two collated batches on the device, in turn: reading is measured separately."""
 
     def get_train_dataloader(self) -> DataLoader:
         loader = iter(super().get_train_dataloader())
@@ -107,7 +107,7 @@ def processor(resolution: int) -> DepthAnythingImageProcessor:
 
 
 def time_trainer(trainer: DepthAnythingTrainer, options) -> float:
-    """Measure a whole step of the trainer, seconds."""
+    """Measure the seconds of a whole step of the trainer."""
     clock = Clock(options.warmup)
     trainer.add_callback(clock)
     trainer.train()
@@ -116,7 +116,7 @@ def time_trainer(trainer: DepthAnythingTrainer, options) -> float:
 
 
 def time_calls(call: Callable[[], object], options) -> float:
-    """Measure a call, seconds, after warming up."""
+    """Measure the seconds of a call, after warming up."""
     for _ in range(options.warmup):
         call()
     synchronize()
@@ -185,7 +185,7 @@ def time_todays_step(trainer: DepthAnythingTrainer, attention: str, options) -> 
 def time_medians(trainer: DepthAnythingTrainer, options) -> float:
     """Measure the masked medians and the trimming of a student step, a part of the losses.
 
-    Labelled images have one of prediction and label; unlabelled ones have them for both regions of a CutMix box.
+    Labeled images have one of prediction and label; unlabeled ones have them for both regions of a CutMix box.
     """
     batch = trainer.batches[0]
     labels, mask, count = batch["labels"], torch.ones_like(batch["label_mask"]), batch["num_labeled"]
@@ -204,7 +204,7 @@ def time_medians(trainer: DepthAnythingTrainer, options) -> float:
 
 
 def largest_batch(options, out: Path) -> int:
-    """Double the batch of a student step until the GPU is full; return the last that fitted."""
+    """Double the batch of a student step until the GPU is full; return the largest that fitted."""
     fitted = 0
     while DEVICE == "cuda":
         tried = argparse.Namespace(**vars(options) | {"batch_size": 2 * fitted or options.batch_size, "steps": 1})
@@ -218,7 +218,7 @@ def largest_batch(options, out: Path) -> int:
 
 
 def count_flops(trainer: DepthAnythingTrainer, supervised: bool) -> float:
-    """Count a step's floating point operations: thrice the student's forward pass, once the helpers'."""
+    """Count the floating point operations of a step: three times the student's forward pass, once the helpers'."""
     images = trainer.batches[0]["pixel_values"][:1]
     parts = [(trainer.model, len(trainer.batches[0]["pixel_values"]), 3)]
     if not supervised:
@@ -297,11 +297,11 @@ def main() -> None:
     parser.add_argument("--size", default="small", choices=("small", "base", "large", "giant"))
     parser.add_argument("--teacher-size", default="small", choices=("small", "base", "large", "giant"))
     parser.add_argument("--resolution", type=int, default=266)
-    parser.add_argument("--batch-size", type=int, default=4, help="of a device; a third of it labelled")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 where a GPU has it")
+    parser.add_argument("--batch-size", type=int, default=4, help="batch size of a device; a third of it is labeled")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 if the GPU has it")
     parser.add_argument("--compile", action="store_true", help="torch.compile student, teacher and encoder")
     parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--steps", type=int, default=4, help="timed in each repeat")
+    parser.add_argument("--steps", type=int, default=4, help="steps timed in each repeat")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(

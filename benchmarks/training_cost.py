@@ -2,10 +2,10 @@
 
     python benchmarks/training_cost.py
 
-Nothing is computed: the models are made of tensors without values, so the largest fits everywhere. Operations are those
-of PyTorch's `FlopCounterMode`, a forward pass at 518 x 518. Memory is what the backward pass keeps of a forward pass
-(each storage once, bfloat16 autocast), an image; and weights, gradients and AdamW's two moments in float32, 16 bytes a
-trained parameter. A step needs more than that for its largest intermediate results and for the allocator's gaps.
+Nothing is computed: the models have tensors without values, so the largest one fits everywhere. Operations are counted by
+PyTorch's `FlopCounterMode`, for a forward pass at 518 x 518. Memory is the sum of the tensors that a forward pass keeps for the
+backward pass (each storage once, bfloat16 autocast), per image; and weights, gradients and AdamW's two moments in float32, 16
+bytes per trained parameter. A step needs more for its largest intermediate results and for the gaps of the allocator.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ RESOLUTION, BATCH = 518, 2
 
 
 def empty_model(size: str) -> DepthAnythingForDepthEstimation:
-    """Make a model without values."""
+    """Build a model without values."""
     with torch.device("meta"):
         return DepthAnythingForDepthEstimation(config_for(size)).train()
 
 
 def forward_flops(size: str) -> tuple[float, float]:
-    """Count a forward pass of an image: of the whole model, and of its encoder."""
+    """Count the operations of a forward pass of one image: in the whole model, and in its encoder."""
     model, counts = empty_model(size), []
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         model.to_empty(device="cpu")
@@ -43,7 +43,7 @@ def forward_flops(size: str) -> tuple[float, float]:
 
 
 def kept_for_backward(size: str, checkpointing: bool) -> float:
-    """Count the bytes of an image that wait for the backward pass."""
+    """Count the bytes per image that are kept for the backward pass."""
     model = empty_model(size)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")

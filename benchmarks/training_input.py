@@ -1,17 +1,17 @@
-"""Does reading, decoding and augmenting keep up with the step?
+"""Do reading, decoding and augmentation keep up with the step?
 
     python benchmarks/training_input.py                          # a tiny model, then ViT-S at 266, on 2 cores
     python benchmarks/training_input.py --models large --resolution 518 --batch-size 16 --num-workers 16      # GPU
 
-Images a second, on pseudo-labelled JPEG photographs of 640 x 480 with V2's student recipe (one stream):
+Images per second, on pseudo-labeled JPEG photographs of 640 x 480 with V2's student recipe (one data set):
 
 | | |
 |---|---|
-| loader | the training data loader alone: decode, resize, crop, mirror, collate |
-| step | steps alone, on batches that lie in memory |
+| loader | only the training data loader: decode, resize, crop, mirror, collate |
+| step | only steps, on batches in memory |
 | run | both together, as in training, and the share of the time in which the step waited for data |
 
-Where loader and step share the same cores, a run cannot be as fast as the slower of the two alone.
+If loader and step share the same cores, a run is slower than the slower of the two alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from depth_anything_hf.quickstart.experiment import Plan, new_model, new_process
 
 
 def make_records(folder: Path, count: int) -> None:
-    """Write photographs with a smooth label each."""
+    """Write photographs, each with a smooth label."""
     make_photos(folder / "photos", count, 480, 640)
     label = np.linspace(0.1, 1, 480)[:, None] + 0.1 * np.sin(np.arange(640) / 50)
     photos = sorted((folder / "photos").iterdir())
@@ -50,7 +50,7 @@ def make_records(folder: Path, count: int) -> None:
 
 
 def make_trainer(model_name: str, folder: Path, options) -> DepthAnythingTrainer:
-    """Make a trainer of the tiny model, or of a size of encoder."""
+    """Build a trainer of the tiny model, or of a size of encoder."""
     torch.manual_seed(0)
     if model_name == "tiny":
         model, processor = new_model(Plan(), seed=0), new_processor(Plan())
@@ -72,7 +72,7 @@ def make_trainer(model_name: str, folder: Path, options) -> DepthAnythingTrainer
 
 
 def loader_rate(trainer: DepthAnythingTrainer, options) -> float:
-    """Measure the loader alone; starting the workers does not count."""
+    """Measure only the loader, without the start of its workers."""
     loader = iter(trainer.get_train_dataloader())
     next(loader)
     started = time.perf_counter()
@@ -82,7 +82,7 @@ def loader_rate(trainer: DepthAnythingTrainer, options) -> float:
 
 
 def run_rate(trainer: DepthAnythingTrainer, options) -> tuple[float, float]:
-    """Measure a run: images a second, and the share of the time that it waited for data."""
+    """Measure a run: images per second, and the share of time that it waited for data."""
     started = time.perf_counter()
     trainer.train()
     synchronize()
@@ -92,7 +92,7 @@ def run_rate(trainer: DepthAnythingTrainer, options) -> tuple[float, float]:
 
 
 def step_rate(trainer: DepthAnythingTrainer, options) -> float:
-    """Measure the steps alone."""
+    """Measure only the steps."""
     loader = iter(trainer.get_train_dataloader())
     batches = [trainer._prepare_inputs(next(loader)) for _ in range(2)]
     trainer.get_train_dataloader = lambda: DataLoader(batches * options.steps, batch_size=None)

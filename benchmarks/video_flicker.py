@@ -1,28 +1,28 @@
-"""How much does the depth of a video flicker, before and after alignment with the past, and what does that cost?
+"""How much does the depth of a video flicker, before and after the alignment with earlier frames, and what does it cost?
 
     python benchmarks/video_flicker.py                               # predictions made from the truth
     python benchmarks/video_flicker.py --model quickstart/student    # and those of a model
 
-A camera stands still, moves sideways, walks forward or turns through procedural scenes of known depth, or stands still
-while a thing crosses; a last clip cuts from one scene to another. What is aligned:
+A camera stands still, moves sideways, walks forward or turns in procedural scenes of known depth, or stands still while
+an object crosses; a last clip cuts from one scene to another. These predictions are aligned:
 
 | predictions | |
 |---|---|
 | jittered | the true disparity, each frame with its own scale (10 %) and shift (5 % of the spread), and noise (3 %) |
-| exact | the true disparity: what alignment spoils where there is nothing to gain |
-| metric, jittered / exact | the same in metres: scale (10 %) and noise (3 %) |
-| model | what `--model` predicts, on the frames as they are, and with flickering exposure (10 %) and noise (2 %) |
+| exact | the true disparity: the error that alignment adds if there is nothing to gain |
+| metric, jittered / exact | the same in meters: scale (10 %) and noise (3 %) |
+| model | the predictions of `--model`, on the unchanged frames, and with flickering exposure (10 %) and noise (2 %) |
 
-How: `before` is each frame by itself; `chain` fits each to the aligned one before by least squares, the obvious way;
-`blind` is the aligner without its eye for cuts; `after` is the aligner.
+Methods: `before` has single frames; `chain` fits each frame to the aligned one before by least squares, the obvious way;
+`blind` is the aligner without the detection of cuts; `after` is the aligner.
 
-Scores, each with ONE scale and shift (metres: one scale) for the whole clip, fitted to the truth:
+Scores, each with ONE scale and shift (meters: one scale) for the whole clip, fitted to the truth:
 
 | score | |
 |---|---|
 | temporal error | mean of |change of the prediction - change of the truth| from frame to frame, over the mean of the truth |
 | jitter | standard deviation of the change, from frame to frame, of a frame's own log scale against the truth |
-| AbsRel | in metres, without the sky |
+| AbsRel | in meters, without the sky |
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from depth_anything_hf.prediction.temporal import TemporalAligner
 from depth_anything_hf.scenes import simple as synthetic
 from depth_anything_hf.scenes.simple_layout import draw_scene
 
-# Of each frame: metres forward and to the right, radians to the right, metres that the thing goes to the right.
+# Of each frame: meters forward and to the right, radians to the right, meters that the thing goes to the right.
 MOTIONS = {
     "standing": (0.0, 0.0, 0.0, 0.0),
     "sideways": (0.0, 0.02, 0.0, 0.0),
@@ -59,7 +59,7 @@ METHODS = ("before", "chain", "blind", "after")
 
 
 def moved_scenes(seed: int, motion: str, frames: int) -> Iterator:
-    """Draw a scene once for each frame, the camera or a thing a step further each time."""
+    """Draw a scene once for each frame; the camera or an object moves one step each time."""
     forward, right, turn, thing = MOTIONS[motion]
     for i in range(frames):
         scene = draw_scene(seed, synthetic.LABELED_DOMAIN.outdoors)
@@ -73,7 +73,7 @@ def moved_scenes(seed: int, motion: str, frames: int) -> Iterator:
 
 
 def render_clip(seed: int, motion: str, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Render images (frames, 3, height, width) uint8 and depth (frames, height, width) in metres, 0 at sky."""
+    """Render images (frames, 3, height, width) uint8 and depth (frames, height, width) in meters, 0 at sky."""
     # `render_scenes` draws the scene of a seed itself, one after another.
     with mock.patch.object(synthetic, "draw_scene", side_effect=moved_scenes(seed, motion, frames)):
         scenes = synthetic.render_scenes([seed] * frames, *SIZE)
@@ -81,7 +81,7 @@ def render_clip(seed: int, motion: str, frames: int) -> tuple[torch.Tensor, torc
 
 
 def clips(seeds: list[int], frames: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Yield name, images and depth of every clip; the last two are two halves with a cut between."""
+    """Yield name, images and depth of every clip; the last ones have two halves with a cut between."""
     for motion in MOTIONS:
         for seed in seeds:
             yield motion, *render_clip(seed, motion, frames)
@@ -95,7 +95,7 @@ def to_disparity(depth: torch.Tensor) -> torch.Tensor:
 
 
 def jittered(truth: torch.Tensor, space: str, generator: torch.Generator) -> torch.Tensor:
-    """Give each frame its own scale and shift (metres: its own scale), and noise."""
+    """Apply to each frame its own scale and shift (meters: its own scale), and noise."""
     scale = torch.exp(0.1 * torch.randn(len(truth), 1, 1, generator=generator))
     noise = 0.03 * torch.randn(truth.shape, generator=generator)
     if space == "depth":
@@ -105,7 +105,7 @@ def jittered(truth: torch.Tensor, space: str, generator: torch.Generator) -> tor
 
 
 def disturbed(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Let the exposure flicker, and the sensor be noisy."""
+    """Add flickering exposure and sensor noise."""
     gain = torch.exp(0.1 * torch.randn(len(images), 1, 1, 1, generator=generator))
     noise = 255 * 0.02 * torch.randn(images.shape, generator=generator)
     return (images * gain + noise).clamp(0, 255).round().to(torch.uint8)
@@ -119,7 +119,7 @@ def predict(model, processor, images: torch.Tensor) -> torch.Tensor:
 
 
 def follow(predictions: torch.Tensor, images: torch.Tensor, space: str, method: str) -> tuple[torch.Tensor, list[int]]:
-    """Align a clip by one of the methods, and say before which frames it starts anew."""
+    """Align a clip by one of the methods; return also the frames before which it starts again."""
     if method == "before":
         return predictions, []
     if method == "chain":
@@ -137,7 +137,7 @@ def follow(predictions: torch.Tensor, images: torch.Tensor, space: str, method: 
 
 
 def score(aligned: torch.Tensor, depth: torch.Tensor, space: str) -> tuple[dict[str, float], list[float]]:
-    """Score a clip, and give each frame's scale against the truth."""
+    """Score a clip; return also each frame's scale against the truth."""
     known = depth > 0
     truth = depth if space == "depth" else to_disparity(depth)
     mask = known if space == "depth" else torch.ones_like(known)
@@ -211,9 +211,9 @@ def table(means: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="Hub id or folder of a depth model to measure, too")
-    parser.add_argument("--frames", type=int, default=48, help="of a clip (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 7], help="of the scenes, two at least")
+    parser.add_argument("--model", help="Hub id or folder of a depth model to measure as well")
+    parser.add_argument("--frames", type=int, default=48, help="frames per clip (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 7], help="seeds of the scenes, at least two")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for video_flicker.json, .md and .png")
     options = parser.parse_args()
     means, chart = measure(options.seeds, options.frames, options.model)

@@ -1,11 +1,11 @@
-"""Export a checkpoint in several precisions, into a folder laid out for transformers.js.
+"""Export a checkpoint in several precisions, into a folder with the layout of transformers.js.
 
     python examples/export_onnx.py --model depth-anything/Depth-Anything-V2-Small-hf --images my_photos --out web
 
     web/config.json, web/preprocessor_config.json
     web/onnx/model.onnx, web/onnx/model_fp16.onnx, web/onnx/model_int8.onnx
 
-Each file is written only after it agreed with PyTorch; the table says how large it is and what it loses.
+Each file is written only if it agrees with PyTorch; the table shows its size and its errors.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ FILES = {"float32": "model.onnx", "float16": "model_fp16.onnx", "int8": "model_i
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, metavar="M", help="Hub id or folder, of a LoRA adapter too")
+    parser.add_argument("--model", required=True, metavar="M", help="Hub id or folder of a model or a LoRA adapter")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
-    parser.add_argument("--images", metavar="DIR|GLOB|FILE", help="photographs to check on (default: rendered scenes)")
-    parser.add_argument("--dtypes", nargs="+", default=list(FILES), choices=FILES, help="default: all")
+    parser.add_argument(
+        "--images", metavar="DIR|GLOB|FILE", help="photographs for the check (default: rendered scenes)"
+    )
+    parser.add_argument("--dtypes", nargs="+", default=list(FILES), choices=FILES, help="precisions (default: all)")
     return parser
 
 
 def summary_table(reports: list[ExportReport]) -> str:
-    """Lay out what each file costs and loses."""
+    """Return a table of the size and the errors of each file."""
     lines = ["| file | MB | largest error | AbsRel | δ1 |", "|---|---|---|---|---|"]
     for report in reports:
         found = report.summary()

@@ -2,8 +2,8 @@
 
     python examples/high_resolution.py photo.jpg --out detail.png --resolutions 518 1036 2072 --tiles 1036 518
 
-Writes a sheet with a part of the photograph and of each prediction, to choose the cheapest that shows what you need; then
-`depth-anything-hf predict --resolution` or `--tile` does it for many. docs/high_resolution.md says what to expect.
+Writes a sheet with a part of the photograph and of each prediction. Choose the cheapest setting with the details you need, and
+use it for many images with `depth-anything-hf predict --resolution` or `--tile`. More: docs/high_resolution.md.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
 def predict_each(
     model: torch.nn.Module, processor, image: Image.Image, resolutions: list[int], tiles: list[int], space: str
 ) -> dict[str, np.ndarray]:
-    """Predict with every setting: `(height, width)` by its name. Tiles are seen at the checkpoint's own resolution."""
+    """Return names of all settings and their predictions `(height, width)`; tiles have the checkpoint's own input size."""
     found = {}
     for tile in tiles:
         tiled = predict_tiled(model, processor, image, tile, space=space)

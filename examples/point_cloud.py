@@ -2,8 +2,8 @@
 
     python examples/point_cloud.py room.jpg --fov 65 --out room.ply --measure 410 620 980 655
 
-A metric model gives metres, the field of view turns pixels into directions; together they give every pixel a place. The
-distance between two pixels is that of their places. docs/point_clouds.md says how far to trust it.
+A metric model predicts meters, and the field of view gives each pixel a direction; together they give each pixel a place in
+space. The measured distance is the one between two such places. Its limits: docs/point_clouds.md.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         nargs=4,
         metavar=("X1", "Y1", "X2", "Y2"),
-        help="two pixels: print the metres between them",
+        help="print the distance between two pixels, in meters",
     )
     return parser
 
 
 def distance(depth: torch.Tensor, intrinsics: torch.Tensor, pixels: list[int]) -> float:
-    """Measure the metres between two pixels `[x1, y1, x2, y2]` of a depth map `(height, width)`."""
+    """Measure the distance in meters between two pixels `[x1, y1, x2, y2]` of a depth map `(height, width)`."""
     x1, y1, x2, y2 = pixels
     height, width = depth.shape
     if not (0 <= x1 < width and 0 <= x2 < width and 0 <= y1 < height and 0 <= y2 < height):

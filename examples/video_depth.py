@@ -1,10 +1,10 @@
-"""See what alignment with the past does to the depth of a video.
+"""Show how alignment with earlier frames changes the depth of a video.
 
     python examples/video_depth.py walk.mp4 --out walk_compared.mp4
 
-writes a video of three panels: the clip, the depth of each frame by itself on its own range of colours, and the depth
-aligned with the past. It prints where scenes begin, and by how much frames were corrected. The frames stream through:
-memory does not grow with the clip. `depth-anything-hf video` writes the depth itself to files.
+Writes a video of three panels: the clip, the depth of each single frame with its own range of colors, and the aligned depth.
+Prints where scenes begin, and how much the frames were corrected. Frames are streamed: memory does not grow with the clip.
+`depth-anything-hf video` writes the depth itself to files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from depth_anything_hf.prediction.video import DepthFrame, VideoReader, VideoWri
 
 
 def by_itself(frame: DepthFrame) -> np.ndarray:
-    """Paint a frame's depth as the model predicted it: (height, width, 3) uint8."""
+    """Paint the depth of a frame before the alignment: (height, width, 3) uint8."""
     prediction = (frame.depth - frame.shift) / frame.scale
     if frame.space == "disparity":
         return colorize(prediction)
@@ -43,7 +43,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.mp4", help="video to write")
     parser.add_argument(
-        "--smoothing", type=float, default=SMOOTHING, metavar="FRAMES", help="of the alignment (default: %(default)s)"
+        "--smoothing",
+        type=float,
+        default=SMOOTHING,
+        metavar="FRAMES",
+        help="smoothing of the alignment (default: %(default)s)",
     )
     return parser
 

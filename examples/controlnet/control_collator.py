@@ -1,4 +1,4 @@
-"""Records to batches for a depth-conditioned ControlNet: photographs, their control images, their prompts."""
+"""Turn records into batches for a depth-conditioned ControlNet: photographs, control images and prompts."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from depth_anything_hf.pictures.control_image import to_control_image
 
 
 class ControlCollator:
-    """Turn labelled records into square crops, and mirror half of them.
+    """Turn labeled records into square crops, and mirror half of them.
 
-    The control image is stretched over its crop, as it will be over the whole picture when one is generated. Where a
-    label has a size of its own, the photograph keeps its full resolution. Every draw follows the record's `draw_seed`,
-    as `StreamedBatches` gives it.
+    The values of a control image are stretched over its crop, as over the whole picture during generation. If a label has
+    its own size, the photograph keeps its full resolution. All random values follow the `draw_seed` of the record.
 
     Args:
         resolution (`int`): Side of the crops, pixels.
-        prompt (`str`): Of every record, where there is no `caption_column`.
-        caption_column (`str`, *optional*): Column that holds the prompts; null is no prompt.
+        prompt (`str`): Prompt of every record, if there is no `caption_column`.
+        caption_column (`str`, *optional*): Column of the prompts; null is no prompt.
         empty_prompts (`float`): Share of the prompts that are left out, so that the network reads the control image.
 
     Raises:
-        ValueError: `empty_prompts` is no share.
+        ValueError: `empty_prompts` is not from 0 to 1.
 
     Source: Adding Conditional Control to Text-to-Image Diffusion Models, section 3.3 (half of the prompts are left
     out). SDXL, section 2.2 (sizes and crops as conditions).
@@ -54,7 +53,7 @@ class ControlCollator:
         """Collate records.
 
         Args:
-            records (`Sequence[dict]`): Rows of the record schema, with `draw_seed`.
+            records (`Sequence[dict]`): Records with `draw_seed`.
 
         Returns:
             `dict`: `pixel_values` in [-1, 1] and `control` in [0, 1], `(batch, 3, side, side)`; `prompts`, a list of
@@ -62,7 +61,7 @@ class ControlCollator:
             resized and mirrored one, height and width of the crop.
 
         Raises:
-            ValueError: A record without a label, or without the column of captions.
+            ValueError: A record has no label, or no column of captions.
         """
         photos, controls, time_ids, prompts = zip(*map(self._crop, records), strict=True)
         return {

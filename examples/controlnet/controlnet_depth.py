@@ -1,8 +1,8 @@
-"""Paint a photograph anew with its depth kept: Depth Anything, a ControlNet, and Stable Diffusion or SDXL.
+"""Paint a photograph again with the same depth: Depth Anything, a ControlNet, and Stable Diffusion or SDXL.
 
     python examples/controlnet/controlnet_depth.py --image photo.jpg --prompt "a room of gingerbread" --out painted
 
-Which pipeline it takes follows from the base checkpoint. docs/controlnet.md says what else to know, licences among it.
+The base checkpoint decides the pipeline. For more, including licenses, see docs/controlnet.md.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def load_pipeline(base: str, controlnet: str, device: str):
-    """Load a base model with a ControlNet, as the pipeline that the base asks for.
+    """Load a base model with a ControlNet, in the pipeline that fits the base.
 
     Args:
         base: Hub id or folder of Stable Diffusion or SDXL.
@@ -71,7 +71,7 @@ def load_pipeline(base: str, controlnet: str, device: str):
         device: "cuda": in float16, each part on the GPU only while it works; "cpu": in float32.
 
     Returns:
-        A `StableDiffusionControlNetPipeline`, or that of SDXL.
+        A `StableDiffusionControlNetPipeline` or `StableDiffusionXLControlNetPipeline`.
 
     Raises:
         ValueError: The base is another kind of model, or the ControlNet was trained for another base.
@@ -102,12 +102,12 @@ def load_pipeline(base: str, controlnet: str, device: str):
 
 
 def generated_size(photo: Image.Image, pipe, resolution: int | None) -> tuple[int, int]:
-    """Compute the height and width of the result: the photograph's aspect, in what the network can halve.
+    """Compute the height and width of the result: the photograph's aspect, in multiples that the network can halve.
 
     Args:
-        photo: Decides the aspect.
-        pipe: Decides the multiple, and the size that it was trained at.
-        resolution: Shorter side, pixels; None = the one it was trained at.
+        photo: Photograph with the aspect.
+        pipe: Pipeline with the multiple and the training size.
+        resolution: Shorter side, pixels; None: the training size.
     """
     multiple = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
     side = resolution or pipe.unet.config.sample_size * pipe.vae_scale_factor

@@ -1,9 +1,9 @@
-"""Train a depth-conditioned ControlNet on photographs that `depth-anything-hf pseudo-label` has labelled.
+"""Train a depth-conditioned ControlNet on photographs labeled by `depth-anything-hf pseudo-label`.
 
     depth-anything-hf pseudo-label --model depth-anything/Depth-Anything-V2-Small-hf --images photos --out labels
     accelerate launch --mixed_precision bf16 examples/controlnet/train_controlnet.py --labels labels --out controlnet
 
-Stopped at any moment, the same command goes on from its last checkpoint. docs/controlnet.md says more.
+A run may be stopped at any moment; the same command continues from its last checkpoint. More: docs/controlnet.md.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _DRAWS_OF_A_STEP = 7  # apart from the numbers from which the stream draws
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     parser = argparse.ArgumentParser(
-        description="Train a depth-conditioned ControlNet on labelled photographs.",
+        description="Train a depth-conditioned ControlNet on labeled photographs.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--labels", nargs="+", required=True, metavar="DIR", help="folders of parquet shards in the record schema")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write; an unfinished run there goes on")
+    add("--out", type=Path, required=True, metavar="DIR", help="output folder; an unfinished run there is continued")
     add(
         "--base",
         default="stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -52,23 +52,28 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--controlnet", help="ControlNet to start from (default: a copy of the base's encoder)")
     add("--resolution", type=int, default=512, help="side of the square crops in pixels (default: %(default)s)")
-    add("--steps", type=int, default=20000, help="optimizer steps, all in all (default: %(default)s)")
-    add("--batch-size", type=int, default=4, help="photographs a device and forward pass (default: %(default)s)")
-    add("--accumulate", type=int, default=1, help="forward passes an optimizer step (default: %(default)s)")
-    add("--learning-rate", type=float, default=1e-5, help="of AdamW, constant (default: %(default)s)")
+    add("--steps", type=int, default=20000, help="optimizer steps in total (default: %(default)s)")
+    add("--batch-size", type=int, default=4, help="photographs per device and forward pass (default: %(default)s)")
+    add("--accumulate", type=int, default=1, help="forward passes per optimizer step (default: %(default)s)")
+    add("--learning-rate", type=float, default=1e-5, help="constant learning rate of AdamW (default: %(default)s)")
     add("--prompt", default="", help="the prompt of every photograph (default: none)")
-    add("--caption-column", help="column of the records that holds their prompts")
+    add("--caption-column", help="column of the prompts in the records")
     add("--empty-prompts", type=float, default=0.5, help="share of prompts left out (default: %(default)s)")
-    add("--gradient-checkpointing", action="store_true", help="compute more to hold less in memory")
+    add("--gradient-checkpointing", action="store_true", help="compute more to use less memory")
     add("--save-every", type=int, default=500, help="steps between checkpoints (default: %(default)s)")
     add("--sample-every", type=int, default=500, help="steps between sample pictures (default: %(default)s)")
-    add("--workers", type=int, default=4, help="processes that read, a shard each at least (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of everything that is drawn (default: %(default)s)")
+    add(
+        "--workers",
+        type=int,
+        default=4,
+        help="processes that read; each needs at least one shard (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="seed of all random values (default: %(default)s)")
     return parser
 
 
 def load_pipeline(base: str, controlnet: str | None, device: torch.device, dtype: torch.dtype):
-    """Load a base model and freeze it, with a ControlNet in float32 that is to be trained.
+    """Load a frozen base model, with a ControlNet in float32 to train.
 
     Args:
         base: Hub id or folder of Stable Diffusion or SDXL, which decides the pipeline.
@@ -97,7 +102,7 @@ def load_pipeline(base: str, controlnet: str | None, device: torch.device, dtype
 
 
 def noise_schedule(pipe, resolution: int):
-    """Make the `DDPMScheduler` by which the base model was trained, and check that crops of that side can be trained on."""
+    """Return the `DDPMScheduler` of the base model's training, and check that crops of this size fit it."""
     from diffusers import DDPMScheduler
 
     multiple = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1)
@@ -114,7 +119,7 @@ def noise_schedule(pipe, resolution: int):
 
 @torch.no_grad()
 def encode_prompts(pipe, prompts: list[str], time_ids: torch.Tensor) -> tuple[torch.Tensor, dict | None]:
-    """Encode prompts as the pipeline does when it generates: `(batch, tokens, width)`, and SDXL's further conditions."""
+    """Encode prompts as the pipeline does for generation: `(batch, tokens, width)`, and the further conditions of SDXL."""
     how = {"device": pipe.unet.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     embeds, _, *pooled = pipe.encode_prompt(prompts, **how)
     if not pooled:
@@ -178,7 +183,7 @@ def _read(path: Path) -> dict:
 
 @torch.no_grad()
 def paint_sample(pipe, batch: dict, seed: int, heading: str) -> Image.Image:
-    """Paint a picture with the ControlNet as it stands, and show it beside the photograph and the control image."""
+    """Generate a picture with the current ControlNet, and show it beside the photograph and the control image."""
     trained, generator = pipe.controlnet, torch.Generator().manual_seed(seed)
     still = type(trained).from_config(trained.config)
     still.load_state_dict(trained.state_dict())
@@ -195,7 +200,7 @@ def paint_sample(pipe, batch: dict, seed: int, heading: str) -> Image.Image:
 
 
 class Run:
-    """A training run, by the options of the command line: what it holds, its steps, checkpoints and samples."""
+    """Run a training by the options of the command line: its state, steps, checkpoints and samples."""
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
@@ -220,7 +225,7 @@ class Run:
         self.position = StreamPosition(self.batches, self.workers)
 
     def resume(self) -> int:
-        """Go on from the last checkpoint, if there is one, and return the steps that are done."""
+        """Continue from the last checkpoint, if there is one, and return the number of finished steps."""
         checkpoint = last_checkpoint(self.options.out)
         if checkpoint is not None:
             self._check_settings(_read(checkpoint / "run_0.json")["settings"])
@@ -243,7 +248,7 @@ class Run:
             )
 
     def step(self, number: int) -> float:
-        """Take an optimizer step, and return its loss over all processes. Its draws follow from its number."""
+        """Take an optimizer step and return its loss over all processes; its random values follow from its number."""
         total = torch.zeros((), device=self.accelerator.device)
         for part in range(self.options.accumulate):
             batch = next(self.reader)
@@ -261,7 +266,7 @@ class Run:
         return self.accelerator.reduce(total, "mean").item()
 
     def save(self, number: int) -> None:
-        """Write all that the run goes on from, in all processes, and drop the checkpoint before."""
+        """Write a checkpoint, in all processes, and remove the one before."""
         out, everyone = self.options.out, self.accelerator.wait_for_everyone
         before, partial = last_checkpoint(out), out / ".partial"
         everyone()

@@ -1,10 +1,10 @@
-"""Measure what `train_mini.py` made, and write its card.
+"""Measure the model of `train_mini.py`, and write its card.
 
     python examples/mini/mini_card.py mini_run --eval DIR
 
-DIR holds labelled records of real images (docs/data_format.md), whose column `scene`, if they have one, begins with "outdoor" or not. Also
-scored: worlds of each kind that nothing was trained on. The card, `provenance.json`, the picture and the curves of the
-training go to `mini_run/mini`, and the numbers to `mini_run/scores.json`.
+DIR contains labeled records of real images (docs/data_format.md); a column `scene`, if there is one, begins with "outdoor" for
+outdoor images. Worlds of each kind that were not used in training are scored too. The card, `provenance.json`, the picture and
+the curves of the training go to `mini_run/mini`, and the numbers to `mini_run/scores.json`.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import load_model, predict_depth
 from depth_anything_hf.scenes.worlds.layouts import LAYOUTS
 from depth_anything_hf.scenes.worlds.rendering import WorldStyle, render_worlds
-from depth_anything_hf.sharing.card import BASE, DATA, PICTURE, Provenance, library_versions, write_model_card
+from depth_anything_hf.sharing.cards import BASE, DATA, PICTURE, Provenance, library_versions, write_model_card
 from depth_anything_hf.sharing.licenses import Source
 
 HELD_OUT = 10_000_000  # first seed of the worlds that nothing was trained on
 PRIOR = "prior (disparity = image row)"
 LIMITS = """\
 It is small, has seen {count:,} rendered worlds and no photograph, and works at {height} x {width} pixels: expect the layout of
-a scene (ground, walls, sky, what stands in front) and no fine detail. It fails on thin things, mirrors and glass, on
-pictures without ground or perspective (close-ups, tilted cameras, a wall seen from the front), on animals and people, of
-which it has seen dolls of a few solids, and at night. The last row of each kind in the picture is its worst of those scored.
-Take a larger checkpoint, such as depth-anything/Depth-Anything-V2-Small-hf, wherever a download is no matter."""
+a scene (ground, walls, sky, objects in front) and no fine detail. It fails on thin objects, mirrors and glass, on pictures
+without ground or perspective (close-ups, tilted cameras, a wall seen from the front), on animals and people (it has only seen
+figures of a few solids), and at night. The last row of each kind in the picture is the worst of the scored worlds.
+Use a larger checkpoint, such as depth-anything/Depth-Anything-V2-Small-hf, if a download is possible."""
 
 
 def held_out_worlds(kind: str, count: int) -> list[DepthSample]:
-    """Render worlds of one kind that nothing was trained on."""
+    """Render worlds of one kind that were not used in training."""
     style, samples = WorldStyle(kinds={kind: 1.0}), []
     for seed in range(HELD_OUT, HELD_OUT + count):
         scene = render_worlds([seed], 240, 320, style)
@@ -55,7 +55,7 @@ def held_out_worlds(kind: str, count: int) -> list[DepthSample]:
 
 
 def draw(rows_of: dict[str, list[DepthSample]], errors: dict[str, np.ndarray], predict: Callable, path: Path) -> None:
-    """Draw the median and the worst world of each kind, with what the model predicts."""
+    """Draw the median and the worst world of each kind, with the model's prediction."""
     rows, captions = [], []
     for kind, samples in rows_of.items():
         order = np.argsort(errors[kind])
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of train_mini.py")
-    parser.add_argument("--eval", metavar="DIR", help="labelled records of real images")
+    parser.add_argument("--eval", metavar="DIR", help="labeled records of real images")
     parser.add_argument("--worlds", type=int, default=40, help="held-out worlds of each kind (default: %(default)s)")
     parser.add_argument("--machine", default="2 CPU cores", help="that trained, for the card (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     plan = json.loads((run / "plan.json").read_text())
     if (other := plan["start"] or plan["photographs"]) is not None:
         parser.error(
-            f"{run} learnt from {other}, of which the card would say nothing; measure {mini} with depth-anything-hf evaluate, "
+            f"{run} learned from {other}, of which the card would say nothing; measure {mini} with depth-anything-hf evaluate, "
             "and have depth-anything-hf push write its card."
         )
     real = load_folder(options.eval) if options.eval else None
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stages(plan: dict) -> list[str]:
-    """Say how long each stage was, and on what."""
+    """Describe the length and the data of each stage."""
     batches = [plan["beginner_batch"], plan["teacher_batch"], sum(plan["student_batch"])]
     return [
         f"{plan[f'{name}_steps']:,} steps of {batch} crops of {' x '.join(map(str, plan[f'{name}_size']))} pixels"
@@ -139,7 +139,7 @@ def _stages(plan: dict) -> list[str]:
 
 
 def _provenance(plan: dict, summaries: dict, machine: str) -> Provenance:
-    """Say how mini came to be."""
+    """Record how mini came to be."""
     told = {"source": "real images that nothing was trained on; group: the mean of the means of their scenes"}
     (height, width), count = plan["student_size"], plan["small_worlds"] + plan["worlds"]
     told["resize"] = f"squeezed into {height} x {width}, bicubic"
@@ -162,9 +162,9 @@ def _provenance(plan: dict, summaries: dict, machine: str) -> Provenance:
             for name, by_model in summaries.items()
         ],
         versions=library_versions(),
-        summary="The small Depth Anything that comes with depth_anything_hf: it works offline and may be used for anything.",
-        training=f"From random weights, on {count:,} worlds rendered by depth_anything_hf with exact depth (rooms, table-tops, "
-        f"things before a backdrop, streets, country, clutter), and on nothing else: no photograph, no weights of others. "
+        summary="The small Depth Anything in the package depth_anything_hf: it works offline and may be used for anything.",
+        training=f"From random weights, on {count:,} worlds rendered by depth_anything_hf with exact depth (rooms, table tops, "
+        f"objects in front of a backdrop, streets, country, clutter), and nothing else: no photograph, no weights of others. "
         f"{', then '.join(_stages(plan))}, on {machine}: `python examples/mini/train_mini.py --out mini_run`.",
         limits=LIMITS.format(count=count, height=height, width=width),
     )

@@ -1,4 +1,4 @@
-"""Data of `train_mini.py`: rendered worlds, kept on disk or made as a batch asks for them."""
+"""Data of `train_mini.py`: rendered worlds, stored on disk or rendered for each batch."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ CHUNK = 256  # worlds of a file
 
 @dataclass(frozen=True)
 class Worlds:
-    """Say which worlds, and how they are rendered.
+    """Describe a set of worlds.
 
     Args:
-        count: How many different ones.
+        count: Number of different worlds.
         size: Height and width, pixels.
-        first: Seed of the first.
-        style: What is rendered.
+        first: Seed of the first world.
+        style: Style of the worlds.
     """
 
     count: int
@@ -43,11 +43,11 @@ class Worlds:
 
 
 class RenderedWorlds(Dataset):
-    """Read the worlds that `render_to` wrote, as labelled records.
+    """Read the worlds that `render_to` wrote, as labeled records.
 
     Args:
-        folder: Where they lie.
-        count: How many to use.
+        folder: Folder of the worlds.
+        count: Number of worlds to use.
     """
 
     def __init__(self, folder: Path, count: int):
@@ -68,13 +68,13 @@ class RenderedWorlds(Dataset):
 
 
 class LiveWorlds(Dataset):
-    """Render the worlds of a batch together when it is asked for, as labelled records: none is kept.
+    """Render the worlds of each batch together when it is needed, as labeled records, and keep none.
 
-    The same records as those that `render_to` writes, up to the last bits of a GPU.
+    The records equal those of `render_to`, except for the last bits on a GPU.
 
     Args:
-        worlds: Which.
-        device: Of the renderer.
+        worlds: Worlds to render.
+        device: Device of the renderer.
     """
 
     def __init__(self, worlds: Worlds, device: str):
@@ -92,38 +92,38 @@ class LiveWorlds(Dataset):
 
 
 def as_sample(image: np.ndarray, disparity: np.ndarray, index: int) -> DepthSample:
-    """Make the record of a world; where the sky is the disparity is 0."""
+    """Return the record of a world; the sky has disparity 0."""
     values = disparity.astype(np.float32)
     mask = np.ones(values.shape, bool)
     return DepthSample(Image.fromarray(image), values, mask, "disparity", source=f"world:{index}")
 
 
 def render_arrays(worlds: Worlds, indices: Sequence[int], device: str) -> tuple[np.ndarray, np.ndarray]:
-    """Render some together: images `(worlds, height, width, 3)` uint8, disparity `(worlds, height, width)` float16."""
+    """Render some worlds together: images `(worlds, height, width, 3)` uint8, disparity `(worlds, height, width)` float16."""
     scenes = render_worlds([worlds.first + index for index in indices], *worlds.size, worlds.style, device)
     disparity = torch.where(scenes.sky, 0, 1 / scenes.depth)
     return scenes.images.permute(0, 2, 3, 1).numpy(), disparity.numpy().astype(np.float16)
 
 
 def files_of(folder: Path, part: int) -> tuple[Path, Path]:
-    """Name the files of a part, of images and of disparity, as `render_arrays` makes them."""
+    """Return the files of a part, one for each array of `render_arrays`: images and disparity."""
     return folder / f"{part:05d}_images.npy", folder / f"{part:05d}_disparity.npy"
 
 
 @functools.cache
 def _opened(path: Path, written: int) -> np.ndarray:
-    """Open a file once in a process, and again if it was written anew."""
+    """Open a file once per process, and again if it was rewritten."""
     return np.load(path, mmap_mode="r")
 
 
 def _start_worker() -> None:
-    """Take one thread, and leave Ctrl-C to the parent."""
+    """Use one thread, and leave Ctrl-C to the parent process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _render_part(task: tuple[Path, Worlds, int, str, int]) -> None:
-    """Render one part and write it whole."""
+    """Render one part and write it under its final name when complete."""
     folder, worlds, part, device, batch = task
     starts = range(part * CHUNK, (part + 1) * CHUNK, batch)
     rendered = [render_arrays(worlds, range(start, start + batch), device) for start in starts]
@@ -134,20 +134,20 @@ def _render_part(task: tuple[Path, Worlds, int, str, int]) -> None:
 
 
 def render_to(folder: Path, worlds: Worlds, device: str, processes: int, until: float = math.inf) -> bool:
-    """Render worlds into a folder, part by part, rounded up to whole files; what is there already stays.
+    """Render worlds into a folder, part by part, rounded up to whole files; existing files stay.
 
     Args:
-        folder: Where.
-        worlds: Which.
-        device: Of the renderer; on a GPU one process renders large batches.
-        processes: On a CPU.
-        until: `time.monotonic()` after which no part is waited for.
+        folder: Output folder.
+        worlds: Worlds to render.
+        device: Device of the renderer; on a GPU one process renders large batches.
+        processes: Number of processes on a CPU.
+        until: `time.monotonic()` after which no further part is started.
 
     Returns:
-        Whether all are there.
+        Whether all worlds are there.
 
     Raises:
-        ValueError: The folder holds worlds of another size, seed or style.
+        ValueError: The folder has worlds of another size, seed or style.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _check_kept(folder / "worlds.json", worlds)
@@ -163,7 +163,7 @@ def render_to(folder: Path, worlds: Worlds, device: str, processes: int, until: 
 
 
 def _check_kept(path: Path, worlds: Worlds) -> None:
-    """Say beside the files what they hold, and raise a `ValueError` where they hold something else."""
+    """Write the description of the files beside them, and raise a `ValueError` if another one is there."""
     asked = json.dumps({name: value for name, value in asdict(worlds).items() if name != "count"})
     if path.is_file() and path.read_text() != asked:
         raise ValueError(
@@ -173,6 +173,6 @@ def _check_kept(path: Path, worlds: Worlds) -> None:
 
 
 def _in_time(bar: tqdm, until: float) -> bool:
-    """Count a part, and say whether there is time for another, or it was the last."""
+    """Count a part; return True if it was the last, or if there is time for another."""
     bar.update(CHUNK)
     return bar.n >= bar.total or time.monotonic() < until

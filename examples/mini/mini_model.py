@@ -22,13 +22,13 @@ def positions(rows: int, columns: int, width: int) -> torch.Tensor:
 
 
 def new_model(hidden_size: int, layers: int, patch_size: int, seed: int) -> DepthAnythingForDepthEstimation:
-    """Build a stock Depth Anything with random weights that knows from its start where a patch lies.
+    """Build a stock Depth Anything with random weights, but with position embeddings of sines and cosines.
 
     Args:
         hidden_size: Width of the encoder, a multiple of 64.
-        layers: Blocks of the encoder.
-        patch_size: Pixels.
-        seed: Of the weights.
+        layers: Number of blocks of the encoder.
+        patch_size: Patch size, pixels.
+        seed: Seed of the weights.
     """
     encoder = Dinov2Config(
         image_size=16 * patch_size,
@@ -50,7 +50,7 @@ def new_model(hidden_size: int, layers: int, patch_size: int, seed: int) -> Dept
 
 
 def new_processor(size: tuple[int, int], patch_size: int) -> DepthAnythingImageProcessor:
-    """Make a processor that squeezes every image into one size: the model was trained on squeezed views."""
+    """Return a processor that squeezes every image into one size, like the views of the training."""
     return DepthAnythingImageProcessor(
         size={"height": size[0], "width": size[1]}, ensure_multiple_of=patch_size, keep_aspect_ratio=False
     )
@@ -58,15 +58,15 @@ def new_processor(size: tuple[int, int], patch_size: int) -> DepthAnythingImageP
 
 @torch.no_grad()
 def quiet_head(model: DepthAnythingForDepthEstimation, pixel_values: torch.Tensor, loudest: float = 1000.0) -> None:
-    """Scale the head by powers of two, until float16 (65,504 at most) holds whatever it computes.
+    """Scale the head by powers of two, until all its values fit float16 (65,504 at most).
 
-    The losses do not see the unit of disparity, and training drives it to 10^6. With ReLU between, a layer's factor goes
-    through to the end, so that the model predicts the same times a constant.
+    The losses do not depend on the unit of disparity, and training drives it to 10^6. A factor of a layer passes through the
+    ReLUs to the end, so that the model predicts the same times a constant.
 
     Args:
         model: Changed in place.
-        pixel_values: Images `(images, 3, height, width)` to measure by.
-        loudest: Largest value to leave behind any convolution.
+        pixel_values: Images `(images, 3, height, width)` on which to measure the values.
+        loudest: Largest value to allow after any convolution.
     """
     total = 1.0
     for convolution in (model.head.conv1, model.head.conv2, model.head.conv3):
@@ -81,13 +81,13 @@ def quiet_head(model: DepthAnythingForDepthEstimation, pixel_values: torch.Tenso
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Train the matrices of the encoder's blocks with Muon and all else with AdamW, as one optimizer.
+    """Train the matrices of the encoder's blocks with Muon and all other weights with AdamW, as one optimizer.
 
     Args:
-        model: What is trained.
-        learning_rate: Of both; Muon's updates are scaled to the size of AdamW's.
-        decoder_lr_multiplier: The decoder's rate is this times as large.
-        weight_decay: Of all matrices and kernels.
+        model: Model to train.
+        learning_rate: Learning rate of both; Muon's updates are scaled to the size of AdamW's.
+        decoder_lr_multiplier: Factor of the learning rate for the decoder.
+        weight_decay: Weight decay of all matrices and kernels.
     """
 
     def __init__(self, model, learning_rate: float, decoder_lr_multiplier: float, weight_decay: float):
@@ -120,25 +120,25 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let the parts see the groups that a schedule changes."""
+        """Share the parameter groups, which a schedule changes, with both optimizers."""
         at = 0
         for part in self.parts:
             part.param_groups = self.param_groups[at : at + len(part.param_groups)]
             at += len(part.param_groups)
 
     def step(self, closure=None):
-        """Take a step with each part."""
+        """Take a step with each optimizer."""
         loss = None if closure is None else closure()
         for part in self.parts:
             part.step()
         return loss
 
     def state_dict(self) -> dict:
-        """Give the state of each part."""
+        """Return the state of each optimizer."""
         return {"parts": [part.state_dict() for part in self.parts], "state": {}, "param_groups": []}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Take the state of each part."""
+        """Load the state of each optimizer."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]

@@ -13,10 +13,10 @@ STAGES = ("beginner", "teacher", "student")
 
 @dataclass(frozen=True)
 class MiniPlan:
-    """Sizes and lengths of a run.
+    """Set the sizes and lengths of a run.
 
     Raises:
-        ValueError: A length is not at least 1, or a size no multiple of the patches.
+        ValueError: A length is below 1, or a size is no multiple of the patch size.
     """
 
     hidden_size: int = 128
@@ -35,10 +35,10 @@ class MiniPlan:
     beginner_batch: int = 48
     teacher_batch: int = 32
     student_batch: tuple[int, int] = (24, 8)  # worlds, photographs
-    learning_rate: float = 1e-3  # of the beginner; half of it for each that goes on from another
+    learning_rate: float = 1e-3  # of the beginner; half of it for each stage that continues another
     weight_decay: float = 0.05
     gradient_matching: float = 2.0
-    color_probability: float = 0.8  # share of the worlds whose exposure, contrast and colours are changed
+    color_probability: float = 0.8  # share of the worlds whose exposure, contrast and colors are changed
     seed: int = 0
 
     def __post_init__(self):
@@ -57,25 +57,25 @@ class MiniPlan:
                 )
 
     def beginners_worlds(self) -> Worlds:
-        """Say which worlds the beginner learns from."""
+        """Return the worlds of the beginner."""
         return Worlds(self.small_worlds, self.small_world_size)
 
     def later_worlds(self) -> Worlds:
-        """Say which worlds teacher and student learn from."""
+        """Return the worlds of teacher and student."""
         return Worlds(self.worlds, self.world_size, first=self.small_worlds)
 
 
 def keep_plan(path: Path, plan: MiniPlan, start: str | None, photographs: Path | None) -> None:
-    """Write down what a run does, or see that it is what the run in this folder did so far.
+    """Write the plan of a new run, or check that it equals the plan of the run in this folder.
 
     Args:
-        path: The file, `plan.json`.
+        path: File `plan.json`.
         plan: Sizes and lengths.
-        start: Checkpoint that takes the teacher's place.
-        photographs: Folder of those that the teacher labels.
+        start: Checkpoint that replaces the teacher.
+        photographs: Folder of the photographs that the teacher labels.
 
     Raises:
-        ValueError: Another run lies there: its finished stages would pass for this one's.
+        ValueError: The folder has another run; its finished stages would be taken for stages of this one.
     """
     folder = None if photographs is None else str(photographs.resolve())
     told = json.loads(json.dumps(asdict(plan) | {"start": start, "photographs": folder}))

@@ -1,19 +1,19 @@
-"""Train `mini`, the small model that comes with the package, from nothing but rendered worlds.
+"""Train `mini`, the small model in the package, on rendered worlds only.
 
     python examples/mini/train_mini.py --out mini_run                       # an hour and a half on 2 CPU cores
-    python examples/mini/train_mini.py --out mini_run --max-minutes 9       # a piece of it; the same command goes on
+    python examples/mini/train_mini.py --out mini_run --max-minutes 9       # a piece of it; repeat to continue
     python examples/mini/train_mini.py --out mini_run --small-worlds 5000000 --worlds 4000000 --teacher-steps 100000   # a GPU
-    python examples/mini/train_mini.py --out mini_run --photographs DIR     # with photographs of yours, too
-    python examples/mini/train_mini.py --out more --start mini --student-steps 750 --worlds 2560   # go on from what comes along
+    python examples/mini/train_mini.py --out mini_run --photographs DIR     # with your photographs too
+    python examples/mini/train_mini.py --out more --start mini --student-steps 750 --worlds 2560   # continue from mini
     python examples/mini/mini_card.py mini_run --eval DIR                   # measure it and write its card
 
-Depth Anything V2's recipe: a teacher learns from rendered worlds, whose depth is exact; it labels photographs; the
-student goes on from the teacher's weights, at a higher resolution, on worlds and photographs, the latter under strong
-perturbation. Without photographs the worlds are all there is: so `mini` was made, and owes nothing to anybody's pictures.
-The teacher begins at a low resolution, where a step costs half and teaches as much: the beginner.
-On a GPU every batch is rendered there when it is asked for; on a CPU, where that costs more than the step, once ahead.
-Seeded, and resumed where it was stopped: every stage keeps what it finished. Needs PyTorch 2.9 or newer (Muon). What came
-out: docs/mini.md.
+The recipe is that of Depth Anything V2: a teacher learns from rendered worlds with exact depth, and labels photographs; the
+student continues from the teacher's weights, at a higher resolution, on worlds and photographs, the latter under strong
+perturbation. Without photographs it learns only from the worlds; `mini` was made in this way, without anyone's pictures.
+Before the teacher a "beginner" is trained at a low resolution, where a step costs half and teaches as much.
+On a GPU every batch is rendered when it is needed; on a CPU, where that costs more than a step, all worlds are rendered once
+before. The run is seeded, and resumes where it was stopped: every finished stage is saved. Needs PyTorch 2.9 or newer (Muon).
+Results: docs/mini.md.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Deadline(TrainerCallback):
-    """Save and stop when the time of this piece of a run is up, or at Ctrl-C; a second one stops at once.
+    """Save and stop when the time of this piece of a run is over, or at Ctrl-C; a second Ctrl-C stops at once.
 
     Args:
         at: `time.monotonic()` of the end.
@@ -63,19 +63,19 @@ class Deadline(TrainerCallback):
         self.at, self.passed = at, False
 
     def end(self, *_) -> None:
-        """Let the time be up; a handler of signals."""
+        """End the time; a handler of signals."""
         print("Stopping after this step or file; once more stops at once.")
         self.at = -math.inf
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Look at the clock."""
+        """Check the clock."""
         if time.monotonic() > self.at and state.global_step < state.max_steps:
             self.passed = control.should_save = control.should_training_stop = True
 
 
 def has_bf16() -> bool:
-    """Say whether this machine has instructions for bfloat16: without them it is emulated, and slow."""
+    """Return True if this machine has instructions for bfloat16; without them it is emulated, and slow."""
     if DEVICE == "cuda":
         return torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -83,7 +83,7 @@ def has_bf16() -> bool:
 
 @dataclass(frozen=True)
 class Stage:
-    """Say how one model is trained."""
+    """Set how one model is trained."""
 
     size: tuple[int, int]  # of its crops, pixels
     steps: int
@@ -92,15 +92,15 @@ class Stage:
 
 
 def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **data):
-    """Train one model, or go on with it; return it, or None where the time was up.
+    """Train one model, or continue its training; return it, or None if the time is over.
 
     Args:
-        model: Fresh, or the student's start.
-        out: Folder of the stage; `out / "model"` holds what came out.
-        plan: Of the run.
-        stage: How long and on what.
-        deadline: When to stop.
-        data: For `DepthAnythingTrainer`.
+        model: New model, or the start of the student.
+        out: Folder of the stage; the result is in `out / "model"`.
+        plan: Plan of the run.
+        stage: Length and sizes of the stage.
+        deadline: Time to stop.
+        data: Data sets for `DepthAnythingTrainer`.
     """
     finished = out / "model"
     if finished.is_dir():
@@ -149,14 +149,14 @@ def label(photographs: Path, out: Path, plan: MiniPlan):
 
 
 def seen(worlds, plan: MiniPlan) -> torch.Tensor:
-    """Give a few worlds as the student sees them, `(worlds, 3, height, width)`."""
+    """Return a few worlds as the student sees them, `(worlds, 3, height, width)`."""
     processor = new_processor(plan.student_size, plan.patch_size)
     count = min(len(worlds), 32)
     return processor([worlds[index].image for index in range(count)], return_tensors="pt")["pixel_values"]
 
 
 def worlds_in(folder: Path, worlds: Worlds, *, live: bool, processes: int, deadline: Deadline):
-    """Give the records of worlds, rendered live or kept in a folder; None where the time was up."""
+    """Return the records of worlds, rendered live or stored in a folder; None if the time is over."""
     if live:
         return LiveWorlds(worlds, DEVICE)
     done = render_to(folder, worlds, DEVICE, processes, deadline.at)
@@ -164,7 +164,7 @@ def worlds_in(folder: Path, worlds: Worlds, *, live: bool, processes: int, deadl
 
 
 def given_teacher(start: str, folder: Path, plan: MiniPlan):
-    """Take a checkpoint for the teacher, and put it where one that was trained would lie; return it."""
+    """Copy a checkpoint to the place of the trained teacher, and return it."""
     if folder.is_dir():
         return DepthAnythingForDepthEstimation.from_pretrained(folder)
     model, _ = load_model(start)
@@ -180,7 +180,7 @@ def given_teacher(start: str, folder: Path, plan: MiniPlan):
 
 
 def new_teacher(out: Path, plan: MiniPlan, deadline: Deadline, render: Callable):
-    """Train the beginner and, from its weights, the teacher; return it, or None where the time was up."""
+    """Train the beginner and, from its weights, the teacher; return the teacher, or None if the time is over."""
     if (worlds := render(out / "small_worlds", plan.beginners_worlds())) is None:
         return None
     fresh = new_model(plan.hidden_size, plan.layers, plan.patch_size, plan.seed)
@@ -195,15 +195,15 @@ def new_teacher(out: Path, plan: MiniPlan, deadline: Deadline, render: Callable)
 def run(
     out: Path, plan: MiniPlan, photographs: Path | None, start: str | None, deadline: Deadline, render: Callable
 ) -> bool:
-    """Go through the stages; say whether all are done.
+    """Run the stages; return True if all are done.
 
     Args:
         out: Folder of the run.
-        plan: Its sizes and lengths.
-        photographs: Folder of those that the teacher labels.
-        start: Checkpoint that takes the teacher's place.
-        deadline: When to stop.
-        render: Gives the records of worlds, or None where the time was up: `worlds_in`, of a folder and its worlds.
+        plan: Sizes and lengths.
+        photographs: Folder of the photographs that the teacher labels.
+        start: Checkpoint that replaces the teacher.
+        deadline: Time to stop.
+        render: Returns the records of worlds, or None if the time is over: `worlds_in`, for a folder and its worlds.
     """
     out.mkdir(parents=True, exist_ok=True)
     keep_plan(out / "plan.json", plan, start, photographs)
@@ -233,20 +233,22 @@ def run(
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser: every size of `MiniPlan` is an option."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="everything goes there")
-    parser.add_argument("--photographs", type=Path, metavar="DIR", help="label these for the student")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="photographs to label for the student")
     parser.add_argument(
         "--start",
         metavar="MODEL",
-        help="mini, a Hub id or a folder: the student goes on from it, without stages before",
+        help="mini, a Hub id or a folder: the student continues from it, without the stages before",
     )
     parser.add_argument(
         "--render", choices=("ahead", "live"), default="live" if DEVICE == "cuda" else "ahead",
-        help="keep the worlds on disk, or render each batch when it is asked for (default here: %(default)s)",
+        help="store the worlds on disk, or render each batch when it is needed (default here: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--processes", type=int, default=2, help="that render on a CPU (default: %(default)s)")
     parser.add_argument(
-        "--max-minutes", type=float, default=1e9, metavar="N", help="save and stop after so many of training"
+        "--processes", type=int, default=2, help="processes that render on a CPU (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-minutes", type=float, default=1e9, metavar="N", help="save and stop after this many minutes of training"
     )
     for name, value in asdict(MiniPlan()).items():
         option = f"--{name.replace('_', '-')}"

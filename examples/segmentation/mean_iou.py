@@ -1,7 +1,7 @@
 """Mean intersection over union as a module of `evaluate`: `evaluate.load("examples/segmentation/mean_iou.py", num_labels=19)`.
 
-It counts as predictions come and keeps one table of classes x classes, never a map; the Hub's `mean_iou`, whose names
-the scores have, keeps all maps. `evaluate.load` copies this file and reads its imports line by line: one import a line.
+It counts predictions as they come and keeps one table of classes x classes instead of all maps, like the Hub's `mean_iou`, with
+the same names of scores. `evaluate.load` copies this file and reads its imports line by line: write one import per line.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class MeanIoU(evaluate.Metric):
     """Count which class was predicted as which, and score the counts.
 
     Args:
-        config_name (`str`, *optional*): Has no meaning here; `evaluate.load` passes it.
+        config_name (`str`, *optional*): Ignored; `evaluate.load` passes it.
         num_labels (`int`): Number of classes.
-        ignore_index (`int`): Label of pixels that do not count.
+        ignore_index (`int`): Label of pixels to ignore.
         kwargs: Passed to `evaluate.Metric`.
 
     Raises:
-        ValueError: More than one process: gather what they predict.
+        ValueError: There is more than one process; gather their predictions instead.
 
     Example:
         >>> metric = MeanIoU(num_labels=2)
@@ -83,11 +83,11 @@ class MeanIoU(evaluate.Metric):
             self._counts += counts.view(self.num_labels, self.num_labels).cpu()
 
     def compute(self, *, predictions=None, references=None, **kwargs) -> dict:
-        """Score what was counted, and forget it."""
+        """Return the scores of the counts, and reset them."""
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references, **kwargs)
         if not self._counts.any():
-            raise ValueError("no labelled pixel was counted; call add_batch before compute.")
+            raise ValueError("no labeled pixel was counted; call add_batch before compute.")
         counts, self._counts = self._counts.double(), torch.zeros_like(self._counts)
         hits, truth, found = counts.diag(), counts.sum(1), counts.sum(0)
         iou = hits / (truth + found - hits)  # NaN where a class is neither there nor predicted

@@ -1,4 +1,4 @@
-"""ADE20K and Cityscapes in their official layouts, the authors' augmentation, and batches for the stock `Trainer`."""
+"""Read ADE20K and Cityscapes in their official layouts, with the authors' augmentation, for the stock `Trainer`."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _CITYSCAPES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set lies on disk.
+    """Describe the layout of a data set on disk.
 
     Args:
-        pairs (`Callable`): `(root, split)` to image and label files; `split` is `"train"` or `"val"`.
-        names (`Callable`): `root` to the classes' names.
+        pairs (`Callable`): Returns image and label files for `(root, split)`; `split` is `"train"` or `"val"`.
+        names (`Callable`): Returns the names of the classes for `root`.
         classes (`np.ndarray`): `(256,)` uint8, the class of each value in a label file.
     """
 
@@ -59,7 +59,7 @@ def _ade20k_pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
 
 
 def _ade20k_names(root: Path) -> list[str]:
-    """Read the names, with their synonyms, where the official file lies."""
+    """Read the names and their synonyms from the official file, if it is there."""
     file = root / "objectInfo150.txt"  # index, ratio, train, val, names; tabs between, one line of heads
     if not file.is_file():
         return [f"class_{i}" for i in range(1, 151)]
@@ -92,13 +92,13 @@ LAYOUTS = {
 
 
 class SegmentationDataset(Dataset):
-    """Images and class maps of one split.
+    """Read images and class maps of one split.
 
     Args:
-        layout (`Layout`): Of `LAYOUTS`.
-        root (`Path`): Folder of the data set: `ADEChallengeData2016`, or the one that holds `leftImg8bit` and `gtFine`.
+        layout (`Layout`): A value of `LAYOUTS`.
+        root (`Path`): Folder of the data set: `ADEChallengeData2016`, or the parent of `leftImg8bit` and `gtFine`.
         split (`str`): `"train"` or `"val"`.
-        transform (`Callable`): `(image, labels)` of a uint8 RGB image and a uint8 class map of its size, to a sample.
+        transform (`Callable`): Turns a uint8 RGB image and a uint8 class map of its size into a sample.
 
     Raises:
         ValueError: There are no pairs in this layout, or a file has no partner.
@@ -127,14 +127,14 @@ class SegmentationDataset(Dataset):
 
 
 def resize_shorter_side(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
-    """Resize in proportion; the authors' limit for the longer side (4 x side) binds no image of the two data sets."""
+    """Resize in proportion; no image of the two data sets reaches the authors' limit for the longer side (4 x side)."""
     scale = side / min(image.size)
     return image.resize([max(round(scale * length), side) for length in image.size], resample)
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random scale, crop, flip and colours.
+    """Apply a random scale, crop, flip and change of colors.
 
     Args:
         crop_size (`int`): Side of the square crop, pixels.
@@ -146,7 +146,7 @@ class TrainTransform:
     crop_size: int
 
     def __call__(self, image: Image.Image, labels: Image.Image) -> dict:
-        """Draw one crop; in a loader's process PyTorch's seed is its own."""
+        """Draw one crop; each process of a data loader has its own seed of PyTorch."""
         rng = np.random.default_rng(torch.randint(2**62, ()).item())
         side = int(rng.integers(5, 21) * 0.1 * self.crop_size)
         image = np.asarray(resize_shorter_side(image, side, Image.Resampling.BILINEAR))
@@ -163,13 +163,13 @@ class TrainTransform:
         missing = [(0, self.crop_size - length) for length in labels.shape]
         pixels = np.pad(
             (image / 255 - MEAN) / DEVIATION, (*missing, (0, 0))
-        )  # the mean colour, as 0 after normalising
+        )  # the mean color, as 0 after normalization
         return as_sample(pixels, np.pad(labels, missing, constant_values=IGNORE))
 
 
 @dataclass(frozen=True)
 class CenterTransform:
-    """The central crop at the scale of the evaluation: one size for all, for the scores during training."""
+    """Take the central crop at the scale of the evaluation: one size for all, for the scores during training."""
 
     crop_size: int
 
@@ -182,12 +182,12 @@ class CenterTransform:
 
 
 def whole_image(image: Image.Image, side: int) -> np.ndarray:
-    """Bring the shorter side to `side` and normalise: `(height, width, 3)` float."""
+    """Resize the shorter side to `side` and normalize: `(height, width, 3)` float."""
     return (np.asarray(resize_shorter_side(image, side, Image.Resampling.BILINEAR)) / 255 - MEAN) / DEVIATION
 
 
 def as_sample(pixels: np.ndarray, labels: np.ndarray) -> dict[str, torch.Tensor]:
-    """Make tensors: `pixel_values` (3, height, width) float32, `labels` (height, width) int64."""
+    """Return tensors: `pixel_values` (3, height, width) float32, `labels` (height, width) int64."""
     pixel_values = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32))
     return {"pixel_values": pixel_values, "labels": torch.from_numpy(labels.astype(np.int64))}
 
@@ -197,7 +197,7 @@ def distort_colors(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     Args:
         image (`np.ndarray`): `(height, width, 3)` uint8 RGB.
-        rng (`np.random.Generator`): Of the draws.
+        rng (`np.random.Generator`): Source of the random values.
 
     Source: MMSegmentation's PhotoMetricDistortion with its defaults.
     """
@@ -220,11 +220,11 @@ def distort_colors(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def collate(samples: list[dict], as_masks: bool) -> dict:
-    """Stack samples; for Mask2Former also give each image's classes as masks, which is what its loss takes.
+    """Stack samples; for Mask2Former also add each image's classes as masks for its loss.
 
     Args:
-        samples (`list[dict]`): Of `as_sample`, of one size.
-        as_masks (`bool`): Add `mask_labels` (classes there, height, width) and `class_labels`, an image each.
+        samples (`list[dict]`): Results of `as_sample`, of one size.
+        as_masks (`bool`): Whether to add `mask_labels` (classes, height, width) and `class_labels` for each image.
     """
     batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
     if as_masks:

@@ -1,7 +1,7 @@
-"""Segmentation models of transformers on a DINOv2 encoder: the feature pyramid between them, and their predictions.
+"""Build segmentation models of transformers on a DINOv2 encoder with a feature pyramid, and predict with them.
 
-Importing this module teaches transformers the backbone `dinov2_pyramid`; then `from_pretrained` of the stock
-`Mask2FormerForUniversalSegmentation` and `UperNetForSemanticSegmentation` loads what was fine-tuned here.
+Importing this module registers the backbone `dinov2_pyramid` in transformers; then `from_pretrained` of the stock
+`Mask2FormerForUniversalSegmentation` and `UperNetForSemanticSegmentation` loads the fine-tuned models.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ DECODERS = {"mask2former": Mask2FormerForUniversalSegmentation, "upernet": UperN
 
 
 class PyramidConfig(Dinov2Config):
-    """A DINOv2 configuration whose backbone ends in a feature pyramid."""
+    """Configure a DINOv2 backbone that ends in a feature pyramid."""
 
     model_type = "dinov2_pyramid"
 
 
 class PyramidBackbone(Dinov2Backbone):
-    """DINOv2 with four feature maps of four sizes, where the plain backbone has four of one size.
+    """Compute four feature maps of four sizes with DINOv2; the plain backbone has four maps of one size.
 
-    The maps of four blocks, from the first to the last, are brought to 4, 2, 1 and 1/2 times the patch grid: strides of
-    3.5, 7, 14 and 28 pixels where the decoder was made for 4, 8, 16 and 32.
+    The maps of four blocks, from the first to the last, are resized to 4, 2, 1 and 1/2 times the patch grid: strides of
+    3.5, 7, 14 and 28 pixels. The decoder was made for 4, 8, 16 and 32.
 
     Source: the authors' `semseg/config` (MMSegmentation's Feature2Pyramid, rescales 4, 2, 1, 0.5).
 
@@ -97,20 +97,20 @@ def build_model(
     num_queries: int = 200,
     train_num_points: int = 12544,
 ) -> PreTrainedModel:
-    """Build a segmentation model with a pretrained encoder and a fresh decoder.
+    """Build a segmentation model with a pretrained encoder and a new decoder.
 
     Args:
-        encoder (`str` or `Dinov2Backbone`): Folder of `export_encoder`, or any DINOv2 of the Hub. Its last four blocks
-            are read, as the authors did.
+        encoder (`str` or `Dinov2Backbone`): Folder of `export_encoder`, or any DINOv2 of the Hub. The decoder reads its last
+            four blocks, like the authors'.
         decoder (`str`): `"mask2former"` or `"upernet"`.
         labels (`list[str]`): Names of the classes.
-        width (`int`, *optional*): Of the decoder, a multiple of 32. Left out: the encoder's for Mask2Former, as the
-            authors; 512 for UperNet, as transformers.
-        num_queries (`int`): Of Mask2Former.
-        train_num_points (`int`): At which Mask2Former compares masks.
+        width (`int`, *optional*): Width of the decoder, a multiple of 32. Default: the encoder's for Mask2Former, like the
+            authors; 512 for UperNet, like transformers.
+        num_queries (`int`): Number of queries of Mask2Former.
+        train_num_points (`int`): Number of points at which Mask2Former compares masks.
 
     Raises:
-        ValueError: Unknown decoder, or weights that do not fit.
+        ValueError: The decoder is unknown, or the weights do not fit.
     """
     if decoder not in DECODERS:
         raise ValueError(f"decoder is {decoder!r}; it must be one of {', '.join(DECODERS)}.")
@@ -153,18 +153,18 @@ def load_model(folder: str | os.PathLike) -> PreTrainedModel:
 
 
 def prepare_for_trainer(model: PreTrainedModel) -> PreTrainedModel:
-    """Say that the loss is a mean over the batch: the Trainer would not divide it by the accumulation steps."""
+    """Mark the loss as a mean over the batch; otherwise the Trainer would not divide it by the accumulation steps."""
     model.accepts_loss_kwargs = False  # their forward takes any keyword, from which the Trainer concludes the contrary
     return model
 
 
 def encoder_of(model: PreTrainedModel) -> PyramidBackbone:
-    """Find the encoder, with its pyramid, of a model from `build_model`."""
+    """Return the encoder, with its pyramid, of a model from `build_model`."""
     return model.backbone if model.config.model_type == "upernet" else model.model.pixel_level_module.encoder
 
 
 def class_scores(outputs: tuple[torch.Tensor, ...], size: tuple[int, int]) -> torch.Tensor:
-    """Turn the raw output of either model into scores `(batch, classes, *size)`, larger where a class is likelier.
+    """Turn the raw output of either model into scores `(batch, classes, *size)`, larger for a more likely class.
 
     Mask2Former: the sum over the queries of class probability times mask probability (Cheng et al., 2022).
 
@@ -183,13 +183,13 @@ def class_scores(outputs: tuple[torch.Tensor, ...], size: tuple[int, int]) -> to
 
 @torch.no_grad()
 def sliding_scores(model: PreTrainedModel, pixel_values: torch.Tensor, window: int, stride: int) -> torch.Tensor:
-    """Average the class scores of overlapping windows, the last of each row and column flush with the image's edge.
+    """Average the class scores of overlapping windows, the last of each row and column at the image's edge.
 
     Args:
-        model: In evaluation mode.
+        model: Model in evaluation mode.
         pixel_values (`torch.Tensor`): `(1, 3, height, width)`, neither side smaller than the window.
         window (`int`): Side of the square windows, pixels.
-        stride (`int`): From one to the next, pixels; at most `window`.
+        stride (`int`): Distance from one window to the next, pixels; at most `window`.
 
     Returns:
         `torch.Tensor`: `(1, classes, height, width)`.
@@ -213,13 +213,13 @@ def sliding_scores(model: PreTrainedModel, pixel_values: torch.Tensor, window: i
 
 
 def predict_classes(model: PreTrainedModel, image: Image.Image, window: int, stride: int) -> torch.Tensor:
-    """Segment a whole image: its shorter side brought to one window, scores of the windows, and back to its size.
+    """Segment a whole image: resize its shorter side to one window, average the windows' scores, and resize back.
 
     Args:
-        model: In evaluation mode.
-        image (`Image.Image`): RGB.
-        window (`int`): Side of the windows, pixels: the crop's in training.
-        stride (`int`): From one window to the next, pixels.
+        model: Model in evaluation mode.
+        image (`Image.Image`): RGB image.
+        window (`int`): Side of the windows, pixels: the size of the crop in training.
+        stride (`int`): Distance from one window to the next, pixels.
 
     Returns:
         `torch.Tensor`: `(height, width)` int64, a class for each pixel of the image.

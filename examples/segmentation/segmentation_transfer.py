@@ -5,9 +5,9 @@
     python examples/segmentation/segmentation_transfer.py examples/segmentation/ade20k.yaml \
         --model segmenter --data ADEChallengeData2016 --output_dir scores
 
-The first trains (again started, it goes on from the last checkpoint) and scores; the second scores alone. The scores
-are single-scale: sliding windows over the whole image, brought to the size of its ground truth. Needs SciPy, for
-Mask2Former's matching. Page: docs/segmentation.md.
+The first command trains and scores; repeated, it continues from the last checkpoint. The second only scores. The scores are
+single-scale: sliding windows over the whole image, resized to its ground truth. Needs SciPy, for Mask2Former's matching.
+More: docs/segmentation.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ METRIC = str(Path(__file__).parent / "mean_iou.py")
 
 @dataclass
 class SegmentationArguments:
-    """What is fine-tuned and on what; everything else is in `TrainingArguments`.
+    """Choose the model and the data; everything else is in `TrainingArguments`.
 
     Raises:
         ValueError: Neither or both of `encoder` and `model` are given, or a size breaks a rule.
@@ -86,7 +86,7 @@ def make_parser() -> HfArgumentParser:
 
 
 def parse(arguments: list[str]) -> tuple[SegmentationArguments, TrainingArguments]:
-    """Read recipe and command line, which wins."""
+    """Read recipe and command line; the command line overrides the recipe."""
     parser = make_parser()
     if arguments and not arguments[0].startswith("-"):
         recipe = yaml.safe_load(Path(arguments[0]).read_text())
@@ -100,7 +100,7 @@ def parse(arguments: list[str]) -> tuple[SegmentationArguments, TrainingArgument
 
 
 def make_optimizer(model: nn.Module, args: TrainingArguments, encoder_lr_multiplier: float) -> torch.optim.AdamW:
-    """Make AdamW with two learning rates; norms and position, query and level embeddings do not decay (as the authors)."""
+    """Return AdamW with two learning rates; norms and position, query and level embeddings do not decay, like the authors'."""
     in_encoder = {id(p) for name, p in encoder_of(model).named_parameters() if not name.startswith("pyramid.")}
     norms = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)
     still = {id(p) for module in model.modules() if isinstance(module, norms) for p in module.parameters()}
@@ -124,7 +124,7 @@ def make_optimizer(model: nn.Module, args: TrainingArguments, encoder_lr_multipl
 
 
 def compute_metrics_with(metric: evaluate.Metric) -> Callable[..., dict]:
-    """Make the `compute_metrics` of the Trainer, which scores each batch as it comes."""
+    """Return the `compute_metrics` of the Trainer, which scores each batch as it comes."""
 
     def compute_metrics(found, compute_result: bool) -> dict:
         metric.add_batch(predictions=found.predictions, references=found.label_ids)
@@ -136,7 +136,7 @@ def compute_metrics_with(metric: evaluate.Metric) -> Callable[..., dict]:
 
 
 def start_model(options: SegmentationArguments, args: TrainingArguments, names: list[str]) -> nn.Module:
-    """Build the model around the encoder, which is exported first where it is a Depth Anything's."""
+    """Build the model around the encoder, which is exported first if it belongs to a Depth Anything."""
     encoder = options.encoder
     if adapter_base(encoder) is not None or AutoConfig.from_pretrained(encoder).model_type == "depth_anything":
         with args.main_process_first(local=False, desc="the export of the encoder"):
@@ -199,7 +199,7 @@ def score(model: nn.Module, options: SegmentationArguments) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train and score, or score alone."""
+    """Train and score, or only score."""
     options, args = parse(sys.argv[1:] if arguments is None else arguments)
     model = train(options, args) if options.model is None else load_model(options.model).to(args.device)
     if model is not None:

@@ -263,12 +263,12 @@ def test_page__too_large_a_file_is_refused_by_the_page_and_by_the_server(page, p
     playwright.expect(page.locator("#status")).to_have_text("1 of 1 predicted.")
 
 
-def test_page__colour_map_resolution_and_point_cloud(page, tmp_path):
+def test_page__color_map_resolution_and_point_cloud(page, tmp_path):
     before = download(page, "scene_png_A_relative_color.png", tmp_path).read_bytes()
     compared = page.locator("#compare img").first
     inferno = compared.get_attribute("src")
-    page.get_by_label("Colour map").click()
-    page.get_by_role("option", name="grey").click()
+    page.get_by_label("Color map").click()
+    page.get_by_role("option", name="gray").click()
     playwright.expect(compared).not_to_have_attribute("src", inferno)
     color = np.asarray(Image.open(download(page, "scene_png_A_relative_color.png", tmp_path)))
     assert np.array_equal(color[..., 0], color[..., 1])
@@ -322,7 +322,7 @@ def test_page__an_unknown_checkpoint_is_told(page, place):
     page.get_by_label("Compare with").fill(str(place / "nothing"))
     page.get_by_label("Compare with").press("Enter")
     page.locator("#predict").click()
-    playwright.expect(page.locator("#status")).to_contain_text("nothing cannot be loaded: give a folder")
+    playwright.expect(page.locator("#status")).to_contain_text("nothing cannot be loaded: name a folder")
     playwright.expect(page.locator("#probe")).to_contain_text("scene.png")
 
 

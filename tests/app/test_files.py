@@ -39,7 +39,7 @@ def test_open_photograph__any_kind_becomes_rgb(mode, name, tmp_path):
     assert (image.mode, image.size) == ("RGB", (8, 6))
 
 
-def test_open_photograph__sixteen_bits_keep_their_grey(tmp_path):
+def test_open_photograph__sixteen_bits_keep_their_gray(tmp_path):
     Image.fromarray(np.full((6, 8), 257 * 100, dtype=np.uint16)).save(tmp_path / "a.png")
     assert open_photograph(tmp_path / "a.png", 1).getpixel((0, 0)) == (100, 100, 100)
 
@@ -57,7 +57,7 @@ def test_open_photograph__turns_it_upright(tmp_path):
 def test_open_photograph__what_is_no_image_says_so(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(
-        ValueError, match=rf"{name} is no image that this page reads; give JPEG, PNG, WEBP, BMP or TIFF"
+        ValueError, match=rf"{name} is no image that this page reads; use JPEG, PNG, WEBP, BMP or TIFF"
     ):
         open_photograph(tmp_path / name, 1)
 
@@ -101,14 +101,14 @@ def test_open_photograph__long_and_thin_is_refused(turned, tmp_path):
     for long, refused in ((40, False), (41, True)):
         Image.new("L", (10, long) if turned else (long, 10)).save(tmp_path / "a.png")
         if refused:
-            with pytest.raises(ValueError, match="one side may be 4 times the other at most: crop it"):
+            with pytest.raises(ValueError, match="one side may be at most 4 times the other: crop it"):
                 open_photograph(tmp_path / "a.png", 1)
         else:
             open_photograph(tmp_path / "a.png", 1)
 
 
 def test_open_photograph__deleted_uploads_and_float_images(tmp_path):
-    with pytest.raises(ValueError, match=r"gone.png is not here any more; drop it again"):
+    with pytest.raises(ValueError, match=r"gone.png is no longer here; drop it again"):
         open_photograph(tmp_path / "gone.png", 1)
     Image.new("F", (4, 4)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=r"a.tif cannot be read: float image"):

@@ -65,8 +65,8 @@ def test_nearer__refuses_what_is_no_number():
 
 
 def test_describe_points__values_units_and_answers(make_session):
-    metres = 20 - RAMP
-    session = make_session([("A <b>", RAMP, "disparity"), ("B m", metres, "depth")])
+    meters = 20 - RAMP
+    session = make_session([("A <b>", RAMP, "disparity"), ("B m", meters, "depth")])
     assert "Click the picture" in describe_points(session)
     session = mark_pixel(session, 0, 1)
     one = describe_points(session)
@@ -99,7 +99,7 @@ def test_draw_points__marks_where_they_are(make_session):
     assert near[0].any()
     assert near[1].any()
     assert (near[0] | near[1]).all()
-    assert marked[140, 210].tolist() != marked[430, 500].tolist()  # each its own colour
+    assert marked[140, 210].tolist() != marked[430, 500].tolist()  # each its own color
 
 
 def test_draw_points__on_the_prediction_that_is_seen(make_session):

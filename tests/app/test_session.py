@@ -7,11 +7,11 @@ import pytest
 import trimesh
 from PIL import Image
 
-from depth_anything_hf.app.checkpoints import Checkpoints
-from depth_anything_hf.app.colors import palette
 from depth_anything_hf.app.exports import add_archive, add_point_clouds, copy_session, repaint
 from depth_anything_hf.app.files import Limits
-from depth_anything_hf.app.predicting import predict_files
+from depth_anything_hf.app.model_cache import Checkpoints
+from depth_anything_hf.app.palettes import palette
+from depth_anything_hf.app.predict_files import predict_files
 from depth_anything_hf.app.session import LONGEST_PREVIEW, preview_size, shown_size
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.pictures.point_cloud import depth_for_viewing
@@ -127,7 +127,7 @@ def test_shown_size__is_never_enlarged_by_the_browser():
         assert (height % preview_size(*size)[0], width % preview_size(*size)[1]) == (0, 0)
 
 
-def test_repaint__changes_the_colour_pictures_alone(predict, photos):
+def test_repaint__changes_the_color_pictures_alone(predict, photos):
     session, _ = predict(photos[:1], colormap="viridis")
     made = session.photograph.predictions[0]
     np.testing.assert_array_equal(
@@ -135,11 +135,11 @@ def test_repaint__changes_the_colour_pictures_alone(predict, photos):
     )
     before = made.saved["png"].read_bytes(), made.saved["npy"].read_bytes()
     session = add_archive(add_point_clouds(session, 65.0))
-    again = repaint(session, "grey")
-    grey = np.asarray(Image.open(made.saved["color"]))
-    assert np.array_equal(grey[..., 0], grey[..., 1])
+    again = repaint(session, "gray")
+    gray = np.asarray(Image.open(made.saved["color"]))
+    assert np.array_equal(gray[..., 0], gray[..., 1])
     assert (made.saved["png"].read_bytes(), made.saved["npy"].read_bytes()) == before
-    assert [file.suffix for file in again.extras] == [".ply"]  # the archive holds the old colours
+    assert [file.suffix for file in again.extras] == [".ply"]  # the archive holds the old colors
 
 
 def test_repaint__a_picture_is_whole_at_every_moment(predict, photos, monkeypatch):
@@ -152,21 +152,21 @@ def test_repaint__a_picture_is_whole_at_every_moment(predict, photos, monkeypatc
         assert color.read_bytes() == before  # as someone would who downloads it now
 
     monkeypatch.setattr(Image.Image, "save", look_and_save)
-    repaint(session, "grey")
+    repaint(session, "gray")
     assert color.read_bytes() != before
     assert {file.name for file in color.parent.iterdir() if "color" in file.name} == {color.name}
 
 
-def test_add_point_clouds__metres_of_a_metric_model_and_a_shape_of_a_relative_one(predict, photos):
+def test_add_point_clouds__meters_of_a_metric_model_and_a_shape_of_a_relative_one(predict, photos):
     session, _ = predict(photos[:1], count=2)
     session = add_point_clouds(add_point_clouds(session, 30.0), 90.0)
     assert [file.name for file in session.extras] == ["a_png_A_relative.ply", "a_png_B_metric.ply"]
     relative, metric = (made.values() for made in session.photograph.predictions)
-    for file, metres in zip(session.extras, (depth_for_viewing(relative), metric), strict=True):
+    for file, meters in zip(session.extras, (depth_for_viewing(relative), metric), strict=True):
         cloud = trimesh.load(file)
-        np.testing.assert_allclose(cloud.vertices[:, 2], metres.ravel(), rtol=1e-6)
+        np.testing.assert_allclose(cloud.vertices[:, 2], meters.ravel(), rtol=1e-6)
         # 90 degrees over 80 columns: a focal length of 40, and the last pixel's centre 39.5 from the axis
-        assert cloud.vertices[79, 0] == pytest.approx(39.5 / 40 * metres[0, 79], rel=1e-5)
+        assert cloud.vertices[79, 0] == pytest.approx(39.5 / 40 * meters[0, 79], rel=1e-5)
         image = np.asarray(Image.open(photos[0]))
         np.testing.assert_array_equal(cloud.colors[:, :3], image.reshape(-1, 3))
     assert str(session.extras[0]) in session.downloads()
@@ -190,7 +190,7 @@ def test_copy_session__is_independent(predict, photos, tmp_path):
     session, _ = predict(photos[:1])
     twin = copy_session(replace(session, points=((1, 2),)), tmp_path / "root")
     before = session.photograph.predictions[0].saved["color"].read_bytes()
-    repaint(twin, "grey")
+    repaint(twin, "gray")
     assert session.photograph.predictions[0].saved["color"].read_bytes() == before
     assert all(
         twin.folder in made.saved[kind].parents for made in twin.photograph.predictions for kind in ("png", "npy")

@@ -121,7 +121,7 @@ def test_convert__version_is_required_and_says_why(official_file, tmp_path, caps
     [
         ({"--version": "v3"}, "version is 'v3'; it must be one of"),
         ({"--size": "tiny"}, "size is 'tiny'; it must be one of"),
-        ({"--size": "base"}, "The size asked for is base, and they are those of small"),
+        ({"--size": "base"}, "The size asked for is base; the weights are of size small"),
         ({"--max-depth": "9.5"}, "max_depth is 9.5; it must be a positive whole number"),
         ({"--version": "v1", "--max-depth": "20"}, "V1 has no metric model but ZoeDepth's"),
     ],

@@ -142,7 +142,7 @@ def test_mean_iou__counts_over_the_whole_set_not_by_image_and_forgets_afterwards
     expected = [((truth == c) & (found == c)).sum() / ((truth == c) | (found == c)).sum() for c in range(3)]
     assert metric.compute()["per_category_iou"] == pytest.approx(expected)
     assert metric.compute(predictions=found, references=truth)["mean_iou"] == pytest.approx(np.mean(expected))
-    with pytest.raises(ValueError, match="no labelled pixel was counted"):
+    with pytest.raises(ValueError, match="no labeled pixel was counted"):
         metric.compute()
 
 

@@ -97,7 +97,7 @@ def test_a_run_that_goes_on_from_a_model_trains_the_student_alone(
     assert 0 < max(moved) < 0.01  # two steps from there, and not from random weights
     with pytest.raises(SystemExit):
         load_example("mini/mini_card").main([str(tmp_path / "more")])
-    assert "learnt from" in capsys.readouterr().err
+    assert "learned from" in capsys.readouterr().err
 
 
 def test_a_stop_in_the_middle_of_saving_leaves_no_half_of_a_stage(mini, monkeypatch, tmp_path):
@@ -162,11 +162,11 @@ def test_wrong_options_are_refused_before_anything_is_done(mini, monkeypatch, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_card_is_refused_where_photographs_were_learnt_from(mini, load_example, tmp_path, capsys):
+def test_card_is_refused_where_photographs_were_learned_from(mini, load_example, tmp_path, capsys):
     (tmp_path / "plan.json").write_text('{"start": null, "photographs": "/holiday"}')
     with pytest.raises(SystemExit):
         load_example("mini/mini_card").main([str(tmp_path)])
-    assert "learnt from /holiday" in capsys.readouterr().err
+    assert "learned from /holiday" in capsys.readouterr().err
 
 
 def test_a_quiet_head_predicts_the_same_times_a_constant_also_in_float16(mini):

@@ -283,9 +283,9 @@ def test_relative_errors__do_not_depend_on_scale_and_shift(scale, shift):
 @pytest.mark.parametrize(
     ("found", "expected", "message"),
     [
-        ([[1.0, 2.0]], [[1.0], [2.0]], r"gave \(1, 2\) where PyTorch gave \(2, 1\): a size was written into"),
-        ([[1.0, float("nan")]], [[1.0, 2.0]], "the ONNX file gave 1 of 2 values that are NaN"),
-        ([[1.0, 2.0]], [[float("inf"), float("nan")]], "PyTorch gave 2 of 2 values"),
+        ([[1.0, 2.0]], [[1.0], [2.0]], r"predicts \(1, 2\) and PyTorch \(2, 1\): a size was written into"),
+        ([[1.0, float("nan")]], [[1.0, 2.0]], "the ONNX file predicts 1 of 2 values as NaN"),
+        ([[1.0, 2.0]], [[float("inf"), float("nan")]], "PyTorch predicts 2 of 2 values"),
         ([[1.0, 2.0]], [[3.0, 3.0]], "PyTorch predicts 3 everywhere"),
     ],
 )
@@ -409,7 +409,7 @@ def test_write_int8__large_weights_stay_beside_the_file(relative, tmp_path):
     ("change", "error", "message"),
     [
         ({"out": "model.pt"}, ValueError, r"out is model.pt; it must end in .onnx, such as model.onnx"),
-        ({"out": "there.onnx"}, FileExistsError, "there.onnx exists; give another name"),
+        ({"out": "there.onnx"}, FileExistsError, "there.onnx exists; choose another name"),
         ({"out": "large.onnx"}, FileExistsError, "large.onnx.data exists"),
         ({"dtype": "bfloat16"}, ValueError, "dtype is 'bfloat16'; it must be one of float32, float16, int8"),
         ({"images": "none"}, FileNotFoundError, "none holds no image"),
@@ -427,7 +427,7 @@ def test_export_onnx__refuses_before_it_works(change, error, message, tmp_path, 
 
 
 def test_export_onnx__other_families_are_refused_with_a_reason(save_family, tmp_path):
-    with pytest.raises(ValueError, match="is of type 'glpn'; export takes Depth Anything"):
+    with pytest.raises(ValueError, match="is of type 'glpn'; export accepts only Depth Anything"):
         export_onnx(save_family("glpn"), tmp_path / "depth.onnx")
     assert not (tmp_path / "depth.onnx").exists()
 

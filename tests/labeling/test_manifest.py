@@ -58,14 +58,14 @@ def test_push_folder__shards_of_an_older_set_go(hub, label, tmp_path):
     assert len(kept) == 2
 
 
-def test_push_to_hub__set_with_the_licence_of_its_teacher(hub, label, teacher, tmp_path):
+def test_push_to_hub__set_with_the_license_of_its_teacher(hub, label, teacher, tmp_path):
     bound = tmp_path / "Depth-Anything-V2-Large-hf"
     shutil.copytree(teacher, bound)
     label(tmp_path / "out", model=bound, limit=2)
     assert DatasetCard.load(tmp_path / "out" / "README.md").data.license == "cc-by-nc-4.0"
     with pytest.raises(ValueError, match=r"license is 'mit', but .*-Large-hf \(teacher\) .* forbids commercial use"):
         push_to_hub(tmp_path / "out", "me/labels", license="mit")
-    with pytest.raises(ValueError, match="--base means nothing for pseudo-labels"):
+    with pytest.raises(ValueError, match="`base` does not apply to pseudo-labels"):
         push_to_hub(tmp_path / "out", "me/labels", base="she/model")
     assert hub.repos == {}
     push_to_hub(tmp_path / "out", "me/labels", license="cc-by-nc-sa-4.0", private=True)

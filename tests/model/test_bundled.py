@@ -18,7 +18,7 @@ from depth_anything_hf.evaluation.contestants import Contestant, row_prior
 from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.model.bundled import MINI, checkpoint_folder
 from depth_anything_hf.prediction.predictor import load_model, model_revision, predict_depth
-from depth_anything_hf.sharing.card import Provenance
+from depth_anything_hf.sharing.cards import Provenance
 
 FOLDER = Path(checkpoint_folder(MINI))
 

@@ -94,7 +94,7 @@ def test_config_for__max_depth_makes_it_metric(max_depth, expected):
 
 @pytest.mark.parametrize("max_depth", [0, -1, 10.5, float("nan"), float("inf")])
 def test_config_for__rejects_max_depth(max_depth):
-    with pytest.raises(ValueError, match=rf"max_depth is {max_depth}; it must be a positive whole number of metres"):
+    with pytest.raises(ValueError, match=rf"max_depth is {max_depth}; it must be a positive whole number of meters"):
         config_for("small", max_depth=max_depth)
 
 

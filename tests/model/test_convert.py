@@ -520,7 +520,7 @@ def test_to_official__lists_what_does_not_fit(make_model):
 def test_from_official__names_the_size_that_fits(asked, real):
     width = SIZES[real][0]
     weights = {"pretrained.cls_token": torch.zeros(1, 1, width)}
-    with pytest.raises(ValueError, match=f"The size asked for is {asked}, and they are those of {real}"):
+    with pytest.raises(ValueError, match=f"The size asked for is {asked}; the weights are of size {real}"):
         from_official(weights, config_for(asked))
 
 
@@ -583,7 +583,7 @@ def test_convert_official__published_names_as_published(name, version, max_depth
 
 def test_convert_official__metric_training_wants_its_max_depth(tmp_path):
     path = saved(tmp_path, {"model": tiny_weights(), "epoch": 1, "previous_best": {"abs_rel": 0.1}}, "latest.pth")
-    with pytest.raises(ValueError, match="checkpoint of metric training; give its max_depth"):
+    with pytest.raises(ValueError, match="checkpoint of metric training; pass its `max_depth`"):
         convert_official(path, "small", "v2")
 
 
@@ -592,7 +592,7 @@ def test_convert_official__refuses_what_was_never_published(small_file):
         convert_official(small_file, "small", "v1", 20)
     with pytest.raises(ValueError, match="V1 has no giant model"):
         convert_official(small_file, "giant", "v1")
-    with pytest.raises(ValueError, match=r"it must be one of \('v1', 'v2'\)\. The two share all weight names"):
+    with pytest.raises(ValueError, match=r"it must be one of \('v1', 'v2'\)\. The two have the same weight names"):
         convert_official(small_file, "small", "v3")
 
 

@@ -20,7 +20,7 @@ from depth_anything_hf.prediction.predictor import (
     predict_depth,
     weights_fingerprint,
 )
-from depth_anything_hf.sharing.checkpoints import settle_adapter
+from depth_anything_hf.sharing.checking import settle_adapter
 
 DECODERS = ["full", "lora"]
 OLD_NAMES = {  # of transformers 4

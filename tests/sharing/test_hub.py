@@ -254,10 +254,10 @@ def test_push_to_hub__adapter_of_a_folder_needs_a_base_that_others_have(hub, ada
     assert (config["base_model_name_or_path"], config["peft_type"]) == ("me/base", "LORA")
 
 
-# --- licence and results
+# --- license and results
 
 
-def test_push_to_hub__licence_of_the_base_is_inherited_and_cannot_be_freed(hub, student):
+def test_push_to_hub__license_of_the_base_is_inherited_and_cannot_be_freed(hub, student):
     with pytest.raises(ValueError, match=r"license is 'apache-2.0', but depth-.*-Large-hf \(base weights\)"):
         push_to_hub(student, "me/student", base=LARGE, license="apache-2.0")
     assert not sent(hub)
@@ -267,7 +267,7 @@ def test_push_to_hub__licence_of_the_base_is_inherited_and_cannot_be_freed(hub, 
     assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", LARGE)
 
 
-def test_push_to_hub__licence_goes_on_to_the_next_generation(hub, student, save):
+def test_push_to_hub__license_goes_on_to_the_next_generation(hub, student, save):
     push_to_hub(student, "me/student", base=LARGE)
     assert prepare_push(save("grandchild"), "me/grandchild", base=str(student)).license == "cc-by-nc-4.0"
     card = ModelCard.load(student.parent / "grandchild" / "README.md")
@@ -363,7 +363,7 @@ def test_kind_of__says_what_is_meant(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
         kind_of(tmp_path / "nowhere")
     (tmp_path / "settings.json").touch()
-    with pytest.raises(ValueError, match="not labelled to its end"):
+    with pytest.raises(ValueError, match="not labeled to its end"):
         kind_of(tmp_path)
 
 

@@ -4,7 +4,6 @@ import pytest
 
 from depth_anything_hf.sharing.licenses import (
     Source,
-    inherited_license,
     is_hub_id,
     license_of,
     license_text,
@@ -106,11 +105,15 @@ def test_license_of__asks_the_hub(hub):
         (["facebook/dinov2-small"], ["unknown"], "unknown"),
         (["facebook/dinov2-small"], [], "apache-2.0"),
         ([], [], "unknown"),
-        (["facebook/dinov2-small"], ["a-licence-of-their-own"], "a-licence-of-their-own"),
+        (["facebook/dinov2-small"], ["a-license-of-their-own"], "a-license-of-their-own"),
     ],
 )
-def test_inherited_license__the_most_restrictive_wins(base, data, license):
-    assert inherited_license(base, data) == license
+def test_settle_license__inherits_the_strictest(base, data, license):
+    sources = [
+        *(source_of("base weights", name) for name in base),
+        *(Source("training data", "x", one) for one in data),
+    ]
+    assert settle_license(None, sources) == license
 
 
 SOURCES = [Source("base weights", "b/b", "apache-2.0"), Source("training data", "my rooms", "unknown")]
@@ -140,7 +143,7 @@ def test_license_text__says_what_is_unknown():
     assert "| training data | my rooms | unknown |" in text
     assert "ask the owner first" in text
     assert "ask the owner" not in license_text("apache-2.0", SOURCES[:1])
-    assert "was not stated" in license_text("unknown", [])
+    assert "were not stated" in license_text("unknown", [])
 
 
 def test_source_of__paths_of_this_machine_are_not_shown(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What is made of a session on request: other colours, point clouds, an archive, a copy. Each returns a new session."""
+"""Make other colors, point clouds, an archive or a copy from a session. Each function returns a new session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from depth_anything_hf.app.colors import palette
+from depth_anything_hf.app.palettes import palette
 from depth_anything_hf.app.session import LISTING, Session
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.point_cloud import depth_for_viewing, intrinsics_from_fov, point_cloud, save_ply
@@ -19,9 +19,9 @@ from depth_anything_hf.pictures.visualization import paint
 
 
 def copy_session(session: Session, root: Path) -> Session:
-    """Give a visitor an own copy of a session, in a new folder below `root`."""
+    """Copy a session for a visitor, into a new folder below `root`."""
     folder = Path(tempfile.mkdtemp(dir=root))
-    shutil.copytree(session.folder, folder, dirs_exist_ok=True, copy_function=os.link)  # takes no room
+    shutil.copytree(session.folder, folder, dirs_exist_ok=True, copy_function=os.link)  # needs no disk space
 
     def moved(value):
         return folder / value.relative_to(session.folder) if isinstance(value, Path) else value
@@ -38,14 +38,14 @@ def copy_session(session: Session, root: Path) -> Session:
 
 
 def repaint(session: Session, colormap: str) -> Session:
-    """Paint all colour pictures anew; archives that hold the old ones are dropped.
+    """Paint all color pictures again, and drop archives with the old ones.
 
     Args:
-        session (`Session`): Its files are written over.
+        session (`Session`): Its color pictures are overwritten.
         colormap (`str`): One of `COLORMAPS`.
 
     Returns:
-        `Session`: Without archives.
+        `Session`: The session without archives.
     """
     for photograph in session.photographs:
         for prediction in photograph.predictions:
@@ -58,14 +58,14 @@ def repaint(session: Session, colormap: str) -> Session:
 
 
 def add_point_clouds(session: Session, fov: float) -> Session:
-    """Write the photograph that is looked at as a PLY file for each checkpoint, one point a pixel of its preview.
+    """Write the shown photograph as a PLY file per checkpoint, one point per pixel of its preview.
 
     Args:
-        session (`Session`): What is shown.
+        session (`Session`): Session that is shown.
         fov (`float`): Horizontal field of view of the camera, degrees.
 
     Returns:
-        `Session`: With the files among `extras`. Relative disparity has no true depth: its cloud is to look at.
+        `Session`: The session with the files among `extras`. The cloud of a relative model has no true depth.
 
     Raises:
         ValueError: The field of view is out of range.
@@ -75,9 +75,9 @@ def add_point_clouds(session: Session, fov: float) -> Session:
     files = []
     for prediction in session.photograph.predictions:
         values = prediction.sampled(image.height, image.width)
-        metres = values if prediction.space == "depth" else depth_for_viewing(values)
+        meters = values if prediction.space == "depth" else depth_for_viewing(values)
         file = prediction.saved["png"].with_suffix(".ply")
-        files.append(save_ply(file, *point_cloud(metres, camera, image)))
+        files.append(save_ply(file, *point_cloud(meters, camera, image)))
     return replace(session, extras=tuple(dict.fromkeys((*session.extras, *files))))
 
 
@@ -85,13 +85,13 @@ def add_archive(session: Session) -> Session:
     """Pack the predictions of all photographs, and the listing, into one ZIP file.
 
     Args:
-        session (`Session`): What was predicted.
+        session (`Session`): Session with predictions.
 
     Returns:
-        `Session`: With the archive among `extras`.
+        `Session`: The session with the archive among `extras`.
     """
     file = session.folder / "depth.zip"
-    with zipfile.ZipFile(file, "w") as archive:  # stored: PNG is compressed, and float32 hardly gets smaller
+    with zipfile.ZipFile(file, "w") as archive:  # not compressed: PNG is already, and float32 hardly gets smaller
         archive.write(session.folder / LISTING, LISTING)
         for prediction in (made for photograph in session.photographs for made in photograph.predictions):
             for kind in ("png", "npy", "color"):

@@ -1,4 +1,4 @@
-"""Uploaded files: read the photographs among them, and say what is wrong with the others."""
+"""Read uploaded photographs, and explain what is wrong with other files."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from PIL import Image
 
 from depth_anything_hf.data.codes import upright_rgb
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # none whose reader starts another program, as EPS does
-MAX_ASPECT = 4  # the shorter side goes to the model's resolution, so its input grows with the aspect
-_PIL_MEGAPIXELS = 2 * Image.MAX_IMAGE_PIXELS // 1e6  # above, PIL refuses by itself
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no format whose reader starts another program, as EPS does
+MAX_ASPECT = 4  # the shorter side is resized to the model's resolution, so the input grows with the aspect
+_PIL_MEGAPIXELS = 178  # 2 * Image.MAX_IMAGE_PIXELS: PIL refuses larger images by itself
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Hold what the page accepts.
+    """Set the largest files that the page accepts.
 
     Args:
         upload_megabytes (`int`): Largest file.
-        megapixels (`float`): Largest image; PIL's own limit is 178.
-        images (`int`): Most images at once; together they may have 20 times `megapixels`, which bounds the disk.
+        megapixels (`float`): Largest image, in millions of pixels; PIL's own limit is 178.
+        images (`int`): Most images at once; all together have at most 20 times `megapixels`, to bound the disk space.
 
     Raises:
-        ValueError: A limit is not above 0, or above PIL's.
+        ValueError: A limit is not above 0, or larger than PIL's.
     """
 
     upload_megabytes: int = 50
@@ -36,26 +36,26 @@ class Limits:
             if not value > 0:
                 raise ValueError(f"{name} is {value}; it must be above 0, such as {getattr(Limits, name):g}.")
         if self.megapixels > _PIL_MEGAPIXELS:
-            raise ValueError(f"megapixels is {self.megapixels:g}; PIL reads {_PIL_MEGAPIXELS:.0f} at most: give less.")
+            raise ValueError(f"megapixels is {self.megapixels:g}; PIL reads {_PIL_MEGAPIXELS} at most: choose less.")
 
     @property
     def total_megapixels(self) -> float:
-        """All images of one go."""
+        """Return the limit for all images of one upload together, in millions of pixels."""
         return 20 * self.megapixels
 
 
 def open_photograph(path: str | Path, max_megapixels: float) -> Image.Image:
-    """Read an uploaded photograph; its size is checked before a pixel is decoded.
+    """Read an uploaded photograph; its size is checked before any pixel is decoded.
 
     Args:
-        path (`str` or `Path`): The file.
-        max_megapixels (`float`): Width times height in millions, at most.
+        path (`str` or `Path`): Uploaded file.
+        max_megapixels (`float`): Largest width times height, in millions.
 
     Returns:
         `Image.Image`: Upright, 8-bit RGB.
 
     Raises:
-        ValueError: No image that is read here, a broken one, or one of a size that the page does not take.
+        ValueError: The file is no image of `FORMATS`, is broken, or has a size that the page does not accept.
 
     Example:
         >>> import tempfile
@@ -64,19 +64,19 @@ def open_photograph(path: str | Path, max_megapixels: float) -> Image.Image:
         >>> open_photograph(file, 1)
         Traceback (most recent call last):
         ...
-        ValueError: notes.png is no image that this page reads; give JPEG, PNG, WEBP, BMP or TIFF.
+        ValueError: notes.png is no image that this page reads; use JPEG, PNG, WEBP, BMP or TIFF.
     """
     name = Path(path).name
     try:
         image = Image.open(path, formats=FORMATS)
     except FileNotFoundError as error:  # uploads are kept for a day
-        raise ValueError(f"{name} is not here any more; drop it again.") from error
+        raise ValueError(f"{name} is no longer here; drop it again.") from error
     except Image.UnidentifiedImageError as error:
         formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise ValueError(f"{name} is no image that this page reads; give {formats}.") from error
+        raise ValueError(f"{name} is no image that this page reads; use {formats}.") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(_too_large(name, f"over {_PIL_MEGAPIXELS:.0f} megapixels", max_megapixels)) from error
-    except Exception as error:  # decoders raise whatever their parsers do
+        raise ValueError(_too_large(name, f"over {_PIL_MEGAPIXELS} megapixels", max_megapixels)) from error
+    except Exception as error:  # decoders raise any exception of their parsers
         raise ValueError(f"{name} cannot be read: {error}") from error
     with image:
         _check_size(name, *image.size, max_megapixels)
@@ -92,12 +92,12 @@ def _check_size(name: str, width: int, height: int, max_megapixels: float) -> No
         raise ValueError(_too_large(name, size, max_megapixels))
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(
-            f"{name} has {width} x {height} pixels; one side may be {MAX_ASPECT} times the other at most: crop it."
+            f"{name} has {width} x {height} pixels; one side may be at most {MAX_ASPECT} times the other: crop it."
         )
 
 
 def _too_large(name: str, size: str, max_megapixels: float) -> str:
     return (
         f"{name} has {size}; this page takes up to {max_megapixels:g}: make it smaller, or start the page with a "
-        "larger --max-megapixels."
+        "larger `max_megapixels`."
     )

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 
-from depth_anything_hf.app.checkpoints import MAX_RESOLUTION
-from depth_anything_hf.app.colors import COLORMAPS
 from depth_anything_hf.app.files import FORMATS, Limits
 from depth_anything_hf.app.look import FOLDER, FOLDER_SCRIPT, HOVER, HOVER_SCRIPT, SPOKEN
+from depth_anything_hf.app.model_cache import MAX_RESOLUTION
+from depth_anything_hf.app.palettes import COLORMAPS
 
 TITLE = """# Depth Anything
 Drop a picture, compare two checkpoints, point at anything and read its depth."""
 
 
 def lay_out(models: Sequence[str], limits: Limits, any_checkpoint: bool) -> SimpleNamespace:
-    """Lay the page out, within `gr.Blocks`.
+    """Build the layout of the page, inside `gr.Blocks`.
 
     Args:
-        models (`Sequence[str]`): Hub ids or folders to choose from; the first two are chosen.
+        models (`Sequence[str]`): Hub ids or folders to choose from; the first two are preselected.
         limits (`Limits`): What visitors may upload.
-        any_checkpoint (`bool`): Whether visitors may write other names.
+        any_checkpoint (`bool`): Whether visitors may type other names.
 
     Returns:
-        `SimpleNamespace`: The parts, by name.
+        `SimpleNamespace`: The components, by name.
     """
     gr.Markdown(TITLE, elem_id="title")
     parts = SimpleNamespace()
@@ -46,7 +47,7 @@ def _lay_out_questions(parts: SimpleNamespace, models: Sequence[str], limits: Li
             list(models),
             value=models[0],
             label="Checkpoint",
-            info="choose, or write a Hub id or a folder" if any_checkpoint else None,
+            info="choose, or type a Hub id or a folder" if any_checkpoint else None,
             allow_custom_value=any_checkpoint,
         )
         parts.second = gr.Dropdown(
@@ -56,17 +57,17 @@ def _lay_out_questions(parts: SimpleNamespace, models: Sequence[str], limits: Li
             allow_custom_value=any_checkpoint,
         )
         with gr.Row():
-            resolution = f"pixels, up to {MAX_RESOLUTION}; 0: its own"
+            resolution = f"pixels, up to {MAX_RESOLUTION}; 0: the checkpoint's own"
             parts.resolution = gr.Number(0, label="Resolution", info=resolution, precision=0, min_width=120)
             parts.colormap = gr.Dropdown(
-                COLORMAPS, value=COLORMAPS[0], label="Colour map", info="near is bright", min_width=120
+                COLORMAPS, value=COLORMAPS[0], label="Color map", info="near is bright", min_width=120
             )
     parts.predict = gr.Button("Predict", variant="primary", elem_id="predict")
     parts.status = gr.HTML(elem_id="status", html_template=SPOKEN, apply_default_css=False)
 
 
 def _lay_out_answers(parts: SimpleNamespace) -> None:
-    picture = {"type": "filepath", "format": "png", "interactive": False, "buttons": ["fullscreen"]}
+    picture: dict[str, Any] = {"type": "filepath", "format": "png", "interactive": False, "buttons": ["fullscreen"]}
     with gr.Row(equal_height=False):
         parts.compare = gr.ImageSlider(label="Compare", elem_id="compare", **picture)
         with gr.Column(min_width=160):
@@ -80,7 +81,13 @@ def _lay_out_answers(parts: SimpleNamespace) -> None:
         parts.row = gr.Number(0, label="Row", precision=0, min_width=100, elem_id="row")
         parts.column = gr.Number(0, label="Column", precision=0, min_width=100, elem_id="column")
         parts.mark = gr.Button("Mark", elem_id="mark")
-    gallery = {"columns": 6, "height": 160, "fit_columns": False, "allow_preview": False, "buttons": []}
+    gallery: dict[str, Any] = {
+        "columns": 6,
+        "height": 160,
+        "fit_columns": False,
+        "allow_preview": False,
+        "buttons": [],
+    }
     parts.gallery = gr.Gallery(label="Choose an image", visible=False, interactive=False, elem_id="gallery", **gallery)
     parts.downloads = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="downloads")
     with gr.Row(equal_height=False):

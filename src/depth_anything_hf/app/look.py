@@ -1,4 +1,4 @@
-"""How the page looks, and what the browser does by itself: no font, script or picture from elsewhere."""
+"""Style and scripts of the page; no font, script or picture is loaded from elsewhere."""
 
 CSS = """
 .gradio-container { max-width: 1480px !important; margin: 0 auto; }

@@ -1,4 +1,4 @@
-"""The web page: its layout, and what happens at each button."""
+"""Build the web page, serve it, and answer its buttons."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from types import SimpleNamespace
 import gradio as gr
 from PIL import Image
 
-from depth_anything_hf.app.checkpoints import Checkpoints
 from depth_anything_hf.app.exports import add_archive, add_point_clouds, copy_session, repaint
 from depth_anything_hf.app.files import Limits
 from depth_anything_hf.app.layout import lay_out
 from depth_anything_hf.app.look import CSS
+from depth_anything_hf.app.model_cache import Checkpoints
 from depth_anything_hf.app.points import describe_points, draw_points, hover_maps, mark_pixel, mark_shown
-from depth_anything_hf.app.predicting import predict_files
+from depth_anything_hf.app.predict_files import predict_files
 from depth_anything_hf.app.session import Session
 from depth_anything_hf.scenes.simple import render_scenes
 
 _DAY = 86400  # seconds
-_EXAMPLE_SEED = 8  # a street, and a box close by
+_EXAMPLE_SEED = 8  # a street, and a box nearby
 
 
 def build_page(
@@ -43,22 +43,22 @@ def build_page(
 
     Args:
         models (`Sequence[str]`): Hub ids or folders to choose from; the first is shown, compared with the second.
-        limits (`Limits`, *optional*): What visitors may upload.
+        limits (`Limits`, *optional*): Largest uploads.
         any_checkpoint (`bool`): Whether visitors may name others: Hub ids, which are downloaded, and folders of this
-            machine. Not for strangers.
-        checkpoints (`Checkpoints`, *optional*): Where they are kept.
+            machine. Not safe if strangers can open the page.
+        checkpoints (`Checkpoints`, *optional*): Cache that loads them.
 
     Returns:
-        `gr.Blocks`: For `launch_page`.
+        `gr.Blocks`: Page for `launch_page`.
 
     Raises:
         ImportError: gradio is not installed.
-        ValueError: No model, or one that cannot be loaded.
+        ValueError: There is no model, or one that cannot be loaded.
     """
     if not models:
-        raise ValueError("models is empty; give at least one Hub id or folder.")
+        raise ValueError("models is empty; pass at least one Hub id or folder.")
     limits, checkpoints = limits or Limits(), checkpoints or Checkpoints()
-    root = Path(tempfile.mkdtemp(prefix="depth-anything-hf-app-"))  # for this user alone
+    root = Path(tempfile.mkdtemp(prefix="depth-anything-hf-app-"))  # readable by this user only
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     os.environ |= {"GRADIO_TEMP_DIR": str(root), "GRADIO_ANALYTICS_ENABLED": "False"}
     example = _draw_example(root)
@@ -75,13 +75,13 @@ def build_page(
 
 
 def launch_page(page: gr.Blocks, limits: Limits, host: str | None = "127.0.0.1", port: int | None = None) -> str:
-    """Serve the page, without waiting for its end; `page.block_thread()` waits.
+    """Serve the page and return at once; `page.block_thread()` waits for its end.
 
     Args:
-        page (`gr.Blocks`): As `build_page` returns it.
-        limits (`Limits`): The same as there.
-        host (`str`, *optional*): Address to listen on; None = gradio's environment decides, as on a Space.
-        port (`int`, *optional*): Default: the first free one from 7860.
+        page (`gr.Blocks`): Result of `build_page`.
+        limits (`Limits`): Limits passed to `build_page`.
+        host (`str`, *optional*): Address to listen on; None: gradio's environment decides, as on a Space.
+        port (`int`, *optional*): Port. Default: the first free one from 7860.
 
     Returns:
         `str`: The page's address.
@@ -109,7 +109,7 @@ def launch_page(page: gr.Blocks, limits: Limits, host: str | None = "127.0.0.1",
 
 
 def _draw_example(root: Path) -> Path:
-    """Render a scene for the visitor's first look."""
+    """Render the scene that a visitor sees first."""
     file = root / "example" / "scene.png"
     file.parent.mkdir()
     pixels = render_scenes([_EXAMPLE_SEED], 384, 512, supersample=2).images[0]
@@ -118,13 +118,13 @@ def _draw_example(root: Path) -> Path:
 
 
 def _viewed(parts: SimpleNamespace) -> list:
-    """List what `_view` fills."""
+    """List the components that `_view` fills."""
     names = "session compare seen probe hover reading gallery downloads archive status row column"
     return [getattr(parts, name) for name in names.split()]
 
 
 def _view(parts: SimpleNamespace) -> Callable[[Session], dict]:
-    """Make the function that shows a session."""
+    """Return the function that shows a session."""
 
     def shown(session: Session) -> dict:
         photograph = session.photograph
@@ -136,7 +136,7 @@ def _view(parts: SimpleNamespace) -> Callable[[Session], dict]:
         height, width = photograph.size
         return {
             parts.session: session,
-            parts.compare: gr.ImageSlider(pictures[-2:], label=f"Compare: {names[-2]} | {names[-1]}"),
+            parts.compare: gr.ImageSlider((pictures[-2], pictures[-1]), label=f"Compare: {names[-2]} | {names[-1]}"),
             parts.seen: gr.Radio(names, value=names[session.seen]),
             parts.probe: gr.Image(draw_points(session), label=f"Read: {photograph.name}, {width} x {height}"),
             parts.hover: hover_maps(photograph),
@@ -153,13 +153,13 @@ def _view(parts: SimpleNamespace) -> Callable[[Session], dict]:
 
 
 def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limits: Limits) -> None:
-    """Say what happens at each button. Problems that the visitor can mend are told, and the page stays as it is."""
+    """Connect each button with its action. A problem that the visitor can solve is shown, and the page stays as it is."""
     shown, status = _view(parts), parts.status
     marked = [parts.session, parts.probe, parts.reading, status]
     private = {"api_visibility": "private"}
     answered = functools.partial(answer_problems, status)
 
-    @functools.partial(answer_problems, status, emptied=(parts.files,))  # with the answer: ready for the next ones
+    @functools.partial(answer_problems, status, emptied=(parts.files,))  # ready for the next upload
     def predict(before, paths, first, second, resolution, colormap, progress=gr.Progress()):  # noqa: B008 (gradio's way)
         names = list(dict.fromkeys(name for name in (first, second) if name))
         bar = functools.partial(progress.tqdm, desc="Predicting", unit="images")
@@ -171,8 +171,8 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
             gr.Warning(f"{len(problems)} of {len(paths)} left out: {html.escape(problems[0])}")
         lines = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
         done = f"<p>{len(session.photographs)} of {len(paths)} predicted.</p>"
-        told = done + (f'<ul class="problem">{lines}</ul>' if problems else "")
-        return shown(session) | {status: told, parts.files: None}
+        message = done + (f'<ul class="problem">{lines}</ul>' if problems else "")
+        return shown(session) | {status: message, parts.files: None}
 
     def mark(session: Session) -> dict:
         values = session, draw_points(session), describe_points(session), ""
@@ -228,22 +228,22 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
 
 
 def answer_problems(status: gr.HTML, function: Callable, emptied: Sequence = ()) -> Callable:
-    """Tell the visitor about problems that they can mend, and leave the rest of the page as it is.
+    """Show problems that the visitor can solve, and leave the rest of the page as it is.
 
     Args:
-        status (`gr.HTML`): Where to say it.
-        function (`Callable`): Of the session and more; returns what changes, `{part: value}`.
-        emptied (`Sequence`): Parts that are emptied with the message.
+        status (`gr.HTML`): Component that shows the message.
+        function (`Callable`): Takes the session and more; returns the changes, `{component: value}`.
+        emptied (`Sequence`): Components that are emptied with the message.
 
     Returns:
-        `Callable`: The same function, which answers `ImportError`, `OSError` and `ValueError` with their message.
+        `Callable`: The same function; for `ImportError`, `OSError` and `ValueError` it shows the message.
     """
 
     @functools.wraps(function)  # gradio reads the signature
     def answer(session: Session | None, *inputs):
         try:
-            if session is None:  # of a page that outlived its server, or an hour of absence
-                raise ValueError("This page is too old to go on; load it again.")
+            if session is None:  # the server was restarted, or the visitor was away for an hour
+                raise ValueError("This page is too old to continue; load it again.")
             return function(session, *inputs)
         except (ImportError, OSError, ValueError) as error:
             gr.Warning(html.escape(str(error)))

@@ -1,4 +1,4 @@
-"""Points on a photograph: what the depth is there, and which of two is nearer."""
+"""Points on a photograph: read the depth there, and decide which of two is nearer."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from depth_anything_hf.data.codes import encode_depth_map
 from depth_anything_hf.evaluation.da2k import score_pairs
 
 LONGEST_HOVER = 320  # pixels: the grid that the cursor reads in the browser
-_COLORS = ("#ff2d78", "#00a3ff")  # of the two points; on any photograph, for any eye
+_COLORS = ("#ff2d78", "#00a3ff")  # of the two points: seen on any photograph, also by color-blind people
 _HINT = "Click the picture on the right to read its depth there; click a second point to ask which is nearer."
 
 
 def mark_shown(session: Session, x: float, y: float) -> Session:
-    """Mark the pixel that was clicked on the picture; a third click starts anew.
+    """Mark the pixel that was clicked on the picture; a third click starts over.
 
     Args:
-        session (`Session`): What is shown.
-        x (`float`): From the left, pixels of the picture as it is shown.
-        y (`float`): From the top, pixels of the picture as it is shown.
+        session (`Session`): Session that is shown.
+        x (`float`): Distance from the left, pixels of the picture as shown.
+        y (`float`): Distance from the top, pixels of the picture as shown.
 
     Returns:
-        `Session`: With the point.
+        `Session`: The session with the point.
     """
     height, width = session.photograph.size
     shown_height, shown_width = shown_size(height, width)
@@ -37,15 +37,15 @@ def mark_shown(session: Session, x: float, y: float) -> Session:
 
 
 def mark_pixel(session: Session, row: int, column: int) -> Session:
-    """Mark a pixel of the photograph; a third one starts anew.
+    """Mark a pixel of the photograph; a third one starts over.
 
     Args:
-        session (`Session`): What is shown.
-        row (`int`): From the top, pixels of the photograph.
-        column (`int`): From the left.
+        session (`Session`): Session that is shown.
+        row (`int`): Distance from the top, pixels of the photograph.
+        column (`int`): Distance from the left, pixels of the photograph.
 
     Returns:
-        `Session`: With the point.
+        `Session`: The session with the point.
 
     Raises:
         ValueError: The pixel lies outside.
@@ -61,14 +61,7 @@ def mark_pixel(session: Session, row: int, column: int) -> Session:
 
 
 def draw_points(session: Session) -> Image.Image:
-    """Draw the marked points on the picture that is read.
-
-    Args:
-        session (`Session`): What is shown.
-
-    Returns:
-        `Image.Image`: RGB.
-    """
+    """Draw the marked points on the picture that is read; returns RGB."""
     image = session.picture(session.seen).convert("RGB")
     height, width = session.photograph.size
     radius = max(image.size) / 45
@@ -86,11 +79,11 @@ def draw_points(session: Session) -> Image.Image:
 
 
 def nearer(first: float, second: float, space: str) -> int | None:
-    """Say which of two values is nearer, by the rule of DA-2K: no threshold, and equal values are a tie.
+    """Decide which of two values is nearer, by the rule of DA-2K: no threshold, and equal values are a tie.
 
     Args:
-        first (`float`): Of point 1: disparity or metres.
-        second (`float`): Of point 2.
+        first (`float`): Value at point 1: disparity or meters.
+        second (`float`): Value at point 2.
         space (`str`): "disparity" or "depth".
 
     Returns:
@@ -105,20 +98,13 @@ def nearer(first: float, second: float, space: str) -> int | None:
         >>> nearer(2.0, 1.0, "disparity"), nearer(2.0, 1.0, "depth"), nearer(1.0, 1.0, "depth")
         (1, 2, None)
     """
-    pair = [[0, 0], [0, 1]]
-    answers = score_pairs(torch.tensor([[first, second]]), [pair, pair], [0, 1], metric=space == "depth")
+    pairs = torch.tensor([[[0, 0], [0, 1]]] * 2)
+    answers = score_pairs(torch.tensor([[first, second]]), pairs, torch.tensor([0, 1]), metric=space == "depth")
     return {(True, False): 1, (False, True): 2}.get(tuple(answers.tolist()))
 
 
 def describe_points(session: Session) -> str:
-    """Say in HTML what each checkpoint reads at the points, and which of two is nearer.
-
-    Args:
-        session (`Session`): What is shown.
-
-    Returns:
-        `str`: A hint where there is no point.
-    """
+    """Write as HTML what each checkpoint predicts at the points, and which of two is nearer; without points, a hint."""
     if not session.points:
         return f"<p>{_HINT}</p>"
     heads = "".join(
@@ -137,7 +123,7 @@ def _row(prediction: Prediction, points: tuple[tuple[int, int], ...]) -> str:
     values = [float(prediction.values()[point]) for point in points]
     cells = "".join(f"<td>{_written(value, prediction.space)}</td>" for value in values)
     if len(values) == 2:
-        answer = nearer(*values, prediction.space) if np.isfinite(values).all() else 0
+        answer = nearer(values[0], values[1], prediction.space) if np.isfinite(values).all() else 0
         words = {1: "point 1 is nearer", 2: "point 2 is nearer", None: "a tie", 0: "no answer"}
         cells += f"<td><strong>{words[answer]}</strong></td>"
     return f'<tr><th scope="row">{html.escape(prediction.label)}</th>{cells}</tr>'
@@ -148,14 +134,14 @@ def _written(value: float, space: str) -> str:
 
 
 def hover_maps(photograph: Photograph) -> dict:
-    """Give the browser what it needs to read the depth under the cursor by itself.
+    """Return the data from which the browser reads the depth under the cursor by itself.
 
     Args:
-        photograph (`Photograph`): The one that is shown.
+        photograph (`Photograph`): Photograph that is shown.
 
     Returns:
-        `dict`: `size`: height and width of the photograph; `grid`: of the maps; `maps`: one a checkpoint, with its
-        `label`, `unit`, and 16-bit codes of the nearest pixels (little-endian, base64) with their `scale` and `offset`.
+        `dict`: `size`: height and width of the photograph; `grid`: those of the maps; `maps`: one per checkpoint, with
+        its `label`, `unit`, and 16-bit codes of the nearest pixels (little-endian, base64) with their `scale` and `offset`.
     """
     height, width = photograph.size
     factor = min(1.0, LONGEST_HOVER / max(height, width))

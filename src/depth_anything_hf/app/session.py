@@ -1,4 +1,4 @@
-"""What a visitor's page shows: predictions, kept as files, and the points marked on them. No state is changed in place."""
+"""The state of a visitor's page: predictions, stored as files, and the points marked on them; never changed in place."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image
 
 from depth_anything_hf.maps.resizing import resize_map
 
-LONGEST_PREVIEW = 1280  # pixels: what a browser gets to see, and the grid of a point cloud
-WIDEST_COLUMN = 640  # pixels: a picture on the page is shown no larger
+LONGEST_PREVIEW = 1280  # pixels: of the pictures sent to a browser, and of the grid of a point cloud
+WIDEST_COLUMN = 640  # pixels: the widest picture on the page
 LISTING = "depth.jsonl"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Hold what one checkpoint made of a photograph.
+    """Store the prediction of one checkpoint for a photograph.
 
     Args:
-        label (`str`): Of the checkpoint; differs from that of the other one.
+        label (`str`): Short name of the checkpoint, different for two checkpoints.
         space (`str`): "disparity" or "depth".
-        saved (`dict`): What `save_depth` returned: files, scale and offset.
+        saved (`dict`): Result of `save_depth`: files, scale and offset.
     """
 
     label: str
@@ -32,23 +32,23 @@ class Prediction:
     saved: dict
 
     def values(self) -> np.ndarray:
-        """Map the values: (height, width) float32, read from the disk where they are looked at."""
+        """Return the values, `(height, width)` float32, memory-mapped: read from the disk on access."""
         return np.load(self.saved["npy"], mmap_mode="r")
 
     def sampled(self, height: int, width: int) -> np.ndarray:
-        """Take the values of the nearest pixels at another size: (height, width) float32."""
+        """Return the values of the nearest pixels at another size, `(height, width)` float32."""
         return resize_map(torch.from_numpy(np.array(self.values()))[None], (height, width))[0].numpy()
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """Hold one uploaded image and its predictions.
+    """Store one uploaded image and its predictions.
 
     Args:
-        name (`str`): Of the file.
+        name (`str`): File name.
         size (`tuple[int, int]`): Height and width, upright.
-        preview (`Path`): PNG, its longer side `LONGEST_PREVIEW` at most.
-        predictions (`tuple[Prediction, ...]`): One a checkpoint.
+        preview (`Path`): PNG whose longer side has at most `LONGEST_PREVIEW` pixels.
+        predictions (`tuple[Prediction, ...]`): One per checkpoint.
     """
 
     name: str
@@ -59,15 +59,15 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Session:
-    """Hold what one visitor sees.
+    """Store what one visitor sees.
 
     Args:
-        folder (`Path`): Everything of this visitor's; deleted with the session.
-        photographs (`tuple[Photograph, ...]`): In the order of the upload.
-        paths (`tuple[str, ...]`): The uploaded files.
-        shown (`int`): The one that is looked at.
-        seen (`int`): The picture that points are marked on: 0 the photograph, 1 and 2 the predictions.
-        points (`tuple[tuple[int, int], ...]`): (row, column) of up to two pixels of that one.
+        folder (`Path`): Folder of all files of this visitor; deleted with the session.
+        photographs (`tuple[Photograph, ...]`): Photographs in the order of the upload.
+        paths (`tuple[str, ...]`): Uploaded files.
+        shown (`int`): Index of the photograph that is shown.
+        seen (`int`): Picture on which points are marked: 0 the photograph, 1 and 2 the predictions.
+        points (`tuple[tuple[int, int], ...]`): (row, column) of up to two pixels of the shown photograph.
         extras (`tuple[Path, ...]`): Point clouds and archives made on request.
     """
 
@@ -81,37 +81,39 @@ class Session:
 
     @property
     def photograph(self) -> Photograph:
-        """The one that is looked at."""
+        """Return the photograph that is shown."""
         return self.photographs[self.shown]
 
     def picture(self, seen: int) -> Image.Image:
-        """Give a picture at its shown size: 0 the photograph, 1 and 2 the predictions' colours."""
+        """Return a picture at its size on the page: 0 the photograph, 1 and 2 the colored predictions."""
         photograph = self.photograph
-        image = Image.open(photograph.predictions[seen - 1].saved["color"] if seen else photograph.preview)
+        image: Image.Image = Image.open(
+            photograph.predictions[seen - 1].saved["color"] if seen else photograph.preview
+        )
         height, width = shown_size(*photograph.size)
         return shrunk(image).resize((width, height), Image.Resampling.NEAREST)
 
     def downloads(self) -> list[str]:
-        """List the files of the photograph that is looked at, and what was made on request."""
+        """List the files of the shown photograph, and those made on request."""
         files = [p.saved[kind] for p in self.photograph.predictions for kind in ("png", "npy", "color")]
         return [str(file) for file in (*files, self.folder / LISTING, *self.extras)]
 
 
 def shrunk(image: Image.Image) -> Image.Image:
-    """Bring a picture to the size that browsers get to see; bilinear, which gives a colour map no new colours."""
+    """Resize a picture to the size of previews; bilinear, which adds no new colors to a color map."""
     height, width = preview_size(image.height, image.width)
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def preview_size(height: int, width: int) -> tuple[int, int]:
-    """Compute the size that browsers get to see.
+    """Compute the size of an image's preview.
 
     Args:
-        height (`int`): Of the image, pixels.
-        width (`int`): Of the image, pixels.
+        height (`int`): Height of the image, pixels.
+        width (`int`): Width of the image, pixels.
 
     Returns:
-        `tuple[int, int]`: Height and width.
+        `tuple[int, int]`: Height and width of the preview, pixels.
 
     Example:
         >>> preview_size(3000, 4000), preview_size(60, 80)
@@ -122,16 +124,16 @@ def preview_size(height: int, width: int) -> tuple[int, int]:
 
 
 def shown_size(height: int, width: int) -> tuple[int, int]:
-    """Compute the size of the pictures on the page: previews, small ones with their pixels repeated.
+    """Compute the size of the pictures on the page: previews; of small ones the pixels are repeated.
 
-    gradio takes a picture that the browser enlarges for one that it does not, and gives wrong coordinates for a click.
+    gradio returns wrong coordinates for a click on a picture that the browser enlarges.
 
     Args:
-        height (`int`): Of the image, pixels.
-        width (`int`): Of the image, pixels.
+        height (`int`): Height of the image, pixels.
+        width (`int`): Width of the image, pixels.
 
     Returns:
-        `tuple[int, int]`: Height and width, multiples of the preview's.
+        `tuple[int, int]`: Height and width, multiples of the preview's, pixels.
 
     Example:
         >>> shown_size(3000, 4000), shown_size(60, 80)

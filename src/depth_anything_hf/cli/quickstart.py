@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
     from depth_anything_hf.quickstart.experiment import Plan, warm_plan
     from depth_anything_hf.quickstart.run import run
-    from depth_anything_hf.sharing.hub import results_table
+    from depth_anything_hf.sharing.eval_results import results_table
 
     sizes = {"seed": options.seed}
     if options.images:

@@ -1,1 +1,1 @@
-"""A model as an ONNX file, which is written only after it computed the same as PyTorch."""
+"""Export a model as ONNX, checked against PyTorch before it is written, or its encoder; prove that stock classes load it."""

@@ -1,4 +1,4 @@
-"""Compare what an ONNX file computes with what PyTorch computes, image by image."""
+"""Compare the predictions of an ONNX file with those of PyTorch, image by image."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ ASPECT_RATIOS = {"4:3": (4, 3), "3:4": (3, 4), "16:9": (16, 9), "1:1": (1, 1)}  
 
 @dataclass(frozen=True)
 class Agreement:
-    """Say how far an ONNX file is from PyTorch on one crop of one image.
+    """Store how far an ONNX file is from PyTorch on one crop of one image.
 
     Args:
-        image (`str`): Its name.
-        aspect_ratio (`str`): Of the crop, one of `ASPECT_RATIOS`.
-        height (`int`): Of the network's input, pixels.
-        width (`int`): Of the network's input, pixels.
-        difference (`float`): Largest absolute difference, in the model's own unit: metres for a metric model.
-        max_error (`float`): The same as a share of the spread of PyTorch's prediction.
-        mean_error (`float`): Mean absolute difference as a share of that spread.
-        abs_rel (`float`): Scored as if PyTorch's prediction were the ground truth.
-        delta1 (`float`): Likewise.
+        image (`str`): Name of the image.
+        aspect_ratio (`str`): Aspect ratio of the crop, one of `ASPECT_RATIOS`.
+        height (`int`): Height of the network's input, pixels.
+        width (`int`): Width of the network's input, pixels.
+        difference (`float`): Largest absolute difference, in the model's own unit: meters for a metric model.
+        max_error (`float`): The same, divided by the spread of PyTorch's prediction.
+        mean_error (`float`): Mean absolute difference, divided by that spread.
+        abs_rel (`float`): AbsRel with PyTorch's prediction as the ground truth.
+        delta1 (`float`): delta1 with PyTorch's prediction as the ground truth.
     """
 
     image: str
@@ -51,15 +51,15 @@ class Agreement:
 
 
 def crop_to_ratio(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Cut the largest part of an aspect ratio out of the middle of an image.
+    """Cut the largest crop of an aspect ratio out of the middle of an image.
 
     Args:
-        image (`Image.Image`): Any.
-        width (`int`): Of the ratio.
-        height (`int`): Of the ratio.
+        image (`Image.Image`): Image of any size.
+        width (`int`): Width in the ratio.
+        height (`int`): Height in the ratio.
 
     Returns:
-        `Image.Image`: At least a pixel wide and high.
+        `Image.Image`: The crop, at least one pixel wide and high.
 
     Example:
         >>> crop_to_ratio(Image.new("RGB", (640, 480)), 16, 9).size
@@ -76,14 +76,14 @@ def crop_to_ratio(image: Image.Image, width: int, height: int) -> Image.Image:
 def relative_errors(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
     r"""Compute the largest and the mean of \(|f - e| / (\max e - \min e)\) over an image.
 
-    The spread is what a relative model's prediction means: the number stays the same at another scale or shift of it.
+    The error of a relative model does not change when its prediction is scaled or shifted.
 
     Args:
-        found (`torch.Tensor`): `(height, width)`, disparity or metres.
+        found (`torch.Tensor`): `(height, width)`, disparity or meters.
         expected (`torch.Tensor`): Same shape; not constant.
 
     Returns:
-        `tuple[float, float]`: Largest and mean error; computed in float64.
+        `tuple[float, float]`: Largest and mean error, computed in float64.
 
     Raises:
         ValueError: The shapes differ, a value is not finite, or `expected` is constant.
@@ -94,21 +94,21 @@ def relative_errors(found: torch.Tensor, expected: torch.Tensor) -> tuple[float,
     """
     if found.shape != expected.shape:
         raise ValueError(
-            f"the ONNX file gave {tuple(found.shape)} where PyTorch gave {tuple(expected.shape)}: a size was written into "
-            "the graph. Report this with your versions of torch and transformers."
+            f"the ONNX file predicts {tuple(found.shape)} and PyTorch {tuple(expected.shape)}: a size was written into the "
+            "graph. Report this with your versions of torch and transformers."
         )
     for name, values in (("the ONNX file", found), ("PyTorch", expected)):
         broken = int((~torch.isfinite(values)).sum())
         if broken:
             raise ValueError(
-                f"{name} gave {broken} of {values.numel()} values that are NaN or infinite. Check the weights; in float16 "
-                "export as float32."
+                f"{name} predicts {broken} of {values.numel()} values as NaN or infinite. Check the weights; if `dtype` is "
+                "float16, export as float32."
             )
     spread = (expected.max() - expected.min()).item()
     if spread == 0:
         raise ValueError(
             f"PyTorch predicts {expected.max().item():g} everywhere, so that nothing can be checked. Check the weights, or "
-            "give other images."
+            "pass other images."
         )
     error = (found.double() - expected.double()).abs() / spread
     return error.max().item(), error.mean().item()
@@ -126,12 +126,12 @@ def predict_onnx(
     """Predict depth at full size with an ONNX file, as `predict_depth` does with a model.
 
     Args:
-        session (`InferenceSession`): Of `open_session`.
-        processor (`DepthAnythingImageProcessor`): Of the exported checkpoint.
-        images (`Sequence[Image.Image]`): RGB.
+        session (`InferenceSession`): Result of `open_session`.
+        processor (`DepthAnythingImageProcessor`): Processor of the exported checkpoint.
+        images (`Sequence[Image.Image]`): RGB images of any sizes.
 
     Returns:
-        `list[torch.Tensor]`: For each image `(height, width)` float32.
+        `list[torch.Tensor]`: `(height, width)` float32 for each image.
     """
     inputs = (processor(image, return_tensors="pt")["pixel_values"] for image in images)
     return [
@@ -148,14 +148,14 @@ def compare_with_pytorch(
 ) -> list[Agreement]:
     """Run crops of images through PyTorch and through an ONNX file.
 
-    Of each image there are four crops. The square goes with its mirror image as a batch of two; at the checkpoint's own
-    resolution it is the one size at which transformers does not resize the position embeddings.
+    There are four crops of each image. The square and its mirror image are a batch of two; at the checkpoint's own
+    resolution the square is the only size at which transformers does not resize the position embeddings.
 
     Args:
-        model (`DepthAnythingForDepthEstimation`): Float32, on the CPU.
-        processor (`DepthAnythingImageProcessor`): Of the checkpoint.
-        session (`InferenceSession`): Of the exported file.
-        images (`Mapping[str, Image.Image]`): RGB, by name.
+        model (`DepthAnythingForDepthEstimation`): Model in float32, on the CPU.
+        processor (`DepthAnythingImageProcessor`): Processor of the checkpoint.
+        session (`InferenceSession`): Session of the exported file.
+        images (`Mapping[str, Image.Image]`): Names and RGB images.
 
     Returns:
         `list[Agreement]`: An entry for each image and aspect ratio.
@@ -171,7 +171,8 @@ def compare_with_pytorch(
         with torch.inference_mode():
             expected = model(pixel_values=pixel_values).predicted_depth  # (batch, height, width)
         found = run_session(session, pixel_values)
-        rows.append(Agreement(name, ratio, *pixel_values.shape[-2:], **_compare(found, expected, model)))
+        height, width = pixel_values.shape[-2:]
+        rows.append(Agreement(name, ratio, height, width, **_compare(found, expected, model)))
     return rows
 
 

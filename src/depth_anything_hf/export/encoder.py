@@ -1,4 +1,4 @@
-"""The encoder of a Depth Anything alone, as a stock DINOv2 backbone for other tasks."""
+"""Export the encoder of a Depth Anything as a stock DINOv2 backbone, for other tasks."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def export_encoder(model: str | os.PathLike | nn.Module, folder: str | os.PathLi
     """Save the encoder of a Depth Anything as a DINOv2 checkpoint, which loads without this package.
 
     `Dinov2Backbone`, `Dinov2Model`, `AutoModel`, `DepthAnythingForDepthEstimation.from_encoder` and the `feature_encoder`
-    of `DepthAnythingTrainer` take the folder (`AutoBackbone.from_pretrained` takes ids of the Hub alone). As a backbone it
-    gives feature maps `(batch, hidden_size, height / patch, width / patch)`, after the final layer norm, of the blocks
-    that the depth decoder read; of other blocks by `Dinov2Backbone.from_pretrained(folder, out_indices=...)`.
+    of `DepthAnythingTrainer` load the folder (`AutoBackbone.from_pretrained` accepts ids of the Hub only). As a backbone it
+    returns feature maps `(batch, hidden_size, height / patch, width / patch)`, after the final layer norm, of the blocks
+    that the depth decoder read; `Dinov2Backbone.from_pretrained(folder, out_indices=...)` chooses other blocks.
 
     Args:
         model (`str` or `nn.Module`): Hub id or folder of a Depth Anything or of a LoRA adapter, which is merged; its
             processor is saved with the encoder. Or the model itself.
-        folder (`str`): Where to save; made if missing.
+        folder (`str`): Output folder; created if missing.
 
     Raises:
-        TypeError: It is another kind of model, or an adapter that is not merged.
+        TypeError: The model is of another kind, or has an adapter that is not merged.
 
     Source: Depth Anything V1, tables 7 and 8 (semantic segmentation).
 
@@ -48,10 +48,10 @@ def export_encoder(model: str | os.PathLike | nn.Module, folder: str | os.PathLi
     if not isinstance(model, StockDepthAnything) or adapted:
         raise TypeError(
             f"model is a {type(model).__name__}{' with an adapter in it' if adapted else ''}; export_encoder takes a Depth "
-            "Anything, its Hub id or folder. Merge an adapter first: adapted.merge_and_unload(), or pass its folder."
+            "Anything, its Hub id or its folder. Merge an adapter first: adapted.merge_and_unload(), or pass its folder."
         )
     config = copy.deepcopy(model.backbone.config)
-    config.reshape_hidden_states = True  # maps, as every other model of transformers expects them of a backbone
+    config.reshape_hidden_states = True  # maps: the other models of transformers expect them from a backbone
     with torch.device("meta"):
         encoder = type(model.backbone)(config)
     encoder.load_state_dict(model.backbone.state_dict(), assign=True)

@@ -1,4 +1,4 @@
-"""Write a model as an ONNX graph whose batch, height and width are free."""
+"""Write a model as an ONNX graph for any batch, height and width."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -20,23 +20,23 @@ from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-# The operators that torch.onnx (2.6 and later) writes; a higher number would be a conversion of these.
+# The version that torch.onnx (2.6 and later) writes; a higher one would need a conversion.
 OPSET = 18
-INPUT, OUTPUT = "pixel_values", "predicted_depth"  # as transformers, optimum and transformers.js call them
-LARGEST_FILE = 1_900_000_000  # bytes of weights in the file itself: protobuf ends at 2 GiB, and the graph needs room
+INPUT, OUTPUT = "pixel_values", "predicted_depth"  # names in transformers, optimum and transformers.js
+LARGEST_FILE = 1_900_000_000  # bytes of weights inside the file: protobuf ends at 2 GiB, and the graph needs space too
 
 
 def check_installed() -> None:
-    """Raise an `ImportError` that says what to install, unless all that an export needs is there."""
+    """Raise an `ImportError` that says what to install, if a library for the export is missing."""
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise ImportError(f'an export needs {", ".join(missing)}: pip install "depth_anything_hf[onnx]".')
 
 
 class _Network(nn.Module):
-    """Compute the depth with no step that fixes the size of the images.
+    """Compute the depth without a step that fixes the size of the images.
 
-    The stock head takes `int()` of the traced height and width: the example's size would be every output's size.
+    The stock head calls `int()` on the traced height and width: the example's size would become every output's size.
     """
 
     def __init__(self, model: DepthAnythingForDepthEstimation):
@@ -45,7 +45,7 @@ class _Network(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Predict `(batch, height, width)` float32 from `(batch, 3, height, width)` float32."""
-        model, head, patch = self.model, self.model.head, self.model.config.patch_size
+        model, head, patch = self.model, self.model.head, _patch_size(self.model)
         height, width = pixel_values.shape[-2:]
         features = model.backbone(pixel_values).feature_maps
         fused = model.neck(features, height // patch, width // patch)[head.head_in_index]
@@ -59,17 +59,17 @@ def write_graph(model: DepthAnythingForDepthEstimation, path: Path, half: bool =
     """Write a model as ONNX: `pixel_values` float32 in, `predicted_depth` float32 out, both of any size.
 
     Args:
-        model (`DepthAnythingForDepthEstimation`): On the CPU; not changed.
+        model (`DepthAnythingForDepthEstimation`): Model on the CPU; stays unchanged.
         path (`Path`): File to write. Weights of more than `LARGEST_FILE` bytes go to `path` + ".data".
-        half (`bool`): Weights and computations in float16.
+        half (`bool`): Whether to store the weights and compute in float16.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     network = _Network(copy.deepcopy(model)).eval()
     network.model.set_attn_implementation("eager")  # the fused one is exported with guards against empty rows
     network = network.half() if half else network.float()
-    patch = model.config.patch_size
-    # 5 x 7 patches are no square: never the grid for which transformers leaves the position embeddings as they are.
+    patch = _patch_size(model)
+    # 5 x 7 patches are no square, so that transformers always resizes the position embeddings.
     example = torch.zeros(2, 3, 5 * patch, 7 * patch)
     height, width = (patch * torch.export.Dim(f"patch_{side}") for side in ("rows", "columns"))
     with _quiet(), torch.no_grad():
@@ -83,7 +83,8 @@ def write_graph(model: DepthAnythingForDepthEstimation, path: Path, half: bool =
             dynamic_shapes={INPUT: {0: torch.export.Dim("batch"), 2: height, 3: width}},
             verbose=False,
         )
-        ClearMetadataAndDocStringPass()(program.model)  # stack traces, with the paths of this machine
+        assert program is not None  # only the old exporter, without dynamo, returns None
+        ClearMetadataAndDocStringPass()(program.model)  # stack traces have paths of this machine
         size = sum(values.numel() * values.element_size() for values in network.state_dict().values())
         program.save(str(path), external_data=size > LARGEST_FILE)
 
@@ -91,11 +92,11 @@ def write_graph(model: DepthAnythingForDepthEstimation, path: Path, half: bool =
 def write_int8(source: Path, path: Path) -> None:
     """Write a float32 graph with the encoder's matrix products in 8-bit integers.
 
-    The convolutions stay as they are: onnxruntime's CPU has no kernel for them with signed 8-bit weights. Scales are those of
-    each output channel for the weights, and of each input, as it comes, for the activations: no calibration.
+    The convolutions stay in float32: onnxruntime has no CPU kernel for them with signed 8-bit weights. Each output channel
+    of the weights has its own scale. The scale of the activations is computed for each input, without calibration.
 
     Args:
-        source (`Path`): Of `write_graph`.
+        source (`Path`): File of `write_graph`.
         path (`Path`): File to write.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -106,18 +107,18 @@ def write_int8(source: Path, path: Path) -> None:
             path,
             op_types_to_quantize=["MatMul"],
             per_channel=True,
-            reduce_range=True,  # 7 bits of a weight: with 8, CPUs without VNNI saturate, and the others do not
+            reduce_range=True,  # 7 bits per weight: with 8, CPUs without VNNI saturate
             weight_type=QuantType.QInt8,
             use_external_data_format=Path(f"{source}.data").exists(),
         )
 
 
 def annotate(path: Path, metadata: Mapping[str, str]) -> None:
-    """Write key-value pairs into an ONNX file, in place of those it has; weights beside it stay as they are.
+    """Replace the metadata of an ONNX file; weights beside it stay unchanged.
 
     Args:
-        path (`Path`): Of an ONNX file.
-        metadata (`Mapping[str, str]`): The new `metadata_props`.
+        path (`Path`): ONNX file.
+        metadata (`Mapping[str, str]`): New `metadata_props`.
     """
     import onnx
 
@@ -135,9 +136,13 @@ def open_session(path: Path) -> InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def _patch_size(model: DepthAnythingForDepthEstimation) -> int:
+    return cast(int, model.config.patch_size)  # the stock configuration also allows a pair; its model does not
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' warnings to themselves: they concern their own insides."""
+    """Silence the warnings of the exporters: they concern their own internals."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -32,23 +32,23 @@ if TYPE_CHECKING:
     import datasets
     from onnxruntime import InferenceSession
 
-# Largest error that is written, as a share of the prediction's spread. Float16 rounds to 5e-4, a hundredth of its bound;
-# what 8 bits lose is measured and said.
+# Largest error of a file that is written, as a share of the prediction's spread. Float16 rounds to 5e-4, a hundredth of its
+# bound; the error of 8 bits is only reported.
 LARGEST_ERROR = {"float32": 1e-3, "float16": 5e-2, "int8": math.inf}
 _MEANS = ("mean_error", "abs_rel", "delta1")
-CHECKED_IMAGES = 8  # at most, spread evenly over those that are given
+CHECKED_IMAGES = 8  # at most, spread evenly over the given ones
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Say what was written, and how far it is from PyTorch.
+    """Report which file was written, and how far it is from PyTorch.
 
     Args:
-        path (`Path`): The ONNX file.
+        path (`Path`): ONNX file.
         dtype (`str`): One of `LARGEST_ERROR`.
         photographs (`bool`): Whether the check ran on given images; else on rendered scenes.
         agreements (`list[Agreement]`): An entry for each image and aspect ratio.
-        labeled (`dict[str, dict[str, float]]`): Scores of PyTorch and of the file on labelled images, where given.
+        labeled (`dict[str, dict[str, float]]`): Scores of PyTorch and of the file on labeled images, if given.
     """
 
     path: Path
@@ -59,17 +59,17 @@ class ExportReport:
 
     @property
     def size(self) -> int:
-        """Bytes on disk, with the weights beside the file where there are some."""
+        """Return the bytes on disk, with the weights beside the file if there are any."""
         return sum(path.stat().st_size for path in _files_of(self.path) if path.exists())
 
     def summary(self) -> dict[str, float]:
-        """Reduce the check to the largest errors and the mean scores over images and aspect ratios."""
+        """Return the largest errors and the mean scores over all images and aspect ratios."""
         worst = {name: max(getattr(one, name) for one in self.agreements) for name in ("difference", "max_error")}
         count = len(self.agreements)
         return worst | {name: sum(getattr(one, name) for one in self.agreements) / count for name in _MEANS}
 
     def table(self) -> str:
-        """Lay the check out, a line an aspect ratio with its worst image, and below it the scores on labelled images."""
+        """Return a Markdown table: a row per aspect ratio with its worst image, and below it the scores on labeled images."""
         lines = ["| crop | worst image | input | largest error | mean error | AbsRel | δ1 |", "|---" * 7 + "|"]
         for ratio in dict.fromkeys(one.aspect_ratio for one in self.agreements):
             members = [one for one in self.agreements if one.aspect_ratio == ratio]
@@ -97,28 +97,28 @@ def export_onnx(
     images: str | os.PathLike | None = None,
     labeled: str | os.PathLike | None = None,
 ) -> ExportReport:
-    """Export a Depth Anything as one ONNX file for any batch, height and width, once it agrees with PyTorch.
+    """Export a Depth Anything as one ONNX file for any batch, height and width, if the file agrees with PyTorch.
 
-    The file takes `pixel_values` `(batch, 3, height, width)` float32, normalised, both sides multiples of the patch, and gives
-    `predicted_depth` `(batch, height, width)` float32: disparity or metres, as the checkpoint. Its metadata hold what is
-    needed to prepare images, and the result of the check.
+    The input is `pixel_values` `(batch, 3, height, width)` float32, normalized, both sides multiples of the patch size. The
+    output is `predicted_depth` `(batch, height, width)` float32: disparity or meters, as for the checkpoint. The metadata
+    store the settings for preparing images, and the result of the check.
 
     Args:
         name (`str`): Hub id or folder of a Depth Anything, or of a LoRA adapter, which is merged.
-        out (`str` or `os.PathLike`): File to write, ending in .onnx. Weights beyond 1.9 GB lie beside it, in `out` + ".data".
-        dtype (`str`): `"float32"`; `"float16"`; or `"int8"`, the encoder's matrix products alone.
-        images (`str` or `os.PathLike`, *optional*): Photographs to check on: a file, a folder or a glob. Left out: rendered
-            scenes.
-        labeled (`str` or `os.PathLike`, *optional*): Folder in the record schema, to score PyTorch and the file on.
+        out (`str` or `os.PathLike`): File to write, ending in .onnx. Weights beyond 1.9 GB go to `out` + ".data".
+        dtype (`str`): `"float32"`; `"float16"`; or `"int8"` for the matrix products of the encoder only.
+        images (`str` or `os.PathLike`, *optional*): Photographs for the check: a file, a folder or a glob. Default:
+            rendered scenes.
+        labeled (`str` or `os.PathLike`, *optional*): Folder in the record schema, to score both PyTorch and the file.
 
     Returns:
-        `ExportReport`: What was measured. Nothing is written when the check fails.
+        `ExportReport`: The result of the check. If the check fails, nothing is written.
 
     Raises:
-        ValueError: Another model than Depth Anything, an unknown dtype, a name that does not end in .onnx, or a file that does
-            not compute the same.
-        FileExistsError: `out` is there already.
-        FileNotFoundError: `images` holds no image.
+        ValueError: The model is no Depth Anything, `dtype` is unknown, `out` does not end in .onnx, or the file disagrees with
+            PyTorch.
+        FileExistsError: `out` exists.
+        FileNotFoundError: There is no image in `images`.
 
     Example:
         >>> report = export_onnx("depth-anything/Depth-Anything-V2-Small-hf", "depth.onnx")  # doctest: +SKIP
@@ -132,8 +132,8 @@ def export_onnx(
     model, processor = load_model(name)
     if model.config.model_type != "depth_anything":
         raise ValueError(
-            f"{name} is of type {model.config.model_type!r}; export takes Depth Anything ('depth_anything') alone: no other "
-            "graph was ever checked. For other families see Optimum, https://huggingface.co/docs/optimum-onnx."
+            f"{name} is of type {model.config.model_type!r}; export accepts only Depth Anything ('depth_anything'): no "
+            "other graph was checked. For other families see Optimum, https://huggingface.co/docs/optimum-onnx."
         )
     metadata = _metadata(name, model, processor) | {"dtype": dtype}
     model = model.float()
@@ -154,32 +154,32 @@ def export_onnx(
         _check_errors(name, report)
         checked = {"photographs": report.photographs, "images": len(photographs)} | report.summary()
         annotate(path, metadata | {"checked": json.dumps(checked), "labeled": json.dumps(scores)})
-        del session  # Windows moves no open file
+        del session  # Windows cannot move an open file
     return report
 
 
 def _files_of(path: Path) -> tuple[Path, Path]:
-    """Name an ONNX file and its weights, where those lie beside it."""
+    """Return the paths of an ONNX file and of the weights beside it, which exist only for large models."""
     return path, Path(f"{path}.data")
 
 
 def _check_target(out: Path) -> Path:
-    """Raise where a file cannot be written, before anything is computed."""
+    """Raise if the file cannot be written, before anything is computed."""
     if out.suffix != ".onnx":
         raise ValueError(f"out is {out}; it must end in .onnx, such as {out.with_suffix('.onnx')}.")
     for path in _files_of(out):
         if path.exists():
-            raise FileExistsError(f"{path} exists; give another name, or remove it.")
+            raise FileExistsError(f"{path} exists; choose another name, or remove it.")
     return out
 
 
 def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
-    """Open some of the photographs that are given, by their paths inside the folder."""
+    """Open some of the given photographs; the keys are their paths inside the folder."""
     photographs = Photographs(images)
     files = list(photographs)
     if not files:
         raise FileNotFoundError(
-            f"{images} holds no image ({', '.join(IMAGE_EXTENSIONS)}); give a file, a folder or a glob in quotes."
+            f"{images} holds no image ({', '.join(IMAGE_EXTENSIONS)}); pass a file, a folder or a glob in quotes."
         )
     photographs.log_skipped()
     chosen = files[:: math.ceil(len(files) / CHECKED_IMAGES)]
@@ -187,12 +187,12 @@ def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
 
 
 def _rendered_scenes() -> dict[str, Image.Image]:
-    """Render what stands in for photographs."""
+    """Render scenes in place of photographs."""
     return {f"scene {i}": scene["image"] for i, scene in enumerate(iter_synthetic_records(2, 480, 640))}
 
 
 def _metadata(name: str, model: nn.Module, processor: DepthAnythingImageProcessor) -> dict[str, str]:
-    """List what a user of the file needs to know; numbers and lists as JSON."""
+    """Return the metadata for users of the file; numbers and lists as JSON."""
     config = model.config
     settings = {
         "model": Path(name).resolve().name if Path(name).exists() else name,  # no path of this machine
@@ -216,7 +216,7 @@ def _score_labeled(
     dtype: str,
     records: datasets.Dataset,
 ) -> dict[str, dict[str, float]]:
-    """Score PyTorch and the file on labelled images: `abs_rel`, `delta1` and `images` of each."""
+    """Score PyTorch and the file on labeled images: `abs_rel`, `delta1` and `images` of each."""
     metric = model.config.depth_estimation_type == "metric"
     models: Mapping[str, Contestant] = {
         "PyTorch float32": Contestant(partial(predict_depth, model, processor), metric),
@@ -229,7 +229,7 @@ def _score_labeled(
 
 
 def _check_errors(name: str, report: ExportReport) -> None:
-    """Raise where the file does not compute what PyTorch computes."""
+    """Raise if the file disagrees with PyTorch."""
     worst = max(report.agreements, key=lambda one: one.max_error)
     bound = LARGEST_ERROR[report.dtype]
     if worst.max_error > bound:

@@ -1,4 +1,4 @@
-"""Prove that a checkpoint needs nothing of this package: stock transformers predicts the same."""
+"""Prove that a checkpoint does not need this package: stock transformers predicts the same."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def prove_stock_pipeline(folder: Path, images: Sequence[Image.Image], work_dir: 
 
     Args:
         folder (`Path`): Checkpoint with model and processor.
-        images (`Sequence[Image.Image]`): To predict; any sizes.
-        work_dir (`Path`): For the images and the stock predictions.
+        images (`Sequence[Image.Image]`): Images of any sizes to predict.
+        work_dir (`Path`): Folder for the images and the stock predictions.
 
     Returns:
-        `float`: The largest difference between stock depth and ours.
+        `float`: The largest difference between the stock prediction and ours.
 
     Raises:
-        RuntimeError: The stock pipeline failed; the message has its output.
+        RuntimeError: The stock pipeline failed; the message contains its output.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     paths = [str(work_dir / f"{i}.png") for i in range(len(images))]

@@ -1,4 +1,4 @@
-"""Label images with a teacher: files in, finished shards out, and the device never waits.
+"""Label images with a teacher: read files, write finished shards, and never let the device wait.
 
 Reading runs in a thread, decoding in worker processes ahead of the device, PNG encoding and writing in threads behind
 it. Batches hold pictures of one input size and of one block, so that a block's records depend on nothing else.
@@ -31,28 +31,29 @@ from depth_anything_hf.labeling.progress import LabelingBar
 from depth_anything_hf.labeling.shards import ShardFolder, encode_label, encode_picture
 from depth_anything_hf.labeling.sources import open_source
 from depth_anything_hf.labeling.teacher import load_teacher
-from depth_anything_hf.sharing.dataset_card import push_folder
+from depth_anything_hf.sharing.hub import push_folder
 
 HELD_BYTES = 2**31
 _logger = logging.getLogger(__name__)
 
 
-def label_images(args: LabelingArguments) -> dict[str, Any]:
-    """Label all images of a source, or go on where an earlier run was stopped.
+def label_images(args: LabelingArguments) -> dict[str, Any] | None:
+    """Label all images of a source, or continue where an earlier run stopped.
 
-    Under `accelerate launch` each process labels its share. Killed at any moment, the same call goes on, and the
-    finished set is record for record that of an uninterrupted run, whatever the number of processes.
+    Under `accelerate launch` each process labels its share. A run may be killed at any moment: the same call continues,
+    and the finished set equals that of an uninterrupted run, record for record, for any number of processes.
 
     Args:
-        args (`LabelingArguments`): Teacher, images, folder, and how.
+        args (`LabelingArguments`): Teacher, images, output folder and options.
 
     Returns:
-        `dict[str, Any]`: The manifest; its `inputs` are `labeled` + `rejected`. None but on the main process.
+        `dict[str, Any]`, *optional*: The manifest, with `inputs` = `labeled` + `rejected`; None on all processes but the
+        main one.
 
     Raises:
         ValueError: The folder was begun with other settings, or the inputs changed since.
-        FileNotFoundError: No images there.
-        OSError: The disk is full, or fails; the same call resumes.
+        FileNotFoundError: There are no images.
+        OSError: The disk is full, or fails; repeat the call to continue.
 
     Source: Depth Anything V1, section 3.2, and V2, section 4 (labels of 62 million photographs).
 
@@ -120,7 +121,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _clear_when_full(path: Path) -> Iterator[None]:
-    """Say what to do where the disk is full."""
+    """Explain what to do when the disk is full."""
     try:
         yield
     except OSError as error:
@@ -129,7 +130,7 @@ def _clear_when_full(path: Path) -> Iterator[None]:
         raise OSError(
             error.errno,
             f"{path} cannot grow ({os.strerror(error.errno)}). The finished shards are safe: free some space, and "
-            "repeat the same command to go on.",
+            "repeat the same command to continue.",
         ) from error
 
 
@@ -141,11 +142,11 @@ class Writers:
     """Encode and write behind the device, a bounded number of images at a time.
 
     Args:
-        folder (`ShardFolder`): Where to.
-        settings (`Settings`): What a record holds.
+        folder (`ShardFolder`): Output folder.
+        settings (`Settings`): Settings that decide the content of a record.
     """
 
-    BLOCKS_WAITING = 1  # encoded and not yet written, beside the one under way
+    BLOCKS_WAITING = 1  # encoded and not yet written, besides the current one
 
     def __init__(self, folder: ShardFolder, settings: Settings):
         self.folder, self.settings = folder, settings
@@ -158,7 +159,7 @@ class Writers:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        """Finish what waits; after an error, drop it: the next run does it again."""
+        """Finish all waiting work; after an error, drop it: the next run repeats it."""
         try:
             if error is None:
                 self._settle(self.blocks, 0)
@@ -167,7 +168,7 @@ class Writers:
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def encode(self, labels: Labels, place: int, key: str, image: dict, picture_file: bytes | None) -> Future:
-        """Encode one image of a batch: the future is its record, or its rejection."""
+        """Encode one image of a batch; the result of the future is its record or its rejection."""
         self._settle(self.images, 4 * self.settings.batch_size)
         future = self.encoders.submit(self._record, labels, place, key, image, picture_file)
         self.images.append(future)
@@ -193,7 +194,7 @@ class Writers:
         kept = {"bytes": picture_file, "path": Path(image.get("path") or key).name}
         if self.settings.keep_image == "reference":
             kept = {"bytes": None, "path": image["path"]}
-        elif self.settings.keep_image == "resized":
+        elif labels.pixels is not None:  # keep_image="resized"
             kept = {"bytes": encode_picture(labels.pixels[place].numpy()), "path": None}
         scale = float(labels.scale[place])
         return {

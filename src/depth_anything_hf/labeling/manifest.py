@@ -1,4 +1,4 @@
-"""The finished set: what begins a folder, and what is written once every block is there."""
+"""Begin the folder of a pseudo-labeled set, and finish it once every block is there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from depth_anything_hf.labeling.arguments import Settings
 from depth_anything_hf.labeling.plan import BlockId, missing_blocks
 from depth_anything_hf.labeling.shards import PROGRESS, ShardFolder
 from depth_anything_hf.labeling.sources import ImageSource
-from depth_anything_hf.sharing.card import CARD, may_write_card
-from depth_anything_hf.sharing.dataset_card import MANIFEST, REJECTS, SETTINGS, dataset_card
+from depth_anything_hf.sharing.cards import CARD, MANIFEST, REJECTS, SETTINGS, dataset_card, may_write_card
 from depth_anything_hf.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "Pillow")
@@ -23,47 +22,47 @@ def claim_folder(folder: ShardFolder, settings: Settings, is_main: bool = True) 
     """Begin a folder, or check that it was begun with the same settings.
 
     Args:
-        folder: New, or of an earlier run.
-        settings: Of this run.
-        is_main: Whether this process may write.
+        folder (`ShardFolder`): New folder, or that of an earlier run.
+        settings (`Settings`): Settings of this run.
+        is_main (`bool`): Whether this process may write.
 
     Raises:
-        ValueError: Other settings.
-        FileExistsError: The folder holds something else.
+        ValueError: The folder was begun with other settings.
+        FileExistsError: The folder contains other files.
     """
     begun = folder.path / SETTINGS
     if begun.exists():
         settings.check_same(json.loads(begun.read_text(encoding="utf-8")), folder.path)
     elif folder.path.exists() and any(not entry.name.startswith(".") for entry in folder.path.iterdir()):
-        raise FileExistsError(f"{folder.path} holds files of another origin; give a new or an empty folder.")
+        raise FileExistsError(f"{folder.path} contains files of another origin; choose a new or an empty folder.")
     if not is_main:
         return
     folder.path.mkdir(parents=True, exist_ok=True)
     for left in folder.path.glob(".*.partial"):  # of a run that was killed
         left.unlink(missing_ok=True)
-    _keep(begun, _json(settings.as_json()))  # first: it is what tells the folder from a foreign one
+    _keep(begun, _json(settings.as_json()))  # first: it marks the folder as ours
     folder.prepare()
     for name, entry in folder.finished().items():
-        if not _is_there(folder.path, entry):  # someone removed it, or the disk lost it: it is labelled again
+        if not _is_there(folder.path, entry):  # removed by someone, or lost by the disk: label it again
             (folder.path / PROGRESS / f"{name}.json").unlink()
 
 
 def _is_there(folder: Path, entry: dict[str, Any]) -> bool:
-    """Whether the shard of a finished block stands in its full size."""
+    """Return True if the shard of a finished block exists in its full size."""
     shard = folder / (entry["file"] or "")
     return entry["file"] is None or (shard.is_file() and shard.stat().st_size == entry["bytes"])
 
 
 def finish_folder(folder: ShardFolder, settings: Settings, source: ImageSource) -> dict[str, Any]:
-    """Check that every input is accounted for, and write `rejects.jsonl`, the card and, last, `manifest.json`.
+    """Check that no block is missing, and write `rejects.jsonl`, the card and, last, `manifest.json`.
 
     Args:
-        folder: All its blocks are finished.
-        settings: Of the run.
-        source: What was labelled.
+        folder (`ShardFolder`): Folder with all blocks finished.
+        settings (`Settings`): Settings of the run.
+        source (`ImageSource`): Images that were labeled.
 
     Returns:
-        The manifest.
+        `dict[str, Any]`: The manifest.
 
     Raises:
         ValueError: Blocks are missing.
@@ -72,8 +71,8 @@ def finish_folder(folder: ShardFolder, settings: Settings, source: ImageSource) 
     missing = missing_blocks(len(source.parts), entries)
     if missing:
         raise ValueError(
-            f"{folder.path} is not finished: blocks {missing[:3]} and what follows them are missing. A process ended "
-            "early; repeat the same command to go on."
+            f"{folder.path} is not finished: blocks {missing[:3]} and those after them are missing. A process ended "
+            "early; repeat the same command to continue."
         )
     rejects = [reject for entry in entries.values() for reject in entry["rejects"]]
     manifest = _manifest(settings, entries, len(rejects))
@@ -106,7 +105,7 @@ def _manifest(settings: Settings, entries: dict[BlockId, dict], rejected: int) -
 
 
 def _keep(file: Path, content: bytes) -> None:
-    """Write a file, unless it holds that already."""
+    """Write a file, unless it has this content already."""
     if not file.exists() or file.read_bytes() != content:
         write_whole(file, content)
 

@@ -1,14 +1,13 @@
-"""Which inputs make which shard, and which process labels it.
+"""Decide which inputs form a shard, and which process labels it.
 
-A block is a run of `block_size` inputs of one part, in order, and becomes one shard. What a block holds depends on the
-inputs alone, neither on the number of processes nor on where an earlier run was stopped: so the finished set is the
-same, record for record. Whole parts are divided among the processes by Accelerate; where there are fewer parts than
-processes, each process reads them all and labels every so-many-th block.
+A block is a run of `block_size` inputs of one part, in order, and becomes one shard. Its content depends only on the
+inputs, not on the number of processes or on the point where an earlier run stopped: the finished set is always the same,
+record for record. Accelerate divides whole parts among the processes. If there are fewer parts than processes, each of n
+processes reads all parts and labels every n-th block.
 """
 
 from __future__ import annotations
 
-import itertools
 import tarfile
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from depth_anything_hf.labeling.sources import ImageSource, Item, digest_of
 
 
 class BlockId(NamedTuple):
-    """Name a block by its part and its place there."""
+    """Identify a block by its part and its number in the part."""
 
     part: int
     block: int
@@ -29,7 +28,7 @@ class BlockId(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One input to label."""
+    """Describe one input to label."""
 
     block: BlockId
     position: int
@@ -37,31 +36,31 @@ class Work(NamedTuple):
 
 
 class BlockEnd(NamedTuple):
-    """Say that all of a block has been read."""
+    """Mark that all inputs of a block have been read."""
 
     block: BlockId
     inputs: int
     last: bool  # of its part
-    digest: str  # of the keys
-    unreadable: str | None = None  # why the part ends here, where its file is broken
+    digest: str  # of the keys of its inputs
+    unreadable: str | None = None  # why the part ends here, if its file is broken
 
 
 def schedule(
     source: ImageSource, block_size: int, finished: Mapping[BlockId, Mapping], state: PartialState
 ) -> Iterator[Work | BlockEnd]:
-    """Yield this process's unfinished inputs, block after block, each block closed by a `BlockEnd`.
+    """Yield the unfinished inputs of this process, block by block; a `BlockEnd` follows each block.
 
     Args:
-        source: The inputs.
-        block_size: Inputs of a block; the last of a part may have fewer.
-        finished: The blocks of earlier runs, with their `inputs`, `last` and `digest`.
-        state: Which process this is, of how many.
+        source (`ImageSource`): The inputs.
+        block_size (`int`): Inputs per block; the last block of a part may have fewer.
+        finished (`Mapping`): Blocks of earlier runs, with their `inputs`, `last` and `digest`.
+        state (`PartialState`): Number of processes, and the index of this one.
 
     Returns:
-        Work and block ends.
+        `Iterator`: Work and block ends.
 
     Raises:
-        ValueError: A finished block holds other inputs now than when it was labelled.
+        ValueError: The inputs of a finished block changed since it was labeled.
     """
     parts = list(range(len(source.parts)))
     shared = len(parts) < state.num_processes
@@ -87,14 +86,11 @@ def schedule(
 
 
 def _is_complete(part: int, finished: Mapping[BlockId, Mapping]) -> bool:
-    for block in itertools.count():
-        entry = finished.get(BlockId(part, block))
-        if entry is None or entry["last"]:
-            return entry is not None
+    return _first_missing(part, finished) is None
 
 
 def _blocks(items: Iterator[Item], size: int):
-    """Yield blocks as lazy runs of items, each with two functions that answer once the run is through."""
+    """Yield blocks as lazy runs of items, each with two functions to call after the run: `last` and `unreadable`."""
     reader = _Reader(items)
     yield reader.take(size), lambda: reader.ended, lambda: reader.unreadable
     while not reader.ended:
@@ -102,11 +98,11 @@ def _blocks(items: Iterator[Item], size: int):
 
 
 class _Reader:
-    """Read one item ahead, so that the last block of a part knows that it is the last."""
+    """Read one item ahead, to know at the end of a block whether it is the last of its part."""
 
     def __init__(self, items: Iterator[Item]):
-        self.items, self.ended, self.unreadable = items, False, None
-        self.ahead: Item | None = None
+        self.items, self.ended = items, False
+        self.unreadable: str | None = None
         self._advance()
 
     def take(self, size: int) -> Iterator[Item]:
@@ -119,7 +115,7 @@ class _Reader:
 
     def _advance(self) -> None:
         try:
-            self.ahead = next(self.items)
+            self.ahead: Item = next(self.items)
         except StopIteration:
             self.ended = True
         except (ValueError, EOFError, tarfile.TarError, OSError) as error:
@@ -129,27 +125,29 @@ class _Reader:
 
 
 def _is_of_the_file(error: OSError) -> bool:
-    """Tell a broken file from a failing disk or network; pyarrow says of a broken page just OSError, without a number."""
+    """Return True for a broken file, False for a failing disk or network; pyarrow raises OSError without a number."""
     return type(error) is OSError and error.errno is None
 
 
 def _check_unchanged(source: ImageSource, name: BlockId, keys: list[str], last, entry: Mapping) -> None:
     if (len(keys), last(), digest_of(keys)) != (entry["inputs"], entry["last"], entry["digest"]):
         raise ValueError(
-            f"the inputs changed since block {name} of {source.name} ({source.parts[name.part]}) was labelled: it had "
+            f"the inputs changed since block {name} of {source.name} ({source.parts[name.part]}) was labeled: it had "
             f"{entry['inputs']} then and {len(keys)} now, or others. Undo the change, or label into a new folder."
         )
 
 
 def missing_blocks(parts: int, finished: Mapping[BlockId, Mapping]) -> list[str]:
     """List the first unfinished block of each part."""
-    found = []
-    for part in range(parts):
-        for block in itertools.count():
-            name = BlockId(part, block)
-            if name not in finished:
-                found.append(str(name))
-                break
-            if finished[name]["last"]:
-                break
-    return found
+    found = (_first_missing(part, finished) for part in range(parts))
+    return [str(name) for name in found if name is not None]
+
+
+def _first_missing(part: int, finished: Mapping[BlockId, Mapping]) -> BlockId | None:
+    """Return the first unfinished block of a part; None if the part is complete."""
+    name = BlockId(part, 0)
+    while name in finished:
+        if finished[name]["last"]:
+            return None
+        name = BlockId(part, name.block + 1)
+    return name

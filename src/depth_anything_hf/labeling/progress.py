@@ -1,4 +1,4 @@
-"""Progress of a labelling run: images a second, rejects, and the time left once the number of images is known."""
+"""Show the progress of a labeling run: images per second, rejects, and the time left once the images are counted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from depth_anything_hf.labeling.sources import ImageSource
 
 
 class LabelingBar:
-    """A bar over the share of this process.
+    """Show a bar over the share of this process.
 
     Args:
-        source (`ImageSource`): Counted beside the work, as a large tree takes minutes to count.
+        source (`ImageSource`): Images; counted in a thread, because counting a large tree takes minutes.
         finished (`Mapping`): Entries of the blocks of earlier runs.
-        state (`PartialState`): How many processes share the work.
-        disable (`bool`): Show nothing.
+        state (`PartialState`): Number of processes that share the work.
+        disable (`bool`): Whether to show nothing.
     """
 
     def __init__(self, source: ImageSource, finished: Mapping, state: PartialState, disable: bool = False):
@@ -37,18 +37,18 @@ class LabelingBar:
         self.bar.close()
 
     def update(self, labeled: int = 0, rejected: int = 0) -> None:
-        """Count images that are through."""
+        """Add images that are done."""
         self.rejected += rejected
         if rejected:
             self.bar.set_postfix(rejected=self.rejected, refresh=False)
-        if self.bar.total is not None:  # a share may be a block larger than the others
+        if self.bar.total is not None:  # a share may have one block more than the others
             self.bar.total = max(self.bar.total, self.bar.n + labeled + rejected)
         self.bar.update(labeled + rejected)
 
     def _count(self, source: ImageSource) -> None:
         try:
             total = source.count()
-        except Exception:  # whatever it is, the run meets it in its turn; the bar goes without a total
+        except Exception:  # the run itself will raise it; the bar has no total
             return
         if total is not None:
             self.bar.total = max(total // self.share, self.bar.n)

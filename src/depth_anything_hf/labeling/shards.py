@@ -1,4 +1,4 @@
-"""Finished blocks on disk: a parquet shard under its final name only when whole and checked, and what it holds."""
+"""Finished blocks on disk: parquet shards that get their final name only when complete and checked, and their entries."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from depth_anything_hf.data.records import record_features
 from depth_anything_hf.data.whole_files import file_digest, replacing, write_whole
 from depth_anything_hf.labeling.decoding import Rejected
 from depth_anything_hf.labeling.plan import BlockEnd, BlockId
-from depth_anything_hf.sharing.dataset_card import DATA
+from depth_anything_hf.sharing.cards import SHARDS
 
-ROWS_IN_A_GROUP, BYTES_IN_A_GROUP = 64, 2**28  # a reader of a stream holds a group in memory
+ROWS_IN_A_GROUP, BYTES_IN_A_GROUP = 64, 2**28  # a streaming reader loads a whole group into memory
 PROGRESS = "progress"
 
 
 def encode_label(codes: np.ndarray) -> bytes:
-    """Write codes as a 16-bit PNG, at the speed that keeps up with a network.
+    """Encode codes as a 16-bit PNG, fast enough to keep up with a network.
 
-    Run lengths instead of a dictionary: a depth map's low bits are noise, where zlib's search finds nothing. Measured
-    on a 518 x 686 map: half the time of level 6, the same size.
+    Run lengths instead of a dictionary: the low bits of a depth map are noise, in which zlib finds no repetitions.
+    Measured on a 518 x 686 map: half the time of level 6, the same size.
 
     Args:
-        codes: (height, width) uint16.
+        codes (`np.ndarray`): `(height, width)` uint16.
 
     Returns:
-        The file.
+        `bytes`: The file.
     """
     file = io.BytesIO()
     depth_map_to_image(codes).save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
@@ -42,20 +42,20 @@ def encode_label(codes: np.ndarray) -> bytes:
 
 
 def encode_picture(pixels: np.ndarray, quality: int = 95) -> bytes:
-    """Write (height, width, 3) uint8 as a JPEG."""
+    """Encode `(height, width, 3)` uint8 as a JPEG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
     return file.getvalue()
 
 
 class ShardFolder:
-    """Write blocks to a folder, and know which are finished.
+    """Write blocks to a folder, and read which are finished.
 
-    A block is finished when its entry stands in `progress/`; its shard stands in `data/` by then. Both are written
-    under another name, flushed to the disk, and renamed.
+    A block is finished when its entry is in `progress/`; its shard is in `data/` before that. Both are written under
+    another name, flushed to the disk, and renamed.
 
     Args:
-        path: The folder.
+        path (`Path`): The folder.
 
     Example:
         >>> import tempfile
@@ -70,8 +70,8 @@ class ShardFolder:
         self.features = record_features(own_size=Value("bool"))
 
     def prepare(self) -> None:
-        """Make the folders, and remove what an interrupted run left half written."""
-        for name in (DATA, PROGRESS):
+        """Create the subfolders, and remove partial files of an interrupted run."""
+        for name in (SHARDS, PROGRESS):
             (self.path / name).mkdir(parents=True, exist_ok=True)
             for left in (self.path / name).glob(".*.partial"):
                 left.unlink(missing_ok=True)
@@ -84,14 +84,15 @@ class ShardFolder:
         return entries
 
     def write_block(self, end: BlockEnd, outcomes: Mapping[str, Future | Rejected]) -> dict[str, Any]:
-        """Write a block's shard, check it, and then its entry.
+        """Write a block's shard, check it, and then write its entry.
 
         Args:
-            end: What was read.
-            outcomes: By key, in order of the inputs: the future of a record or of its rejection, or the rejection.
+            end (`BlockEnd`): Inputs that were read.
+            outcomes (`Mapping`): Keys in order of the inputs; values are the future of a record or rejection, or the
+                rejection itself.
 
         Returns:
-            The entry.
+            `dict[str, Any]`: The entry.
 
         Raises:
             OSError: The shard cannot be written or does not read back.
@@ -106,8 +107,8 @@ class ShardFolder:
         entry = {"inputs": end.inputs, "labeled": len(rows), "last": end.last, "digest": end.digest}
         entry |= {"unreadable": end.unreadable, "rejects": rejects, "file": None}
         if rows:
-            file = self.path / DATA / f"part-{end.block}.parquet"
-            entry |= {"file": f"{DATA}/{file.name}"} | self._write_shard(file, rows)
+            file = self.path / SHARDS / f"part-{end.block}.parquet"
+            entry |= {"file": f"{SHARDS}/{file.name}"} | self._write_shard(file, rows)
         write_whole(self.path / PROGRESS / f"{end.block}.json", json.dumps(entry).encode())
         return entry
 
@@ -117,13 +118,13 @@ class ShardFolder:
 
         schema = self.features.arrow_schema
         with replacing(file) as partial:
-            # The bytes are compressed already: a codec would only take time.
+            # The images are compressed already: a codec would only cost time.
             with pq.ParquetWriter(partial, schema, compression="none", use_dictionary=False) as writer:
                 for group in _row_groups(rows):
                     writer.write_table(pa.Table.from_pylist(group, schema=schema))
             found = pq.read_metadata(partial).num_rows
             if found != len(rows):
-                raise OSError(f"{partial} holds {found} of {len(rows)} rows; check the disk, then run again.")
+                raise OSError(f"{partial} has {found} of {len(rows)} rows; check the disk, then run again.")
             return {"sha256": file_digest(partial), "bytes": partial.stat().st_size}
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 MINI = "mini"
 _FOLDER = Path(__file__).parent / MINI
-BETTER = "depth-anything/Depth-Anything-V2-Small-hf"  # what to take where a download is no matter
+BETTER = "depth-anything/Depth-Anything-V2-Small-hf"  # the better choice if a download is possible
 
 
 def checkpoint_folder(name: str) -> str:
-    """Turn "mini" into the folder of the checkpoint that comes with the package, and leave any other name alone.
+    """Replace "mini" by the folder of the checkpoint that comes with the package; return any other name unchanged.
 
     Args:
-        name (`str`): Hub id, folder or "mini". A folder of yours of that name wins, if it holds a config.json.
+        name (`str`): Hub id, folder or "mini". If your own folder "mini" has a config.json, it is used.
 
     Returns:
-        `str`: What transformers' `from_pretrained` and `pipeline` take.
+        `str`: Name for `from_pretrained` and `pipeline` of transformers.
 
     Example:
         >>> from transformers import AutoConfig
@@ -25,13 +25,13 @@ def checkpoint_folder(name: str) -> str:
         >>> checkpoint_folder("somebody/their-model")
         'somebody/their-model'
     """
-    if name != MINI or (Path(MINI) / "config.json").is_file():  # a file or folder of other things is no model
+    if name != MINI or (Path(MINI) / "config.json").is_file():  # other files and folders of that name are no model
         return name
     return str(_FOLDER)
 
 
 def checkpoint_name(folder: str) -> str:
-    """Turn the folder of the checkpoint that comes with the package back into "mini": it lies elsewhere on other machines.
+    """Replace the folder of the checkpoint that comes with the package by "mini": the path differs between machines.
 
     Example:
         >>> checkpoint_name(checkpoint_folder("mini")), checkpoint_name("somebody/their-model")
@@ -41,12 +41,12 @@ def checkpoint_name(folder: str) -> str:
 
 
 def hint_at_better(name: str) -> list[str]:
-    """Say, where a name means the checkpoint that comes with the package, which one is better: a line, or none.
+    """Return a line that names a better model if `name` is the bundled one; else an empty list.
 
     Example:
         >>> hint_at_better("somebody/their-model")
         []
     """
-    if checkpoint_folder(name) == name:  # a model of the user's, maybe in a folder that has its name
+    if checkpoint_folder(name) == name:  # the user's own model, maybe in a folder named mini
         return []
     return [f"mini sees the layout of a scene and little of its detail; far more accurate: --model {BETTER}"]

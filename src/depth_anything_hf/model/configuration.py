@@ -1,4 +1,4 @@
-"""Configurations of the released sizes, and of a decoder that fits any DINOv2 encoder."""
+"""Configurations of the released sizes, and of a decoder for any DINOv2 encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import DepthAnythingConfig, Dinov2Config
 
 @dataclass(frozen=True)
 class SizePreset:
-    """One released size: encoder and decoder widths, and the blocks that V2 reads (1-based)."""
+    """Store a released size: widths of encoder and decoder, and the encoder blocks that V2 reads (1-based)."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -31,12 +31,12 @@ VERSIONS = ("v1", "v2")
 
 
 def check_version(version: str) -> str:
-    """Return `version` if it is `"v1"` or `"v2"`, and raise a `ValueError` otherwise."""
+    """Return `version` if it is `"v1"` or `"v2"`; raise a `ValueError` otherwise."""
     if version not in VERSIONS:
         raise ValueError(
-            f"version is {version!r}; it must be one of {VERSIONS}. The two share all weight names and read different "
-            "encoder blocks (V1 the last four, V2 four spread over the depth), so that the wrong one loads without an "
-            "error and gives bad depth."
+            f"version is {version!r}; it must be one of {VERSIONS}. The two have the same weight names and read "
+            "different encoder blocks (V1 the last four, V2 four spread over the depth): the wrong one loads without an "
+            "error and predicts bad depth."
         )
     return version
 
@@ -45,14 +45,15 @@ def encoder_blocks(num_hidden_layers: int, version: str) -> list[int]:
     """List the four encoder blocks that the decoder reads, 1-based, for an encoder of any depth.
 
     Args:
-        num_hidden_layers (`int`): Depth of the encoder, at least 4.
-        version (`str`): `"v1"`: the last four. `"v2"`: the authors' choice for 12, 24 and 40 blocks, else quarters.
+        num_hidden_layers (`int`): Number of blocks of the encoder, at least 4.
+        version (`str`): `"v1"`: the last four. `"v2"`: the authors' choice for 12, 24 and 40 blocks, else the ends of the
+            four quarters.
 
     Returns:
-        `list[int]`: Four block numbers, ascending; the last is the encoder's last.
+        `list[int]`: Four block numbers in ascending order; the last one is the last block.
 
     Raises:
-        ValueError: The encoder is too shallow or the version unknown.
+        ValueError: The encoder is too shallow, or the version is unknown.
 
     Example:
         >>> encoder_blocks(24, "v2"), encoder_blocks(24, "v1")
@@ -72,19 +73,19 @@ def config_for_encoder(
 ) -> DepthAnythingConfig:
     """Build the configuration of a Depth Anything model around a DINOv2 encoder of any size.
 
-    A released width gets the released decoder; any other gets the proportions of the small one.
+    An encoder of a released width gets the released decoder; any other gets a decoder in the proportions of the small one.
 
     Args:
-        backbone_config (`Dinov2Config`): Of `Dinov2Model` or `Dinov2Backbone`.
-        version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads.
-        max_depth (`float`, *optional*): Given, the model is metric and its output lies in (0, max_depth) metres; a
-            whole number. Left out, it is relative: disparity of unknown scale and shift.
+        backbone_config (`Dinov2Config`): Config of a `Dinov2Model` or `Dinov2Backbone`.
+        version (`str`): `"v1"` or `"v2"`; decides which encoder blocks the decoder reads.
+        max_depth (`float`, *optional*): Makes the model metric, with outputs in (0, max_depth) meters; a whole number.
+            Default: a relative model, with disparity of unknown scale and shift.
 
     Returns:
-        `DepthAnythingConfig`: Of the stock class.
+        `DepthAnythingConfig`: A configuration of the stock class.
 
     Raises:
-        ValueError: The encoder is too shallow, the version unknown, or `max_depth` no positive whole number.
+        ValueError: The encoder is too shallow, the version is unknown, or `max_depth` is no positive whole number.
 
     Example:
         >>> config = config_for_encoder(Dinov2Config(hidden_size=96, num_hidden_layers=8, num_attention_heads=3))
@@ -93,8 +94,8 @@ def config_for_encoder(
     """
     if max_depth is not None and not (max_depth > 0 and max_depth % 1 == 0):
         raise ValueError(
-            f"max_depth is {max_depth}; it must be a positive whole number of metres, as the stock configuration "
-            "holds no other: 20 indoors, 80 outdoors, as the authors. Round it up."
+            f"max_depth is {max_depth}; it must be a positive whole number of meters, because the stock configuration "
+            "stores no other: the authors use 20 indoors and 80 outdoors. Round it up."
         )
     width = backbone_config.hidden_size
     released = {preset.hidden_size: preset for preset in SIZE_PRESETS.values()}.get(width)
@@ -104,7 +105,7 @@ def config_for_encoder(
         "apply_layernorm": True,
         "reshape_hidden_states": False,
     }
-    # The name is a folder of this machine where the encoder came from one; it would be published with the checkpoint.
+    # The name may be a folder of this machine, and would be published with the checkpoint.
     left_out = ("stage_names", "architectures", "dtype", "_name_or_path")
     backbone = {key: value for key, value in backbone.items() if key not in left_out}
     return DepthAnythingConfig(
@@ -125,15 +126,15 @@ def config_for(size: str, version: str = "v2", max_depth: float | None = None) -
 
     Args:
         size (`str`): `"small"` (24.8M parameters), `"base"` (97.5M), `"large"` (335.3M) or `"giant"` (1.3B, V2 only).
-        version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads. Their weights have the same names,
-            so the wrong version loads without an error and gives bad depth.
-        max_depth (`float`, *optional*): Metres, for a metric model: 20 indoors, 80 outdoors. Left out: relative.
+        version (`str`): `"v1"` or `"v2"`; decides which encoder blocks the decoder reads. Their weights have the same
+            names, so the wrong version loads without an error and predicts bad depth.
+        max_depth (`float`, *optional*): Meters, for a metric model: 20 indoors, 80 outdoors. Default: a relative model.
 
     Returns:
-        `DepthAnythingConfig`: Of the stock class.
+        `DepthAnythingConfig`: A configuration of the stock class.
 
     Raises:
-        ValueError: Unknown size or version, or V1 giant, which does not exist.
+        ValueError: The size or version is unknown, or V1 giant, which does not exist.
 
     Source: the authors' repositories; Depth Anything V2, section 5.
 

@@ -1,14 +1,15 @@
-"""The authors' `.pth` files to Hugging Face checkpoints and back, bit for bit."""
+"""Convert the authors' `.pth` files to Hugging Face checkpoints and back, bit for bit."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file
-from transformers import DepthAnythingConfig
+from transformers import DepthAnythingConfig, Dinov2Config
 
 from depth_anything_hf.model.configuration import SIZE_PRESETS, config_for
 from depth_anything_hf.model.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
@@ -46,17 +47,19 @@ _ZOEDEPTH = ("core.core.", "attractors.", "seed_bin_regressor.", "conditional_lo
 def name_table(config: DepthAnythingConfig) -> dict[str, tuple[str, ...]]:
     """List the official name of every parameter with its name on disk in a Hugging Face checkpoint.
 
-    It is one name, or three where the official parameter holds query, key and value one above the other.
+    It is one name, or three if the official parameter stacks query, key and value.
 
     Example:
         >>> table = name_table(config_for("small"))
         >>> len(table), sum(len(names) for names in table.values())
         (239, 287)
     """
-    encoder = config.backbone_config
-    table = {official: (name,) for official, name in _PARAMETERS.items()}
-    modules = {official: (name,) for official, name in _MODULES.items()}
-    in_block = {k: (v,) for k, v in (_BLOCK_MODULES | (_SWIGLU if encoder.use_swiglu_ffn else _MLP)).items()}
+    encoder = _encoder(config)
+    table: dict[str, tuple[str, ...]] = {official: (name,) for official, name in _PARAMETERS.items()}
+    modules: dict[str, tuple[str, ...]] = {official: (name,) for official, name in _MODULES.items()}
+    in_block: dict[str, tuple[str, ...]] = {
+        k: (v,) for k, v in (_BLOCK_MODULES | (_SWIGLU if encoder.use_swiglu_ffn else _MLP)).items()
+    }
     in_block["attn.qkv"] = _QKV
     for i in range(encoder.num_hidden_layers):
         theirs, ours = f"pretrained.blocks.{i}.", f"backbone.encoder.layer.{i}."
@@ -76,51 +79,51 @@ def name_table(config: DepthAnythingConfig) -> dict[str, tuple[str, ...]]:
 
 
 def from_official(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingConfig) -> dict[str, torch.Tensor]:
-    """Give official weights the names that a Hugging Face checkpoint has on disk.
+    """Rename official weights as in a Hugging Face checkpoint on disk.
 
     Args:
-        state_dict (`Mapping[str, torch.Tensor]`): Of the official network. The mask token, which serves DINOv2's own
-            training alone, may be missing and is then zero.
-        config (`DepthAnythingConfig`): Of its size.
+        state_dict (`Mapping[str, torch.Tensor]`): Weights of the official network. The mask token, which only DINOv2's
+            own training needs, may be missing and is then zero.
+        config (`DepthAnythingConfig`): Configuration of the same size.
 
     Returns:
         `dict[str, torch.Tensor]`: Same values and dtypes, in the same memory.
 
     Raises:
-        ValueError: Names or shapes are not those of the size, or it is another network; with the list.
+        ValueError: Names or shapes differ from those of the size, which the message lists; or it is another network.
     """
     if any(name.startswith(_ZOEDEPTH) for name in state_dict):
         raise ValueError(
-            "the file holds ZoeDepth (core.core.*, attractors.*), the network of V1's metric models. transformers' class "
-            "for it is ZoeDepthForDepthEstimation, which loads those with a BEiT encoder (Intel/zoedepth-nyu-kitti); "
-            "V1's, with a DINOv2 encoder, run in the authors' code alone. For metric depth here take a V2 metric file."
+            "the file holds ZoeDepth (core.core.*, attractors.*), the network of V1's metric models. In transformers, "
+            "ZoeDepthForDepthEstimation loads those with a BEiT encoder (Intel/zoedepth-nyu-kitti); V1's have a DINOv2 "
+            "encoder and run only in the authors' code. For metric depth, use a V2 metric file."
         )
     table, shapes = name_table(config), _shapes_on_disk(config)
-    # One above the other: as many times the rows.
+    # Stacked: as many times the rows.
     official_shapes = {key: (len(names) * shapes[names[0]][0], *shapes[names[0]][1:]) for key, names in table.items()}
     state_dict = _with_mask_token(state_dict, "pretrained.")
     _check(state_dict, official_shapes, _hint(state_dict, config))
-    renamed = {}
+    renamed: dict[str, torch.Tensor] = {}
     for official, names in table.items():
         renamed |= zip(names, state_dict[official].chunk(len(names)), strict=True)
-    if not config.backbone_config.use_mask_token:
+    if not _encoder(config).use_mask_token:
         renamed.pop(table["pretrained.mask_token"][0])
     return renamed
 
 
 def to_official(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingConfig) -> dict[str, torch.Tensor]:
-    """Give a model's weights their official names: the inverse of `from_official`.
+    """Rename a model's weights as in the official files: the inverse of `from_official`.
 
     Args:
-        state_dict (`Mapping[str, torch.Tensor]`): `model.state_dict()`, or the content of its file. Without a mask
-            token it gets one of zeros, as the official network loads no file without.
-        config (`DepthAnythingConfig`): The model's.
+        state_dict (`Mapping[str, torch.Tensor]`): `model.state_dict()`, or the content of its file. A missing mask token
+            is added as zeros, because the official network loads no file without one.
+        config (`DepthAnythingConfig`): Configuration of the model.
 
     Returns:
         `dict[str, torch.Tensor]`: Same values and dtypes.
 
     Raises:
-        ValueError: Names or shapes are not those of the config; with the list.
+        ValueError: Names or shapes differ from those of the config; the message lists them.
 
     Example:
         >>> from transformers import Dinov2Config
@@ -142,17 +145,17 @@ def to_official(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingCon
 
 
 def load_official(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read the weights of an official file, or of what the authors' training code saves. No code of the file runs.
+    """Read the weights of an official file, or of a checkpoint of the authors' training code; no code in the file runs.
 
     Args:
-        path (`str` or `Path`): `.pth`, `.pt` or `.safetensors`. `{"model": weights, ...}` is unwrapped, and the
-            `module.` taken off that DistributedDataParallel puts before every name.
+        path (`str` or `Path`): `.pth`, `.pt` or `.safetensors`. `{"model": weights, ...}` is unwrapped, and the prefix
+            `module.` of DistributedDataParallel is removed.
 
     Returns:
-        `dict[str, torch.Tensor]`: Names to weights, on the CPU.
+        `dict[str, torch.Tensor]`: Names and weights, on the CPU.
 
     Raises:
-        ValueError: The file holds more than weights and plain values, or no weights.
+        ValueError: The file contains more than weights and plain values, or no weights.
     """
     return _weights(_read(Path(path)), path)
 
@@ -160,9 +163,9 @@ def load_official(path: str | Path) -> dict[str, torch.Tensor]:
 def model_from_official(
     state_dict: Mapping[str, torch.Tensor], config: DepthAnythingConfig
 ) -> DepthAnythingForDepthEstimation:
-    """Build a model of official weights, in their memory and in evaluation mode. Errors: see `from_official`."""
+    """Build a model that shares the memory of official weights, in evaluation mode; errors as in `from_official`."""
     renamed = from_official(state_dict, config)
-    with torch.device("meta"):  # weights of its own would be 5 GB for the giant, only to be replaced
+    with torch.device("meta"):  # initial weights would need 5 GB for the giant, only to be replaced
         model = DepthAnythingForDepthEstimation(config)
     model.load_state_dict(renamed, assign=True)
     return model.eval()
@@ -173,20 +176,20 @@ def convert_official(
 ) -> DepthAnythingForDepthEstimation:
     """Turn an official file into a model.
 
-    The weights say neither the version nor whether they are metric. What the file's name or a training checkpoint says
-    of it is held against the arguments; otherwise a wrong one gives bad depth without an error.
+    The weights do not tell the version, or whether they are metric. If the file's name or a training checkpoint tells it,
+    the arguments must agree; otherwise a wrong argument causes bad depth without an error.
 
     Args:
-        path (`str` or `Path`): As for `load_official`.
+        path (`str` or `Path`): File for `load_official`.
         size (`str`): `"small"`, `"base"`, `"large"` or `"giant"`.
-        version (`str`): `"v1"` or `"v2"`: which encoder blocks the decoder reads.
-        max_depth (`float`, *optional*): For metric files, in metres: 20 for Hypersim's, 80 for VKITTI2's.
+        version (`str`): `"v1"` or `"v2"`; decides which encoder blocks the decoder reads.
+        max_depth (`float`, *optional*): Meters, for metric files: 20 for Hypersim, 80 for VKITTI2.
 
     Returns:
-        `DepthAnythingForDepthEstimation`: In evaluation mode, on the CPU.
+        `DepthAnythingForDepthEstimation`: The model in evaluation mode, on the CPU.
 
     Raises:
-        ValueError: The weights are of another size or network, or the file says otherwise than the arguments.
+        ValueError: The weights are of another size or network, or the file contradicts the arguments.
     """
     path, config, asked = Path(path), config_for(size, version, max_depth), (version, max_depth)
     _check_metric_version(*asked)
@@ -194,19 +197,19 @@ def convert_official(
         if re.fullmatch(pattern, path.stem) and asked != tuple(named):
             raise ValueError(
                 f"{path.name} is the authors' name of a {_kind(*named)} model, and {_kind(*asked)} is asked for. "
-                "Give the version and max_depth of the name, or rename the file if it is the name that is wrong."
+                "Pass the `version` and `max_depth` of the name, or rename the file if its name is wrong."
             )
     checkpoint = _read(path)
     best = checkpoint.get("previous_best") if isinstance(checkpoint, dict) else None
     if max_depth is None and isinstance(best, dict) and "abs_rel" in best:
         raise ValueError(
-            f"{path} is a checkpoint of metric training; give its max_depth (the authors': 20 Hypersim, 80 VKITTI2)."
+            f"{path} is a checkpoint of metric training; pass its `max_depth` (the authors': 20 Hypersim, 80 VKITTI2)."
         )
     return model_from_official(_weights(checkpoint, path), config)
 
 
 def official_kind(config: DepthAnythingConfig) -> tuple[str, str, int | None]:
-    """Find size, version and max_depth of the official network that a configuration is; `ValueError` where none is."""
+    """Return size, version and max_depth of the official network with this configuration; `ValueError` if there is none."""
     if config.model_type != "depth_anything":
         raise ValueError(f"the model is of type {config.model_type!r}; only Depth Anything has an official layout.")
     max_depth = config.max_depth if config.depth_estimation_type == "metric" else None
@@ -216,28 +219,28 @@ def official_kind(config: DepthAnythingConfig) -> tuple[str, str, int | None]:
             return size, version, max_depth
     raise ValueError(
         f"a model of width, depth, heads, blocks read and decoder widths {_layers(config)[:6]} is none of the authors', "
-        f"whose code could not load it: it knows the sizes {tuple(SIZE_PRESETS)} of V1 and V2."
+        f"and their code could not load it: it knows the sizes {tuple(SIZE_PRESETS)} of V1 and V2."
     )
 
 
 def _read(path: Path):
-    """Load a file without running code of it."""
+    """Load a file without running any code in it."""
     path.open("rb").close()  # a file that cannot be opened keeps its own error
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a dozen kinds where a file is damaged
+    except Exception as error:  # a damaged file raises a dozen kinds
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found:
-            message = "which is no weight: a pickle that can run code is refused. It takes the state_dict alone."
+            message = "which is no weight: a pickle that can run code is refused. Save only the state_dict."
             raise ValueError(f"{path} asks for {found[1]}, {message}") from error
         kind = type(error).__name__
         raise ValueError(f"{path} is no checkpoint of PyTorch, or is damaged ({kind}): download it again.") from error
 
 
 def _weights(checkpoint, path: str | Path) -> dict[str, torch.Tensor]:
-    """Find the weights in what a file holds."""
+    """Return the weights among the content of a file."""
     if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("model"), Mapping):
         checkpoint = checkpoint["model"]
     entries = checkpoint.items() if isinstance(checkpoint, Mapping) else ()
@@ -249,7 +252,7 @@ def _weights(checkpoint, path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _with_mask_token(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Add a mask token of zeros where there is none."""
+    """Add a mask token of zeros if there is none."""
     state_dict, class_token = dict(state_dict), state_dict.get(prefix + "cls_token")
     if class_token is not None:
         state_dict.setdefault(prefix + "mask_token", torch.zeros_like(class_token.flatten(0, 1)))
@@ -257,13 +260,15 @@ def _with_mask_token(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dic
 
 
 def _on_disk(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give weights the names on disk, where they have those in memory."""
+    """Rename weights from their names in memory to those on disk."""
     renamed = {}
     for name, value in state_dict.items():
         for on_disk, in_memory in NAMES_ON_DISK.items():
             name = name.replace(in_memory, on_disk)
         renamed[name] = value
-    for gate in [name for name in renamed if ".mlp.gate_proj." in name]:  # the giant's two layers, on disk one
+    for gate in [
+        name for name in renamed if ".mlp.gate_proj." in name
+    ]:  # two layers of the giant in memory, one on disk
         up = gate.replace(".gate_proj.", ".up_proj.")
         if up in renamed:
             renamed[gate.replace(".gate_proj.", ".weights_in.")] = torch.cat([renamed.pop(gate), renamed.pop(up)])
@@ -271,7 +276,7 @@ def _on_disk(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _shapes_on_disk(config: DepthAnythingConfig) -> dict[str, tuple[int, ...]]:
-    """List the shapes of a configuration's weights, of those that have an official name."""
+    """Return the shapes of a configuration's weights that have an official name."""
     with torch.device("meta"):
         model = DepthAnythingForDepthEstimation(config)
     weights = _with_mask_token(_on_disk(model.state_dict()), "backbone.embeddings.")
@@ -279,7 +284,7 @@ def _shapes_on_disk(config: DepthAnythingConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _check(state_dict: Mapping[str, torch.Tensor], shapes: dict[str, tuple[int, ...]], hint: str = "") -> None:
-    """Raise a `ValueError` that lists the names that are missing, too many or of another shape."""
+    """Raise a `ValueError` that lists names that are missing, unexpected or of another shape."""
     wrong = [name for name in shapes if name in state_dict and tuple(state_dict[name].shape) != shapes[name]]
     found = {
         "missing": [name for name in shapes if name not in state_dict],
@@ -296,20 +301,20 @@ def _check(state_dict: Mapping[str, torch.Tensor], shapes: dict[str, tuple[int, 
 
 
 def _hint(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingConfig) -> str:
-    """Say what official weights that do not fit probably are."""
+    """Guess why official weights do not fit."""
     if any(name.startswith("backbone.") for name in state_dict):
-        return "These are names of a Hugging Face checkpoint, which needs no conversion or goes to_official."
-    token, width = state_dict.get("pretrained.cls_token"), config.backbone_config.hidden_size
+        return "These are names of a Hugging Face checkpoint, which needs no conversion; for the other direction use to_official."
+    token, width = state_dict.get("pretrained.cls_token"), _encoder(config).hidden_size
     sizes = {preset.hidden_size: size for size, preset in SIZE_PRESETS.items()}
     if token is not None and token.shape[-1] != width:
-        return f"The size asked for is {sizes.get(width)}, and they are those of {sizes.get(token.shape[-1], 'none')}."
+        return f"The size asked for is {sizes.get(width)}; the weights are of size {sizes.get(token.shape[-1], 'unknown')}."
     return ""
 
 
 def _check_metric_version(version: str, max_depth: float | None) -> None:
     if version == "v1" and max_depth is not None:
         raise ValueError(
-            "V1 has no metric model but ZoeDepth's; metric files are of version 'v2', V1's have no max_depth."
+            "V1 has no metric model but ZoeDepth's: pass version 'v2' for a metric file, or leave `max_depth` out."
         )
 
 
@@ -318,8 +323,12 @@ def _kind(version: str, max_depth: float | None) -> str:
 
 
 def _layers(config: DepthAnythingConfig) -> tuple:
-    """Everything of a configuration that the authors' code builds its network from, and what it computes depends on."""
-    encoder = config.backbone_config
+    """Return the settings from which the authors' code builds its network, and on which its output depends."""
+    encoder = _encoder(config)
     shape = (encoder.hidden_size, encoder.num_hidden_layers, encoder.num_attention_heads, list(encoder.out_indices))
     kind = (encoder.mlp_ratio, encoder.use_swiglu_ffn, encoder.qkv_bias, encoder.patch_size, encoder.image_size)
     return *shape, list(config.neck_hidden_sizes), config.fusion_hidden_size, config.head_hidden_size, *kind
+
+
+def _encoder(config: DepthAnythingConfig) -> Dinov2Config:
+    return cast(Dinov2Config, config.backbone_config)

@@ -1,1 +1,1 @@
-"""The whole method in minutes on a CPU: render, train a teacher, pseudo-label, train a student, score, prove."""
+"""The whole method in minutes on a CPU: render scenes, train a teacher, label images, train a student, score, export."""

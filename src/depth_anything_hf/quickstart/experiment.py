@@ -1,4 +1,4 @@
-"""The pieces of a small self-training experiment; the ablation benchmark calls the same ones."""
+"""The steps of a small self-training experiment; the ablation benchmark uses them too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -34,23 +35,23 @@ class Plan:
     """Sizes and lengths of a quickstart run: small enough for 2 CPU cores.
 
     Args:
-        height (`int`): Of the training crop, pixels.
-        width (`int`): Of the training crop, pixels.
-        patch_size (`int`): Of the encoder, pixels; both sides of the crop are multiples of it.
+        height (`int`): Height of the training crop, pixels.
+        width (`int`): Width of the training crop, pixels.
+        patch_size (`int`): Patch size of the encoder, pixels; both sides of the crop are multiples of it.
         hidden_size (`int`): Width of the encoder, a multiple of 32.
-        layers (`int`): Blocks of the encoder.
-        labeled (`int`): Procedural scenes with labels.
-        unlabeled (`int`): Procedural scenes of the second domain, or the most photographs to use.
-        held_out (`int`): Scenes of each domain that are only scored.
-        teacher_steps (`int`): Optimiser steps of the teacher.
-        student_steps (`int`): Optimiser steps of the student.
-        teacher_batch (`int`): Labelled images in a step of the teacher.
-        student_batch (`tuple[int, int]`): Labelled and unlabelled images in a step of the student.
-        learning_rate (`float`): Of the encoder; the decoder's is twice that.
+        layers (`int`): Number of blocks of the encoder.
+        labeled (`int`): Number of procedural scenes with labels.
+        unlabeled (`int`): Number of procedural scenes of the second domain, or the most photographs to use.
+        held_out (`int`): Number of scenes of each domain that are only scored.
+        teacher_steps (`int`): Optimizer steps of the teacher.
+        student_steps (`int`): Optimizer steps of the student.
+        teacher_batch (`int`): Labeled images in a step of the teacher.
+        student_batch (`tuple[int, int]`): Labeled and unlabeled images in a step of the student.
+        learning_rate (`float`): Learning rate of the encoder; the decoder's is twice as high.
         blur_sigma (`tuple[float, float]`): Range of the strong view's blur, pixels.
-        seed (`int`): Of data, weights and training.
-        warm_start (`bool`): Begin from `mini`, which comes with the package, instead of random weights; the sizes must be
-            its own, as `warm_plan` gives them.
+        seed (`int`): Seed of data, weights and training.
+        warm_start (`bool`): Start from `mini`, which comes with the package, instead of random weights; the sizes must be
+            those of `warm_plan`.
     """
 
     height: int = 64
@@ -64,46 +65,46 @@ class Plan:
     teacher_steps: int = 1200
     student_steps: int = 1200
     teacher_batch: int = 8
-    student_batch: tuple[int, int] = (4, 8)  # labelled, unlabelled: 1:2, as V1
+    student_batch: tuple[int, int] = (4, 8)  # labeled, unlabeled: 1:2, as in V1
     learning_rate: float = 3e-4
-    blur_sigma: tuple[float, float] = (0.1, 0.6)  # the authors' range of 0.1 to 2.0 belongs to 518 pixels
+    blur_sigma: tuple[float, float] = (0.1, 0.6)  # the authors' range of 0.1 to 2.0 is for 518 pixels
     seed: int = 0
     warm_start: bool = False
 
 
 def warm_plan(**sizes) -> Plan:
-    """Plan a quickstart that begins from `mini`: its sizes, fewer steps and a gentler learning rate.
+    """Plan a quickstart that starts from `mini`: its sizes, fewer steps and a lower learning rate.
 
     Args:
-        sizes: Further fields of `Plan`, which win.
+        sizes: Fields of `Plan` to override.
 
     Returns:
-        `Plan`: For `run`.
+        `Plan`: The plan.
     """
     processor = DepthAnythingImageProcessor.from_pretrained(checkpoint_folder(MINI))
-    own = {"height": processor.size["height"], "width": processor.size["width"]}
+    own: dict[str, Any] = {"height": processor.size["height"], "width": processor.size["width"]}
     own |= {"patch_size": processor.ensure_multiple_of, "labeled": 800, "unlabeled": 800}
     own |= {"teacher_steps": 300, "student_steps": 300, "learning_rate": 5e-5}
     return Plan(**(own | sizes), warm_start=True)
 
 
 class LossBar(ProgressCallback):
-    """A progress bar that shows the loss, in place of printing every log."""
+    """Show the loss in the progress bar instead of printing every log."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Show the loss."""
+        """Update the loss in the bar."""
         if self.training_bar is not None and "loss" in (logs or {}):
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
 
 
 def procedural_records(count: int, plan: Plan, domain: Domain, held_out: bool = False) -> list[dict]:
-    """Render labelled scenes of a domain in the record schema.
+    """Render labeled scenes of a domain in the record schema.
 
     Args:
-        count (`int`): How many.
+        count (`int`): Number of scenes.
         plan (`Plan`): Size and seed.
-        domain (`Domain`): How they look.
-        held_out (`bool`): Scenes for scoring, which share no seed with training.
+        domain (`Domain`): Look of the scenes.
+        held_out (`bool`): Whether they are for scoring and share no seed with training.
 
     Returns:
         `list[dict]`: Records with exact depth and sky.
@@ -126,7 +127,7 @@ def procedural_records(count: int, plan: Plan, domain: Domain, held_out: bool = 
 
 
 def new_model(plan: Plan, seed: int) -> DepthAnythingForDepthEstimation:
-    """Build a tiny Depth Anything with random weights, a DINOv2 encoder and a DPT decoder; or take `mini`."""
+    """Build a tiny Depth Anything with random weights; or load `mini`, for a plan with `warm_start`."""
     if plan.warm_start:
         model = DepthAnythingForDepthEstimation.from_pretrained(checkpoint_folder(MINI))
         return model.to(memory_format=torch.channels_last)
@@ -136,18 +137,19 @@ def new_model(plan: Plan, seed: int) -> DepthAnythingForDepthEstimation:
         hidden_size=plan.hidden_size,
         num_hidden_layers=plan.layers,
         num_attention_heads=plan.hidden_size // 32,
-        initializer_range=0.07,  # 0.02 is made for widths of 384 and more; at 128 it stalls the first hundreds of steps
+        initializer_range=0.07,  # 0.02 is for widths of 384 and more; at 128 the first hundreds of steps would learn nothing
     )
     config = config_for_encoder(encoder)
-    # A decoder of half the width costs half of a step, and loses nothing at this size of encoder.
+    # A decoder of half the width halves the time of a step, and is as good at this size of encoder.
     config.neck_hidden_sizes, config.fusion_hidden_size, config.head_hidden_size = [24, 48, 96, 96], 32, 16
     torch.manual_seed(seed)
     model = DepthAnythingForDepthEstimation(config)
-    return model.to(memory_format=torch.channels_last)  # saves a sixth of a step on a CPU
+    # Channels last saves a sixth of a step on a CPU.
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-arg]  # transformers wraps `to` without types
 
 
 def new_processor(plan: Plan) -> DepthAnythingImageProcessor:
-    """Make the processor of a quickstart model."""
+    """Build the processor of a quickstart model."""
     return DepthAnythingImageProcessor(
         size={"height": plan.height, "width": plan.width},
         ensure_multiple_of=plan.patch_size,
@@ -169,24 +171,25 @@ def train(
 
     Args:
         plan (`Plan`): Sizes.
-        output_dir (`Path`): For the Trainer.
-        steps (`int`): Optimiser steps.
-        seed (`int`): Of weights and training.
-        labeled (*optional*): Labelled records.
-        unlabeled (*optional*): Pseudo-labelled records.
-        feature_encoder (`str`, *optional*): Id or folder of a frozen encoder to align with; left out, no alignment.
-        arguments: Further `DepthAnythingTrainingArguments`, which win.
+        output_dir (`Path`): Folder of the Trainer.
+        steps (`int`): Optimizer steps.
+        seed (`int`): Seed of weights and training.
+        labeled (*optional*): Labeled records.
+        unlabeled (*optional*): Pseudo-labeled records.
+        feature_encoder (`str`, *optional*): Id or folder of a frozen encoder for the feature alignment. Default: no
+            alignment.
+        arguments: `DepthAnythingTrainingArguments` to override.
 
     Returns:
-        `DepthAnythingTrainer`: After training; its `model`, and its `state.log_history` of losses.
+        `DepthAnythingTrainer`: The trainer after training, with `model` and `state.log_history`.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "preset": "v1",
         "labeled_batch_size": plan.student_batch[0] if unlabeled is not None else plan.teacher_batch,
         "unlabeled_batch_size": plan.student_batch[1],
         "max_steps": steps,
         "learning_rate": plan.learning_rate,
-        "decoder_lr_multiplier": 2.0,  # 10 is for a pretrained encoder; this one is as fresh as its decoder
+        "decoder_lr_multiplier": 2.0,  # 10 is for a pretrained encoder; here both parts are new
         "warmup_steps": steps // 20,
         "lr_scheduler_type": "cosine",
         "feature_alignment_weight": 1.0 if feature_encoder else 0.0,
@@ -221,14 +224,14 @@ def save_checkpoint(model: DepthAnythingForDepthEstimation, plan: Plan, folder: 
 
 
 def pseudo_label(teacher: Path, plan: Plan, images: str | Sequence[dict], out_dir: Path) -> Path:
-    """Label images with a saved teacher, by the engine that labels millions; an earlier run's labels are replaced.
+    """Label images with a saved teacher and the labeling engine; labels of an earlier run are replaced.
 
     Args:
         teacher (`Path`): Checkpoint folder.
-        plan (`Plan`): Sizes, and how many images at most.
-        images (`str` or `Sequence[dict]`): A folder of photographs; or records, of which only `image` and `source` are
+        plan (`Plan`): Sizes, and the largest number of images.
+        images (`str` or `Sequence[dict]`): Folder of photographs, or records; only `image` and `source` of a record are
             read, never a label.
-        out_dir (`Path`): Folder to write.
+        out_dir (`Path`): Output folder.
 
     Returns:
         `Path`: The folder.
@@ -263,6 +266,6 @@ def _save_images(records: Sequence[dict], folder: Path) -> Path:
 def predictor(
     model: DepthAnythingForDepthEstimation, plan: Plan
 ) -> Callable[[Sequence[Image.Image]], list[torch.Tensor]]:
-    """Make the function that predicts full-size depth with a quickstart model."""
+    """Return a function that predicts full-size depth with a quickstart model."""
     processor = new_processor(plan)
     return lambda images: predict_depth(model, processor, images)

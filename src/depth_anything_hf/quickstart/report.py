@@ -1,4 +1,4 @@
-"""What the quickstart shows at its end: a sheet of predictions and a report."""
+"""The results of a quickstart run: charts of the losses, a sheet of predictions and a report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.evaluation.dataset import DatasetScores
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
-from depth_anything_hf.sharing.hub import results_table
+from depth_anything_hf.sharing.eval_results import results_table
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
 
@@ -32,6 +32,7 @@ def draw_predictions(domains: dict, scores: dict[str, dict[str, DatasetScores]],
         count = 6 if domain == "real images" else 4
         for i in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int).tolist():
             sample = decode_record(records[i])
+            assert sample.space is not None  # records to score have labels
             depths = [predictors[name]([sample.image])[0].numpy() for name in ("teacher", "student")]
             rows.append(prediction_row(sample.image, sample.values, sample.mask, sample.space, depths))
             errors = (scores[domain][name].scores["abs_rel"][i].item() for name in ("teacher", "student"))
@@ -45,18 +46,18 @@ def write_report(metrics: dict, pseudo_labeled: int, photographs: bool) -> str:
     """Write the report of a run in Markdown."""
     plan = metrics["plan"]
     start = "mini, which comes with the package" if plan["warm_start"] else "random weights"
-    kind = "photographs of yours" if photographs else "procedural scenes of a second domain"
+    kind = "of your photographs" if photographs else "procedural scenes of a second domain"
     return f"""# Quickstart report
 
-A teacher of {plan["teacher_steps"]} steps on {plan["labeled"]} labelled procedural scenes labelled {pseudo_labeled} {kind};
-a fresh student learnt from both in {plan["student_steps"]} steps (Depth Anything V1: 1:2 batch, strong colour
-perturbation, CutMix by region). Both models are tiny and started from {start}: minutes of training, not a model
-to use.
+A teacher, trained for {plan["teacher_steps"]} steps on {plan["labeled"]} labeled procedural scenes, labeled {pseudo_labeled} {kind};
+a new student learned from both in {plan["student_steps"]} steps (Depth Anything V1: 1:2 batch, strong color
+perturbation, CutMix by region). Both models are tiny and started from {start}: after minutes of training they
+are not for use.
 
 {results_table(metrics["scores"])}
 
-Each prediction is aligned with its ground truth by scale and shift in disparity; scores are means over images, or over
-the means of groups of images of one scene. `predictions.png` shows some of them.
+Each prediction is aligned with its ground truth by scale and shift in disparity. Scores are means over images, or over
+the means of scenes if images are grouped by scene. `predictions.png` shows some of them.
 
 Stock `transformers.pipeline("depth-estimation", model="student")`, in a process without this package, agrees with our
 own prediction to {metrics["stock_pipeline_max_difference"]:.1e}. The run took {metrics["seconds"]:.0f} s.
@@ -64,8 +65,8 @@ own prediction to {metrics["stock_pipeline_max_difference"]:.1e}. The run took {
 | file | what it is |
 |---|---|
 | `student/` | checkpoint with processor and card, loads in plain transformers |
-| `teacher/` | the teacher's checkpoint |
-| `pseudo_labels/` | the teacher's labels: parquet, `load_dataset("parquet", data_files="pseudo_labels/data/*.parquet")` |
+| `teacher/` | checkpoint of the teacher |
+| `pseudo_labels/` | labels of the teacher: parquet, `load_dataset("parquet", data_files="pseudo_labels/data/*.parquet")` |
 | `predictions.png` | image, ground truth, teacher, student |
 | `training.png` | the losses |
 | `metrics.json` | all numbers |

@@ -1,4 +1,4 @@
-"""The quickstart from end to end."""
+"""The quickstart from beginning to end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 from transformers.utils import logging as transformers_logging
 
@@ -18,6 +19,7 @@ from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.export.stock import prove_stock_pipeline
 from depth_anything_hf.model.bundled import MINI
+from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.quickstart.experiment import (
     Plan,
     predictor,
@@ -28,7 +30,15 @@ from depth_anything_hf.quickstart.experiment import (
 )
 from depth_anything_hf.quickstart.report import draw_losses, draw_predictions, write_report
 from depth_anything_hf.scenes.simple import LABELED_DOMAIN, UNLABELED_DOMAIN
-from depth_anything_hf.sharing.card import BASE, DATA, ENCODER, PICTURE, Provenance, library_versions, write_model_card
+from depth_anything_hf.sharing.cards import (
+    BASE,
+    DATA,
+    ENCODER,
+    PICTURE,
+    Provenance,
+    library_versions,
+    write_model_card,
+)
 from depth_anything_hf.sharing.licenses import Source, source_of
 
 
@@ -44,21 +54,21 @@ def run(
     Args:
         out_dir (`Path`): Folder for everything; an earlier run in it is replaced.
         plan (`Plan`): Sizes, lengths and seed.
-        unlabeled_dir (`str`, *optional*): Photographs to use as the unlabelled domain.
-        eval_dir (`str`, *optional*): Labelled records (real ground truth) to score on as well.
-        feature_encoder (`str`, *optional*): Frozen encoder for the alignment loss.
+        unlabeled_dir (`str`, *optional*): Folder of photographs to use as the unlabeled domain.
+        eval_dir (`str`, *optional*): Folder of labeled records (real ground truth) to score as well.
+        feature_encoder (`str`, *optional*): Id or folder of a frozen encoder for the feature alignment.
 
     Returns:
-        `dict`: What `metrics.json` holds.
+        `dict`: Content of `metrics.json`.
 
     Raises:
-        FileNotFoundError: A folder holds no images.
+        FileNotFoundError: A folder contains no images.
     """
     started = time.perf_counter()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     out_dir.mkdir(parents=True, exist_ok=True)
-    # The user's folders first: a wrong path must not cost the minutes of training.
+    # The user's folders first: a wrong path must fail before minutes of training.
     photographs = load_images(unlabeled_dir) if unlabeled_dir else None
     real = load_folder(eval_dir) if eval_dir else None
     if photographs is not None and len(photographs) > plan.unlabeled:
@@ -73,18 +83,18 @@ def run(
     if real is not None:
         domains["real images"] = real
 
-    print(f"[1/3] teacher: {plan.teacher_steps} steps on {len(labeled)} labelled scenes")
+    print(f"[1/3] teacher: {plan.teacher_steps} steps on {len(labeled)} labeled scenes")
     teaching = train(plan, out_dir / "teacher", plan.teacher_steps, plan.seed, labeled)
-    teacher = teaching.model
+    teacher = cast(DepthAnythingForDepthEstimation, teaching.model)
     save_checkpoint(teacher, plan, out_dir / "teacher")
-    print(f"[2/3] pseudo-labels for {len(unlabeled)} unlabelled images")
-    images = unlabeled_dir if photographs is not None else unlabeled
+    print(f"[2/3] pseudo-labels for {len(unlabeled)} unlabeled images")
+    images = unlabeled_dir or unlabeled
     labels = load_folder(pseudo_label(out_dir / "teacher", plan, images, out_dir / "pseudo_labels"))
     print(f"[3/3] student: {plan.student_steps} steps on both, strong perturbation and CutMix")
     learning = train(
         plan, out_dir / "student", plan.student_steps, plan.seed + 1, labeled, labels, feature_encoder=feature_encoder
     )
-    student = learning.model
+    student = cast(DepthAnythingForDepthEstimation, learning.model)
     predictors = {
         "teacher": predictor(teacher, plan),
         "student": predictor(student, plan),
@@ -96,7 +106,7 @@ def run(
         )
         for domain, records in domains.items()
     }
-    metrics = {
+    metrics: dict[str, Any] = {
         "plan": asdict(plan),
         "scores": {
             domain: {name: one.summary() for name, one in by_name.items()} for domain, by_name in scores.items()
@@ -106,7 +116,7 @@ def run(
     draw_predictions(domains, scores, predictors, out_dir / "predictions.png")
     save_checkpoint(student, plan, out_dir / "student")
     (out_dir / "student" / PICTURE).unlink(missing_ok=True)
-    if real is None:  # the user's pictures are not ours to show
+    if real is None:  # pictures of the user are not for the card
         shutil.copy(out_dir / "predictions.png", out_dir / "student" / PICTURE)
     provenance = _provenance(plan, metrics["scores"], len(labeled), len(labels), unlabeled_dir, feature_encoder)
     write_model_card(out_dir / "student", provenance)
@@ -129,7 +139,7 @@ def _provenance(
     unlabeled_dir: str | None,
     feature_encoder: str | None,
 ) -> Provenance:
-    """Say how the student came to be."""
+    """Record how the student came to be."""
     scenes = "procedural scenes of depth_anything_hf"
     start = (
         source_of(BASE, MINI) if plan.warm_start else Source(BASE, "random weights of depth_anything_hf", "apache-2.0")
@@ -154,8 +164,8 @@ def _provenance(
         ],
         versions=library_versions(),
         summary="A tiny student of the quickstart of depth_anything_hf: a demonstration, not a model to use.",
-        training=f"{plan.student_steps} steps from {start.name} on {labeled} labelled procedural scenes and "
-        f"{pseudo_labeled} images pseudo-labelled by a teacher of the same size (Depth Anything V1 step).",
+        training=f"{plan.student_steps} steps from {start.name} on {labeled} labeled procedural scenes and "
+        f"{pseudo_labeled} images pseudo-labeled by a teacher of the same size (Depth Anything V1 step).",
         limits="Trained for minutes at a resolution of "
         f"{plan.height} x {plan.width}: it sees the layout of a scene and little of its objects.",
     )

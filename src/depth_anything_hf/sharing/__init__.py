@@ -1,1 +1,1 @@
-"""What a shared model or data set says of itself, and how it gets to the Hub; `hub.py` puts it to use."""
+"""Cards, measured scores and licenses of models and data sets, and their way to the Hub; start with `hub.py`."""

@@ -1,4 +1,4 @@
-"""Share on the Hub: a model, an adapter or a pseudo-labelled set, checked before anything is sent."""
+"""Share a model, an adapter or a pseudo-labeled set on the Hub; everything is checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -13,33 +13,29 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from depth_anything_hf.data.whole_files import write_whole
-from depth_anything_hf.sharing.card import (
+from depth_anything_hf.sharing.cards import (
     BASE,
     CARD,
     DATA,
+    MANIFEST,
     PICTURE,
     PROVENANCE,
+    REJECTS,
+    SETTINGS,
+    SHARDS,
     Provenance,
+    dataset_card,
     may_write_card,
-    results_table,
+    put_picture,
     write_model_card,
 )
-from depth_anything_hf.sharing.checkpoints import (
-    ADAPTER,
-    PROCESSOR,
-    open_checkpoint,
-    read_results,
-    settle_adapter,
-)
-from depth_anything_hf.sharing.dataset_card import MANIFEST, SETTINGS, dataset_card, push_folder, set_files
+from depth_anything_hf.sharing.checking import ADAPTER, PROCESSOR, open_checkpoint, settle_adapter
+from depth_anything_hf.sharing.eval_results import read_results
 from depth_anything_hf.sharing.licenses import UNKNOWN, Source, settle_license, source_of
-from depth_anything_hf.sharing.picture import put_picture
-from depth_anything_hf.sharing.upload import check_token, told_plainly, upload_files
+from depth_anything_hf.sharing.upload import check_token, plain_errors, upload_files
 
-__all__ = ["Shipment", "prepare_push", "push_to_hub", "results_table", "write_model_card"]
-
-# What makes up a checkpoint. All else stays: optimizer and random states, logs, and training_args.bin, a pickle that
-# holds this machine's paths and, where it was given there, the token.
+# The files of a checkpoint. Nothing else is sent: no optimizer and random states, no logs, and no training_args.bin, a
+# pickle with this machine's paths and, if the user passed it as an argument, the token.
 CHECKPOINT_FILES = (
     "config.json", ADAPTER, "*.safetensors", "*.safetensors.index.json", PROCESSOR, "all_results.json", PROVENANCE,
     "LICENSE*", "*.md", "*.png", "*.jpg",
@@ -48,17 +44,17 @@ CHECKPOINT_FILES = (
 
 @dataclass(frozen=True)
 class Shipment:
-    """Hold a folder that is ready to be sent.
+    """Store a folder that is ready to be sent.
 
     Args:
-        folder (`Path`): Checked; its card is written.
-        repo_id (`str`): Where to.
+        folder (`Path`): Checked folder, with its card.
+        repo_id (`str`): Repository to send it to.
         kind (`str`): `"model"`, `"adapter"` or `"dataset"`.
-        license (`str`): As its card states it.
-        files (`list[str]`): What is sent.
-        left (`list[str]`): What is not: names of files and folders in `folder`.
+        license (`str`): License on its card.
+        files (`list[str]`): Files that are sent.
+        left (`list[str]`): Files and folders in `folder` that are not sent.
         private (`bool`, *optional*): Whether the repository is private.
-        message (`str`, *optional*): Of the commit.
+        message (`str`, *optional*): Commit message.
     """
 
     folder: Path
@@ -71,17 +67,17 @@ class Shipment:
     message: str | None = None
 
     def send(self) -> str:
-        """Send it; what is there already is not sent again.
+        """Send the folder; files that are on the Hub already are not sent again.
 
         Returns:
             `str`: The repository's address.
 
         Raises:
-            OSError: The Hub refuses, or the connection broke; the same call goes on.
-            ValueError: A repository of that name is public, and a private one is wanted.
+            OSError: The Hub refuses, or the connection broke; repeat the call to continue.
+            ValueError: `private` is asked for, and the repository exists and is public.
         """
         if self.private:
-            with told_plainly(self.repo_id, self.folder):
+            with plain_errors(self.repo_id, self.folder):
                 _check_private(self.repo_id, "dataset" if self.kind == "dataset" else "model")
         if self.kind == "dataset":
             return push_folder(self.folder, self.repo_id, self.private, self.message)
@@ -89,20 +85,23 @@ class Shipment:
 
 
 def push_to_hub(folder: str | Path, repo_id: str, **options: Any) -> str:
-    """Share a model, an adapter or a pseudo-labelled set on the Hub; again, and only what changed is sent.
+    """Share a model, an adapter or a pseudo-labeled set on the Hub; a repeated call sends only what changed.
 
     Args:
-        folder (`str` or `Path`): Of `save_pretrained`, `Trainer.save_model` or `pseudo-label`.
-        repo_id (`str`): `owner/name`; made if it does not exist.
-        options: As of `prepare_push`.
+        folder (`str` or `Path`): Folder that `save_pretrained`, `Trainer.save_model` or `pseudo-label` wrote.
+        repo_id (`str`): `owner/name`; created if it does not exist.
+        options: Further arguments of `prepare_push`.
 
     Returns:
         `str`: The repository's address.
 
     Raises:
-        ValueError: The folder would not load, or its card would say what is not so.
-        PermissionError: No token.
-        OSError: The Hub refuses, or the connection broke; the same call goes on.
+        ValueError: The folder would not load, or the card would contradict the folder.
+        PermissionError: There is no token.
+        OSError: The Hub refuses, or the connection broke; repeat the call to continue.
+
+    Example:
+        >>> push_to_hub("student", "me/depth-student", private=True)  # doctest: +SKIP
     """
     check_token()  # before the work
     return prepare_push(folder, repo_id, **options).send()
@@ -122,32 +121,33 @@ def prepare_push(
     """Check a folder and write its card, without sending anything.
 
     Args:
-        folder (`str` or `Path`): Of `save_pretrained`, `Trainer.save_model` or `pseudo-label`.
+        folder (`str` or `Path`): Folder that `save_pretrained`, `Trainer.save_model` or `pseudo-label` wrote.
         repo_id (`str`): `owner/name`.
-        private (`bool`, *optional*): Whether the repository is private; left out, as the owner's settings are.
-        license (`str`, *optional*): Id of the Hub. Left out: what base weights, teacher and data leave open.
-        base (`str`, *optional*): Model that the weights come from, where the folder does not say it. Of an adapter, the
-            model it belongs to.
-        training_data (`Sequence[str]`): Hub ids, folders or words, where the folder does not say it.
-        results (`Sequence[str or Path]`): `results.json` of `depth-anything-hf evaluate`, for the card.
-        picture (`str` or `Path`, *optional*): For the card. Left out: the one that is there, else a few rendered scenes.
-        message (`str`, *optional*): Of the commit.
+        private (`bool`, *optional*): Whether the repository is private. Default: the owner's settings decide.
+        license (`str`, *optional*): License id of the Hub. Default: the strictest license of base weights, teacher and
+            data.
+        base (`str`, *optional*): Base model, if the folder does not record it. For an adapter, the model it belongs to.
+        training_data (`Sequence[str]`): Training data, if the folder does not record it: Hub ids, folders or words.
+        results (`Sequence[str or Path]`): Files `results.json` of `depth-anything-hf evaluate`, for the card.
+        picture (`str` or `Path`, *optional*): Picture for the card. Default: the one in the folder, else a few rendered
+            scenes.
+        message (`str`, *optional*): Commit message.
 
     Returns:
         `Shipment`: Ready to `send`.
 
     Raises:
-        ValueError: The folder would not load, or its card would say what is not so.
+        ValueError: The folder would not load, or the card would contradict the folder.
         FileNotFoundError: A file is missing.
     """
     validate_repo_id(repo_id)
     folder = Path(folder).expanduser()
     kind = kind_of(folder)
-    told = {"base": base, "training_data": training_data, "results": results, "picture": picture}
+    given = {"base": base, "training_data": training_data, "results": results, "picture": picture}
     if kind == "dataset":
-        files, license = set_files(folder), _prepare_set(folder, license, told)
+        files, license = set_files(folder), _prepare_set(folder, license, given)
     else:
-        license = _prepare_checkpoint(folder, repo_id, license, told)
+        license = _prepare_checkpoint(folder, repo_id, license, given)
         files = sorted({path.name for pattern in CHECKPOINT_FILES for path in folder.glob(pattern) if path.is_file()})
     sent = {Path(file).parts[0] for file in files}
     left = sorted(
@@ -157,15 +157,15 @@ def prepare_push(
 
 
 def kind_of(folder: Path) -> str:
-    """Tell what a folder holds: `"model"`, `"adapter"` or `"dataset"`.
+    """Return the kind of a folder: `"model"`, `"adapter"` or `"dataset"`.
 
     Raises:
-        ValueError: Nothing that can be shared, nothing finished, or two things at once.
+        ValueError: The folder holds nothing to share, an unfinished set, or two kinds at once.
         FileNotFoundError: There is no such folder.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder} is no folder; give the one that the model, adapter or labels were saved in."
+            f"{folder} is no folder; pass the one that the model, adapter or labels were saved in."
         )
     names = ((MANIFEST, "dataset"), ("config.json", "model"), (ADAPTER, "adapter"))
     found = [kind for name, kind in names if (folder / name).is_file()]
@@ -174,7 +174,7 @@ def kind_of(folder: Path) -> str:
     if found:
         return found[0]
     if (folder / SETTINGS).is_file():
-        raise ValueError(f"{folder} is not labelled to its end; repeat the pseudo-label command, then push it.")
+        raise ValueError(f"{folder} is not labeled to its end; repeat the pseudo-label command, then push it.")
     inside = sorted(path.parent.name for path in folder.glob("*/*config.json"))
     hint = f" Did you mean {folder / inside[-1]}?" if inside else ""
     raise ValueError(
@@ -182,12 +182,12 @@ def kind_of(folder: Path) -> str:
     )
 
 
-def _prepare_set(folder: Path, license: str | None, told: dict[str, Any]) -> str:
-    """Check a pseudo-labelled set, and state the licence in its card."""
-    given = [f"--{name.replace('_', '-')}" for name, value in told.items() if value]
-    if given:
+def _prepare_set(folder: Path, license: str | None, given: dict[str, Any]) -> str:
+    """Check a pseudo-labeled set, write its card, and return the license."""
+    refused = [name for name, value in given.items() if value]
+    if refused:
         raise ValueError(
-            f"{given[0]} means nothing for pseudo-labels, whose {MANIFEST} says what they are; leave it out."
+            f"`{refused[0]}` does not apply to pseudo-labels: their {MANIFEST} says what they are. Leave it out."
         )
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     for shard in manifest["shards"]:
@@ -195,46 +195,46 @@ def _prepare_set(folder: Path, license: str | None, told: dict[str, Any]) -> str
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
             raise ValueError(f"{path} is missing or cut; repeat the pseudo-label command to label its images again.")
     if not may_write_card(folder) and license is not None:
-        raise ValueError(f"{folder / CARD} is your own: state the license there, and leave --license out.")
+        raise ValueError(f"{folder / CARD} is your own: state the license there, and leave `license` out.")
     card = dataset_card(folder.resolve().name, manifest, license)
     if may_write_card(folder):
         write_whole(folder / CARD, str(card))
     return ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.get("license") or UNKNOWN
 
 
-def _prepare_checkpoint(folder: Path, repo_id: str, license: str | None, told: dict[str, Any]) -> str:
-    """Check a model or adapter, and write its card."""
-    base = told["base"]
+def _prepare_checkpoint(folder: Path, repo_id: str, license: str | None, given: dict[str, Any]) -> str:
+    """Check a model or adapter, write its card, and return the license."""
+    base = given["base"]
     if (folder / ADAPTER).is_file():
         base = settle_adapter(folder, base)
     model, processor = open_checkpoint(folder)
     provenance = Provenance.load(folder)
     if not may_write_card(folder):
-        return _check_own_card(folder, provenance, [license, *told.values()])
-    results = [read_results(Path(path), folder, model, repo_id) for path in told["results"]]
+        return _check_own_card(folder, provenance, [license, *given.values()])
+    results = [read_results(Path(path), folder, model, repo_id) for path in given["results"]]
     replaced = [result["protocol"]["name"] for result in results]
     provenance.results = [one for one in provenance.results if one["protocol"]["name"] not in replaced] + results
     provenance.license = license or provenance.license
     if base:
         provenance.replace_sources(BASE, [source_of(BASE, base)])
-    if told["training_data"]:
-        provenance.replace_sources(DATA, [source_of(DATA, name, "dataset") for name in told["training_data"]])
+    if given["training_data"]:
+        provenance.replace_sources(DATA, [source_of(DATA, name, "dataset") for name in given["training_data"]])
     for role in (BASE, DATA):
         if role not in {source.role for source in provenance.sources}:
             provenance.replace_sources(role, [Source(role, "not stated", UNKNOWN)])
     license = settle_license(provenance.license, provenance.sources)
-    if told["picture"] or not (folder / PICTURE).is_file():
-        put_picture(folder / PICTURE, told["picture"] and Path(told["picture"]), model.float(), processor)
+    if given["picture"] or not (folder / PICTURE).is_file():
+        put_picture(folder / PICTURE, given["picture"] and Path(given["picture"]), model.float(), processor)
     write_model_card(folder, provenance, repo_id, model.config)
     return license
 
 
 def _check_own_card(folder: Path, provenance: Provenance, given: Sequence[Any]) -> str:
-    """Leave a card of the user's own as it is, if its licence may be stated."""
+    """Return the license on a card that the user wrote, if the sources allow it; the card stays unchanged."""
     if any(given):
         raise ValueError(
-            f"{folder / CARD} is your own, so nothing is written into it: say there what you gave as options, and leave "
-            "them out; or remove it, and one is written."
+            f"{folder / CARD} is your own, so nothing is written into it. Write there what you passed as arguments, and "
+            "leave them out; or remove the card to have one written."
         )
     data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
     names = data.get("base_model") or []
@@ -243,7 +243,7 @@ def _check_own_card(folder: Path, provenance: Provenance, given: Sequence[Any]) 
 
 
 def _check_private(repo_id: str, repo_type: str) -> None:
-    """Refuse a repository that others can read: making one private does nothing where it exists."""
+    """Refuse a repository that others can read: creating it as private has no effect if it exists."""
     try:
         info = HfApi().repo_info(repo_id, repo_type=repo_type)
     except RepositoryNotFoundError:
@@ -251,5 +251,31 @@ def _check_private(repo_id: str, repo_type: str) -> None:
     if not info.private:
         raise ValueError(
             f"{repo_id} exists and is public; nothing was sent. Make it private in its settings, choose another id, or "
-            "leave --private out."
+            "leave `private` out."
         )
+
+
+def set_files(folder: Path) -> list[str]:
+    """List the files of a finished pseudo-labeled set: shards, settings, rejects, card and manifest."""
+    shards = sorted(path.relative_to(folder).as_posix() for path in (folder / SHARDS).glob("*.parquet"))
+    return [*shards, SETTINGS, REJECTS, CARD, MANIFEST]
+
+
+def push_folder(folder: Path, repo_id: str, private: bool | None = True, message: str | None = None) -> str:
+    """Upload a finished pseudo-labeled set; files that are there already are not sent again, older shards are removed.
+
+    Args:
+        folder (`Path`): Finished set.
+        repo_id (`str`): Data set on the Hub; created if it does not exist.
+        private (`bool`, *optional*): Whether a new repository is private; None: the owner's settings decide.
+        message (`str`, *optional*): Commit message.
+
+    Returns:
+        `str`: The repository's address.
+
+    Raises:
+        OSError: The Hub refuses, or cannot be reached; repeat the call to continue.
+    """
+    return upload_files(
+        folder, repo_id, "dataset", set_files(folder), private, message, outdated=[f"{SHARDS}/*.parquet"]
+    )

@@ -1,4 +1,4 @@
-"""Licences: what is known of a model's or a data set's, and what follows for what is made of them."""
+"""Licenses: find the one of a model or data set, and decide which one its descendants inherit."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from huggingface_hub.utils import validate_repo_id
 from depth_anything_hf.model.bundled import checkpoint_folder
 
 UNKNOWN = "unknown"
-# The authors' README files; the names are those of the Hub, and of the .pth files. Of the metric models they state none:
-# the larger ones are bound as the encoders that they start from, and for the small ones the Hub is asked.
+# From the authors' README files, for their names on the Hub and of their .pth files. They state none for the metric
+# models: the larger ones inherit the license of the encoders that they start from, and for the small ones the Hub is asked.
 _OFFICIAL = (
     (r"depth[-_]anything[-_]v2[-_](.*[-_])?(base|large|giant|vit[blg])([-_]hf|\.pth)?", "cc-by-nc-4.0"),
     (r"depth-anything/depth-anything-v2-small(-hf)?", "apache-2.0"),
     (r"liheyoung/depth[-_]anything[-_].*", "apache-2.0"),
     (r"facebook/dinov2-.*", "apache-2.0"),
 )
-# Benchmarks by the names of their readers, from their own pages. NYU Depth V2's and Sintel's state none.
+# Benchmarks by the names of their readers, from their own pages. The pages of NYU Depth V2 and Sintel state none.
 _BENCHMARKS = {"hypersim": "cc-by-sa-3.0", "kitti": "cc-by-nc-sa-3.0", "vkitti2": "cc-by-nc-sa-3.0"}
-# Ids of the Hub, from the freest to the tightest. Of a licence that is not here nothing is known but its name.
+# Ids of the Hub, from the freest to the strictest. Of a license that is not listed only the name is known.
 _FREE = "cc0-1.0 pddl unlicense mit bsd bsd-2-clause bsd-3-clause apache-2.0 odc-by cc-by-2.0 cc-by-3.0 cc-by-4.0"
 _SHARE_ALIKE = "mpl-2.0 lgpl-3.0 gpl-2.0 gpl-3.0 agpl-3.0 odbl cc-by-sa-3.0 cc-by-sa-4.0"
 _OTHER, _NON_COMMERCIAL = 2, 3
 
 
 class Source(NamedTuple):
-    """Something that a model or a data set was made of, and its licence binds.
+    """A component of a model or data set; the result inherits its license.
 
     Args:
-        role (`str`): What it was used for, such as "weights at the start".
+        role (`str`): Its use, such as "base weights".
         name (`str`): Hub id, name of a folder, or words.
-        license (`str`): Id of the Hub, or "unknown".
+        license (`str`): License id of the Hub, or "unknown".
     """
 
     role: str
@@ -45,14 +45,14 @@ class Source(NamedTuple):
 
 
 def license_of(name: str, kind: str = "model") -> str:
-    """Find the licence of a model or data set: by its card, by its official name, or by asking the Hub.
+    """Find the license of a model or data set: on its card, by its official name, or by asking the Hub.
 
     Args:
-        name (`str`): Hub id or folder; of a benchmark its name, or `NAME:FOLDER`.
+        name (`str`): Hub id or folder; for a benchmark its name, or `NAME:FOLDER`.
         kind (`str`): `"model"` or `"dataset"`.
 
     Returns:
-        `str`: Id of the Hub, or `"unknown"`.
+        `str`: License id of the Hub, or `"unknown"`.
 
     Example:
         >>> license_of("depth-anything/Depth-Anything-V2-Metric-Indoor-Large-hf")
@@ -71,19 +71,19 @@ def license_of(name: str, kind: str = "model") -> str:
     if not is_hub_id(name):
         return UNKNOWN
     try:
-        info = HfApi().repo_info(name, repo_type=kind, timeout=5)
+        ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
+        return _stated(ask(name, timeout=5).card_data)
     except Exception:  # no network, no such repository, or one that this user may not read
         return UNKNOWN
-    return _stated(info.card_data)
 
 
 def source_of(role: str, name: str, kind: str = "model") -> Source:
-    """Describe a source by its name, with its licence; of a folder here, others see the last part of its path."""
+    """Return a source with its license; of a folder on this machine only the last part of the path is kept."""
     return Source(role, shown_name(name), license_of(name, kind))
 
 
 def is_hub_id(name: str) -> bool:
-    """Tell whether a name is an id of the Hub: `owner/name`, and no folder here.
+    """Return True if a name is an id of the Hub: `owner/name`, and no folder on this machine.
 
     Example:
         >>> is_hub_id("facebook/dinov2-small"), is_hub_id("student"), is_hub_id("NYU Depth V2, train")
@@ -97,7 +97,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def shown_name(name: str) -> str:
-    """Give a name as others may see it: of a path on this machine only the last part.
+    """Return a name as others may see it: of a path on this machine only the last part.
 
     Example:
         >>> shown_name("/home/me/rooms"), shown_name("facebook/dinov2-small"), shown_name("nyuv2:/data/nyu")
@@ -111,15 +111,15 @@ def shown_name(name: str) -> str:
 
 
 def most_restrictive(licenses: Iterable[str]) -> str:
-    """Choose the licence that binds what is made of several things.
+    """Choose the strictest of several licenses.
 
-    What may not be used commercially stays so. Else, where one is unknown, nothing can be promised.
+    A ban on commercial use always wins. Otherwise one unknown license makes the result unknown.
 
     Args:
-        licenses (`Iterable[str]`): Ids of the Hub, or `"unknown"`.
+        licenses (`Iterable[str]`): License ids of the Hub, or `"unknown"`.
 
     Returns:
-        `str`: One of them; of equals the first; `"unknown"` if there is none.
+        `str`: One of them, the first of equally strict ones; `"unknown"` if there is none.
 
     Example:
         >>> most_restrictive(["apache-2.0", "unknown"]), most_restrictive(["unknown", "cc-by-nc-4.0", "mit"])
@@ -128,39 +128,20 @@ def most_restrictive(licenses: Iterable[str]) -> str:
     return max(licenses, key=_restriction, default=UNKNOWN)
 
 
-def inherited_license(base: Sequence[str], data: Sequence[str] = ()) -> str:
-    """Tell the licence that weights inherit.
-
-    Args:
-        base (`Sequence[str]`): Models that they come from, by Hub id or folder.
-        data (`Sequence[str]`): Licences of the data they were trained on.
-
-    Returns:
-        `str`: The most restrictive.
-
-    Example:
-        >>> inherited_license(["depth-anything/Depth-Anything-V2-Base-hf"], ["apache-2.0"])
-        'cc-by-nc-4.0'
-        >>> inherited_license(["facebook/dinov2-small"], ["cc-by-4.0", "unknown"])
-        'unknown'
-    """
-    return most_restrictive([*(license_of(name) for name in base), *data])
-
-
 def settle_license(stated: str | None, sources: Sequence[Source]) -> str:
-    """Take the licence that the user states, if what the thing was made of allows it; else the inherited one.
+    """Return the license that the user states, if all sources allow it; without one, the inherited license.
 
-    A source whose licence is unknown hinders nobody: who states a licence answers for it.
+    An unknown license does not block a stated one; the user is responsible for it.
 
     Args:
-        stated (`str`, *optional*): By the user.
-        sources (`Sequence[Source]`): What it was made of.
+        stated (`str`, *optional*): License that the user states.
+        sources (`Sequence[Source]`): Components of the model or data set.
 
     Returns:
-        `str`: The licence.
+        `str`: The license.
 
     Raises:
-        ValueError: The stated licence allows what a source forbids.
+        ValueError: The stated license allows what a source forbids.
     """
     if stated is None:
         return most_restrictive([source.license for source in sources])
@@ -168,39 +149,39 @@ def settle_license(stated: str | None, sources: Sequence[Source]) -> str:
         if source.license != UNKNOWN and _restriction(stated) < _restriction(source.license):
             raise ValueError(
                 f"license is {stated!r}, but {source.name} ({source.role}) is under {source.license!r}, which "
-                f"{'forbids commercial use' if _restriction(source.license) >= _NON_COMMERCIAL else 'binds more tightly'}: "
-                f"what is made of it cannot be freer. State {source.license!r}, or one as tight."
+                f"{'forbids commercial use' if _restriction(source.license) >= _NON_COMMERCIAL else 'is stricter'}: "
+                f"the result cannot be freer. State {source.license!r}, or one as strict."
             )
     return stated
 
 
 def license_text(license: str, sources: Sequence[Source]) -> str:
-    """Say in words what the licence is and where it is from.
+    """Describe the license and its sources in Markdown, for a card.
 
     Args:
-        license (`str`): Settled.
-        sources (`Sequence[Source]`): Theirs it follows from.
+        license (`str`): Result of `settle_license`.
+        sources (`Sequence[Source]`): Components it was derived from.
 
     Returns:
         `str`: Markdown.
     """
     if not sources:
-        return f"`{license}`. What this was made of was not stated, and its licences are unknown."
+        return f"`{license}`. The components were not stated; their licenses are unknown."
     rows = [f"| {source.role} | {shown_name(source.name)} | {source.license} |" for source in sources]
     lines = [
-        f"`{license}`. What it was made of, and under which licence:",
+        f"`{license}`. Components and their licenses:",
         "",
-        "| | | licence |",
+        "| | | license |",
         "|---|---|---|",
         *rows,
     ]
     if any(source.license == UNKNOWN for source in sources):
-        lines += ["", "Where a licence is unknown, nobody has said what may be done: ask the owner first."]
+        lines += ["", "If a license is unknown, ask the owner first."]
     return "\n".join(lines)
 
 
 def _restriction(license: str) -> int:
-    """Rank a licence by how tightly it binds."""
+    """Rank a license by how strict it is."""
     license = license.lower()
     if "-nc" in license:
         return _NON_COMMERCIAL + ("-sa" in license) + 2 * ("-nd" in license)
@@ -219,7 +200,7 @@ def _license_of_folder(folder: Path, kind: str) -> str:
     if (folder / "adapter_config.json").is_file():
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
         return most_restrictive([UNKNOWN, license_of(base) if base else UNKNOWN])
-    # An official checkpoint in a folder of its name; that a name promises freedom is not taken for granted.
+    # An official checkpoint in a folder of its name. A name alone never proves a free license.
     known = re.fullmatch(_OFFICIAL[0][0], folder.resolve().name.lower())
     return _OFFICIAL[0][1] if known else UNKNOWN
 

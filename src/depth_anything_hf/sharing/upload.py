@@ -1,4 +1,4 @@
-"""Send files of a folder to the Hub: once, whole, and without a word of the token."""
+"""Send files of a folder to the Hub: only new ones, all in one commit, and never show the token."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ def upload_files(
     message: str | None = None,
     outdated: Sequence[str] = (),
 ) -> str:
-    """Upload files to a repository, which is made if it does not exist; what is there already is not sent again.
+    """Upload files to a repository, which is created if missing; files that are there already are not sent again.
 
     Args:
-        folder (`Path`): Where they are.
+        folder (`Path`): Folder of the files.
         repo_id (`str`): `owner/name`.
         repo_type (`str`): `"model"` or `"dataset"`.
-        files (`Sequence[str]`): Their paths in the folder.
-        private (`bool`, *optional*): Whether a repository that is made is private; left out, as the owner's settings are.
-        message (`str`, *optional*): Of the commit.
-        outdated (`Sequence[str]`): Patterns: what of the repository fits them and is not in `files` is removed from it.
+        files (`Sequence[str]`): Paths in the folder.
+        private (`bool`, *optional*): Whether a new repository is private. Default: the owner's settings decide.
+        message (`str`, *optional*): Commit message.
+        outdated (`Sequence[str]`): Patterns; files of the repository that match one and are not in `files` are removed.
 
     Returns:
         `str`: The repository's address.
 
     Raises:
-        OSError: The Hub refuses, or the connection broke; the same call goes on.
-        ValueError: The Hub finds fault with the card.
+        OSError: The Hub refuses, or the connection broke; repeat the call to continue.
+        ValueError: The Hub rejects the card.
         PermissionError: There is no token.
     """
     check_token()
     api = HfApi()
-    with told_plainly(repo_id, folder):
+    with plain_errors(repo_id, folder):
         address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=repo_id,
@@ -55,24 +55,24 @@ def upload_files(
 
 
 def check_token() -> None:
-    """Make sure that there is a token, and that it can be one.
+    """Check that there is a token, and that it has the form of one.
 
     Raises:
-        PermissionError: There is none.
-        ValueError: It has characters that no token has; the HTTP library would quote it in its complaint.
+        PermissionError: There is no token.
+        ValueError: It has characters that no token has; the HTTP library would quote it in its error message.
     """
     token = get_token()
     if token is None:
         raise PermissionError("there is no token for the Hub: run `hf auth login`, or set HF_TOKEN.")
     if not re.fullmatch(r"[!-~]+", token):
-        raise ValueError("the token for the Hub holds spaces or other characters that no token has: copy it anew.")
+        raise ValueError("the token for the Hub holds spaces or other characters that no token has: copy it again.")
 
 
 @contextmanager
-def told_plainly(repo_id: str, folder: Path) -> Iterator[None]:
-    """Turn what the client and its HTTP library raise into errors that say what to do, without the token.
+def plain_errors(repo_id: str, folder: Path) -> Iterator[None]:
+    """Turn errors of the Hub client and its HTTP library into errors that say what to do, without the token.
 
-    They are not chained: a traceback would show what the message is spared.
+    They are not chained: a traceback would show the token.
 
     Args:
         repo_id (`str`): For the message.
@@ -80,13 +80,13 @@ def told_plainly(repo_id: str, folder: Path) -> Iterator[None]:
 
     Raises:
         OSError: The Hub refuses, or the connection broke.
-        ValueError: The Hub finds fault with the card.
+        ValueError: The Hub rejects the card.
     """
     try:
         yield
     except ValueError as error:
         raise ValueError(without_token(str(error))) from None
-    except Exception as error:  # the HTTP library's classes are no OSError
+    except Exception as error:  # the HTTP library's errors are no OSError
         raise OSError(
             f"{repo_id} was not uploaded ({type(error).__name__}: {without_token(_whole(error))}). {folder} is complete; "
             "repeat the same command: what arrived is not sent again."
@@ -94,7 +94,7 @@ def told_plainly(repo_id: str, folder: Path) -> Iterator[None]:
 
 
 def without_token(text: str) -> str:
-    """Take the user's token out of a text, such as an error of the HTTP library about a header.
+    """Hide the user's token in a text, such as an error of the HTTP library about a header.
 
     Example:
         >>> without_token("illegal header b'Bearer hf_abc'")
@@ -107,6 +107,6 @@ def without_token(text: str) -> str:
 
 
 def _whole(error: BaseException) -> str:
-    """Give an error's message with that of its cause: the client wraps what broke an upload."""
-    told, cause = str(error), str(error.__cause__ or "")
-    return told if cause in told else f"{told}: {cause}"
+    """Return an error's message with the message of its cause: the client wraps the error that broke an upload."""
+    message, cause = str(error), str(error.__cause__ or "")
+    return message if cause in message else f"{message}: {cause}"

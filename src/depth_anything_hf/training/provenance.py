@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from depth_anything_hf.losses.terms import Weight, weight_at
-from depth_anything_hf.sharing.card import (
+from depth_anything_hf.sharing.cards import (
     BASE,
     DATA,
     ENCODER,
@@ -15,10 +15,10 @@ from depth_anything_hf.sharing.card import (
     TEACHER,
     Provenance,
     library_versions,
+    put_picture,
     write_model_card,
 )
 from depth_anything_hf.sharing.licenses import UNKNOWN, Source, source_of
-from depth_anything_hf.sharing.picture import put_picture
 from depth_anything_hf.training.batches import is_stream
 
 _RECIPE = (  # fields of the arguments, as they stand in the card

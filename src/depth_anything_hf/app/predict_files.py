@@ -1,4 +1,4 @@
-"""Uploaded files in, a session with their predictions out."""
+"""Predict uploaded files, into a new session."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from depth_anything_hf.app.checkpoints import Checkpoints
-from depth_anything_hf.app.colors import palette
 from depth_anything_hf.app.files import Limits, open_photograph
+from depth_anything_hf.app.model_cache import Checkpoints
+from depth_anything_hf.app.palettes import palette
 from depth_anything_hf.app.session import LISTING, Photograph, Prediction, Session, shrunk
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.visualization import save_depth
@@ -31,23 +31,24 @@ def predict_files(
     colormap: str = "inferno",
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[Session, list[str]]:
-    """Predict uploaded files one by one; those that cannot be read are left out, with the reason.
+    """Predict uploaded files one by one; files that cannot be read are left out, with the reason.
 
     Args:
         paths (`Sequence[str | Path]`): Uploaded files.
         names (`Sequence[str]`): One or two checkpoints.
-        checkpoints (`Checkpoints`): Where to get them.
-        root (`Path`): The session gets a folder of its own here.
-        limits (`Limits`): What is accepted.
-        resolution (`int`, *optional*): Shorter side of the network's input; default: each checkpoint's own.
+        checkpoints (`Checkpoints`): Cache that loads them.
+        root (`Path`): Folder in which the session gets its own folder.
+        limits (`Limits`): Largest files that are accepted.
+        resolution (`int`, *optional*): Shorter side of the network's input, pixels. Default: each checkpoint's own.
         colormap (`str`): One of `COLORMAPS`.
         progress (`Callable`): Wraps the loop over the files.
 
     Returns:
-        `tuple[Session, list[str]]`: The session, and one reason for each file left out.
+        `tuple[Session, list[str]]`: The session, and a reason for each file left out.
 
     Raises:
-        ValueError: No file, none that can be read, no checkpoint, one that cannot be loaded, or an unknown colour map.
+        ValueError: There is no file, no readable file or no checkpoint, a checkpoint cannot be loaded, or the color map is
+            unknown.
     """
     if not paths:
         raise ValueError("there is no image: drop one, or choose a folder.")
@@ -86,9 +87,9 @@ def predict_files(
 def _save(
     image: Image.Image, name: str, predictions: dict, folder: Path, index: int, colors: np.ndarray
 ) -> Photograph:
-    """Write the predictions `{checkpoint: (depth, space)}` of an image, and the image as browsers get to see it."""
+    """Write the predictions `{checkpoint: (depth, space)}` of an image, and a preview of the image."""
     stem = name.replace(".", "_")
-    if list(folder.glob(f"{glob.escape(stem)}_*")):  # of another folder of the upload
+    if list(folder.glob(f"{glob.escape(stem)}_*")):  # a file of the same name from another folder of the upload
         stem = f"{stem}_{index}"
     made = []
     for (depth, space), label in zip(predictions.values(), _labels(list(predictions)), strict=True):
@@ -101,13 +102,13 @@ def _save(
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Name checkpoints for people: the last part of the name, after a letter where there are two."""
+    """Shorten checkpoint names to their last part; two checkpoints get the letters A and B in front."""
     short = [name.rstrip("/").rsplit("/", 1)[-1] for name in names]
     return short if len(short) == 1 else [f"{letter} {name}" for letter, name in zip("AB", short, strict=True)]
 
 
 def _write_listing(session: Session) -> None:
-    """Write scale, offset and space of every 16-bit PNG, one line each, as `depth-anything-hf predict` does."""
+    """Write scale, offset and space of each 16-bit PNG, one line per file, as `depth-anything-hf predict` does."""
     with replacing(session.folder / LISTING, flush=False) as partial, partial.open("w", encoding="utf-8") as listing:
         for photograph in session.photographs:
             for prediction in photograph.predictions:

@@ -1,10 +1,11 @@
-"""The checkpoints behind the page: loaded when asked for, the last few kept, one prediction at a time."""
+"""The models behind the page: loaded on first use, the last few kept in memory, one prediction at a time."""
 
 from __future__ import annotations
 
 import copy
 import threading
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,23 +18,23 @@ MAX_RESOLUTION = 1036  # twice the resolution of training
 
 
 class Checkpoints:
-    """Load checkpoints and predict with them, from any thread.
+    """Load checkpoints on first use and predict with them, from any thread.
 
     Args:
-        keep (`int`): How many stay in memory; two are compared.
-        device (`str`, *optional*): Where they run; default: the GPU, if there is one.
+        keep (`int`): Number of checkpoints that stay in memory; the page compares two.
+        device (`str`, *optional*): Device that computes. Default: the GPU, if there is one.
 
     Example:
         >>> Checkpoints().predict("no/such/folder/here", Image.new("RGB", (80, 60)))
         Traceback (most recent call last):
         ...
-        ValueError: the checkpoint no/such/folder/here cannot be loaded: give a folder on the machine that runs this page, or a Hub id...
+        ValueError: the checkpoint no/such/folder/here cannot be loaded: name a folder on the machine that runs this page, or a Hub id...
     """
 
     def __init__(self, keep: int = 2, device: str | None = None):
         self.keep = keep
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._loaded: OrderedDict[str, tuple[nn.Module, object, str]] = OrderedDict()  # the last used one last
+        self._loaded: OrderedDict[str, tuple[nn.Module, Any, str]] = OrderedDict()  # last used: last
         self._lock = threading.Lock()
 
     def predict(self, name: str, image: Image.Image, resolution: int | None = None) -> tuple[np.ndarray, str]:
@@ -42,16 +43,16 @@ class Checkpoints:
         Args:
             name (`str`): Hub id or folder.
             image (`Image.Image`): RGB.
-            resolution (`int`, *optional*): Shorter side of the network's input, pixels; default: the checkpoint's own.
+            resolution (`int`, *optional*): Shorter side of the network's input, pixels. Default: the checkpoint's own.
 
         Returns:
-            `tuple[np.ndarray, str]`: `(height, width)` float32 at the image's size; what it is, "disparity" or "depth".
+            `tuple[np.ndarray, str]`: `(height, width)` float32 at the image's size, and its space, "disparity" or "depth".
 
         Raises:
-            ValueError: The checkpoint cannot be loaded, does not say what it predicts, or does not take the resolution.
+            ValueError: The checkpoint cannot be loaded, its space is unknown, or it does not accept the resolution.
         """
         if resolution is not None and resolution > MAX_RESOLUTION:
-            raise ValueError(f"resolution is {resolution}; this page takes up to {MAX_RESOLUTION}: give less.")
+            raise ValueError(f"resolution is {resolution}; this page takes up to {MAX_RESOLUTION}: choose less.")
         with self._lock:
             model, processor, space = self._load(name)
             if resolution is not None:
@@ -59,7 +60,7 @@ class Checkpoints:
                 set_resolution(processor, model.config, resolution)
             return predict_depth(model, processor, [image])[0].numpy(), space
 
-    def _load(self, name: str) -> tuple[nn.Module, object, str]:
+    def _load(self, name: str) -> tuple[nn.Module, Any, str]:
         if name in self._loaded:
             self._loaded.move_to_end(name)
             return self._loaded[name]
@@ -68,9 +69,9 @@ class Checkpoints:
         try:
             model, processor = load_model(name)
             entry = model.to(self.device), processor, space_of(model, name)
-        except (OSError, ValueError) as error:  # of transformers, with pages of advice
+        except (OSError, ValueError) as error:  # transformers adds pages of advice
             raise ValueError(
-                f"the checkpoint {name} cannot be loaded: give a folder on the machine that runs this page, or a Hub id "
+                f"the checkpoint {name} cannot be loaded: name a folder on the machine that runs this page, or a Hub id "
                 f"while it has a network. ({str(error).partition(chr(10))[0]})"
             ) from error
         self._loaded[name] = entry

@@ -1,19 +1,16 @@
 import json
-import math
 
 import pytest
 from huggingface_hub import ModelCard
 
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
-from depth_anything_hf.sharing.card import (
+from depth_anything_hf.sharing.cards import (
     BASE,
     DATA,
     TEACHER,
     Provenance,
-    eval_results,
     library_versions,
     may_write_card,
-    results_table,
     write_model_card,
 )
 from depth_anything_hf.sharing.licenses import Source
@@ -83,12 +80,12 @@ def test_write_model_card__says_only_what_is_known(checkpoint):
     assert card.data.eval_results is None
     assert "## Measured\n\nNot measured." in card.text
     assert "## Training\n\nNot stated." in card.text
-    assert "licences are unknown" in card.text
+    assert "licenses are unknown" in card.text
     assert "card_image.png" not in card.text
     assert "\n\n\n" not in card.text
 
 
-def test_write_model_card__base_data_losses_recipe_and_licence(checkpoint):
+def test_write_model_card__base_data_losses_recipe_and_license(checkpoint):
     sources = [
         Source(BASE, "facebook/dinov2-small", "apache-2.0"),
         Source(TEACHER, "depth-anything/Depth-Anything-V2-Large-hf", "cc-by-nc-4.0"),
@@ -123,39 +120,14 @@ def test_write_model_card__base_data_losses_recipe_and_licence(checkpoint):
 
 def test_write_model_card__metric_model(make_model, tmp_path):
     make_model(max_depth=20).save_pretrained(tmp_path)
-    assert "depth in metres, up to 20 m" in write_model_card(tmp_path, Provenance()).read_text()
+    assert "depth in meters, up to 20 m" in write_model_card(tmp_path, Provenance()).read_text()
 
 
-def test_write_model_card__licence_that_the_base_forbids(checkpoint):
+def test_write_model_card__license_that_the_base_forbids(checkpoint):
     provenance = Provenance([Source(BASE, "depth-anything/Depth-Anything-V2-Base-hf", "cc-by-nc-4.0")], license="mit")
     with pytest.raises(ValueError, match="forbids commercial use"):
         write_model_card(checkpoint, provenance)
     assert not (checkpoint / "README.md").exists()
-
-
-def test_eval_results__needs_scores_of_the_model():
-    with pytest.raises(ValueError, match="model is 'other'; it must be one of those scored: /home/me/mine, prior"):
-        eval_results(NYU | {"model": "other"})
-
-
-def test_eval_results__means_of_groups_too():
-    scores = {"mine": MINE | {"group_abs_rel": 0.2, "group_delta1": 0.8, "groups": 9}}
-    found = {one.metric_type: one.metric_value for one in eval_results(NYU | {"scores": scores, "model": "mine"})}
-    assert (found["abs_rel"], found["group_abs_rel"], found["group_delta1"]) == (0.1235, 0.2, 0.8)
-
-
-def test_eval_results__nothing_was_valid():
-    scores = {"mine": {"abs_rel": math.nan, "delta1": math.nan}}
-    assert eval_results(NYU | {"scores": scores, "model": "mine"}) == []
-
-
-def test_results_table__prefers_group_means():
-    scores = {
-        "real": {
-            "m": {"abs_rel": 1.0, "delta1": 0.0, "group_abs_rel": 0.25, "group_delta1": 0.5, "images": 9, "groups": 3}
-        }
-    }
-    assert results_table(scores).splitlines()[-1] == "| real | m | 0.250 | 0.500 | 9 in 3 groups |"
 
 
 def test_provenance__is_kept_beside_the_weights_that_it_is_of(checkpoint, make_model):
@@ -164,7 +136,7 @@ def test_provenance__is_kept_beside_the_weights_that_it_is_of(checkpoint, make_m
     assert Provenance.load(checkpoint) == provenance
     assert json.loads((checkpoint / "provenance.json").read_text())["sources"] == [["base weights", "a/b", "mit"]]
     make_model(seed=1).save_pretrained(checkpoint)
-    with pytest.raises(ValueError, match="was written of other weights"):
+    with pytest.raises(ValueError, match="describes other weights"):
         Provenance.load(checkpoint)
     (checkpoint / "provenance.json").unlink()
     assert Provenance.load(checkpoint) == Provenance()
@@ -176,6 +148,10 @@ def test_provenance__is_kept_beside_the_weights_that_it_is_of(checkpoint, make_m
         (None, True),
         ("---\nlicense: mit\n---\n# My model\n", False),
         ("# Model Card for Model ID\n", True),  # peft's
+        ("<!-- Written by depth_anything_hf from provenance.json, and anew by its push. To keep words of your own, remove this"
+         " line. -->\n", True),  # version 0.1.0's, of a model
+        ("<!-- Written by depth_anything_hf from manifest.json, and anew by its push. To keep words of your own, remove this"
+         " line. -->\n", True),  # and of a data set
         ("<!-- This model card has been generated automatically according to the information the Trainer had access to. You"
          " should probably proofread -->", True),
     ],

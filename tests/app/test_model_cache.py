@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from transformers import ViTConfig, ViTModel
 
-from depth_anything_hf.app import checkpoints as checkpoints_module
-from depth_anything_hf.app.checkpoints import MAX_RESOLUTION, Checkpoints
+from depth_anything_hf.app import model_cache
+from depth_anything_hf.app.model_cache import MAX_RESOLUTION, Checkpoints
 from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution
 
 
@@ -51,7 +51,7 @@ def test_predict__keeps_the_last_two_checkpoints(save_checkpoint, noise_image, m
         loaded.append(name)
         return load_model(name, **kwargs)
 
-    monkeypatch.setattr(checkpoints_module, "load_model", counted)
+    monkeypatch.setattr(model_cache, "load_model", counted)
     a, b, c = (save_checkpoint(name) for name in "abc")
     checkpoints = Checkpoints(keep=2, device="cpu")
     for name in (a, b, a, c, a, b):  # b was used longer ago than a when c came
@@ -74,7 +74,7 @@ def test_predict__unknown_checkpoints_are_told_in_one_line(tmp_path, noise_image
         ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     ).save_pretrained(tmp_path / "vit")
     for name, why in (("nobody/nothing", ""), (str(tmp_path / "none"), ""), (str(tmp_path / "vit"), "no depth")):
-        with pytest.raises(ValueError, match=f"the checkpoint {name} cannot be loaded: give a folder") as caught:
+        with pytest.raises(ValueError, match=f"the checkpoint {name} cannot be loaded: name a folder") as caught:
             Checkpoints(device="cpu").predict(name, noise_image(60, 80))
         assert why in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The colour maps that a visitor may choose."""
+"""The color maps that a visitor may choose."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from kornia.color import ColorMap
 
 from depth_anything_hf.pictures.visualization import colorize
 
-COLORMAPS = ("inferno", "viridis", "turbo", "cividis", "grey")
+COLORMAPS = ("inferno", "viridis", "turbo", "cividis", "gray")
 _STEPS = np.arange(256)
 
 
 def palette(colormap: str) -> np.ndarray:
-    """Give a colour map's 256 colours, far to near.
+    """Return the 256 colors of a color map, from far to near.
 
     Args:
-        colormap: One of `COLORMAPS`.
+        colormap (`str`): One of `COLORMAPS`.
 
     Returns:
-        (256, 3) uint8.
+        `np.ndarray`: `(256, 3)` uint8.
 
     Raises:
         ValueError: Unknown name.
 
     Example:
-        >>> palette("grey")[[0, 255]].tolist(), palette("viridis")[0].tolist()
+        >>> palette("gray")[[0, 255]].tolist(), palette("viridis")[0].tolist()
         ([[0, 0, 0], [255, 255, 255]], [68, 1, 84])
     """
     if colormap not in COLORMAPS:
         raise ValueError(f"colormap is {colormap!r}; it must be one of {COLORMAPS}.")
     if colormap == "inferno":
         return colorize(_STEPS[None] / 255, low=0, high=1)[0]
-    if colormap == "grey":
+    if colormap == "gray":
         return np.stack([_STEPS] * 3, axis=1).astype(np.uint8)
     return np.rint(255 * ColorMap(colormap, 256).colors.numpy().T).astype(np.uint8)
