@@ -53,7 +53,7 @@ def repaint(session: Session, colormap: str) -> Session:
             file = prediction.saved["color"]
             # Someone may be downloading it, and a copied session has the same file.
             with replacing(file, flush=False) as partial:
-                Image.fromarray(picture).save(partial, "PNG")
+                Image.fromarray(picture).save(partial, format="PNG")
     return replace(session, extras=tuple(file for file in session.extras if file.suffix != ".zip"))
 
 
