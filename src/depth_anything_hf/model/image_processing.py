@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from PIL import Image
@@ -20,7 +22,7 @@ from depth_anything_hf.maps.geometry import label_from_map
 from depth_anything_hf.maps.resizing import RESIZE_METHODS, resize_map, resize_prediction, resized_size
 from depth_anything_hf.model.bundled import checkpoint_folder
 
-if is_torchvision_available():
+if TYPE_CHECKING or is_torchvision_available():
     from transformers import DPTImageProcessor as StockProcessor
 else:
     from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil as StockProcessor
@@ -164,19 +166,18 @@ class DepthAnythingImageProcessor(StockProcessor):
             )
         labels, label_masks = [], []
         for (original, resized), values, mask, sky in zip(sizes, depth_maps, masks, sky_masks, strict=True):
-            values, mask, sky = _as_map(values, original), _as_map(mask, original), _as_map(sky, original)
             label, valid = label_from_map(
-                values.float(),
-                None if mask is None else mask.bool(),
+                _as_map(values, original).float(),
+                None if mask is None else _as_map(mask, original).bool(),
                 space,
                 depth_estimation_type,
-                None if sky is None else sky.bool(),
+                None if sky is None else _as_map(sky, original).bool(),
             )
             labels.append(resize_map(label[None], resized)[0])
             label_masks.append(resize_map(valid[None], resized)[0])
         return {"labels": labels, "label_mask": label_masks}
 
-    def post_process_depth_estimation(
+    def post_process_depth_estimation(  # type: ignore[override]  # no tensors of other frameworks
         self, outputs, target_sizes: list[tuple[int, int]] | None = None, mode: str = "bilinear"
     ) -> list[dict[str, torch.Tensor]]:
         """Bring predictions to the sizes of the images.
@@ -229,10 +230,8 @@ def _one_each(maps, count: int) -> list:
     return maps
 
 
-def _as_map(values, size: tuple[int, int]) -> torch.Tensor | None:
+def _as_map(values, size: tuple[int, int]) -> torch.Tensor:
     """Check a map's shape against its image's and make it a tensor."""
-    if values is None:
-        return None
     values = torch.as_tensor(np.array(values))
     if tuple(values.shape) != size:
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -93,7 +94,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         """What the model predicts and learns from: `"disparity"` (relative) or `"depth"`, in meters (metric)."""
         return "depth" if self.config.depth_estimation_type == "metric" else "disparity"
 
-    def get_input_embeddings(self) -> None:
+    def get_input_embeddings(self) -> None:  # type: ignore[override]
         """Give None, not the stock class's error: accelerate asks before it shards a model (FSDP2)."""
         return None
 
@@ -183,10 +184,11 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             >>> DepthAnythingForDepthEstimation.from_encoder(relative, max_depth=20).config.depth_estimation_type
             'metric'
         """
-        source = _load_encoder(encoder, **kwargs)
+        source: Any = _load_encoder(encoder, **kwargs)
         backbone = source.backbone if isinstance(source, StockDepthAnything) else source
-        blocks = source.config.backbone_config.out_indices if isinstance(source, StockDepthAnything) else None
-        config = config_for_encoder(backbone.config, version or "v2", max_depth)
+        decoder: Any = source.config if isinstance(source, StockDepthAnything) else None
+        blocks = None if decoder is None else decoder.backbone_config.out_indices
+        config: Any = config_for_encoder(backbone.config, version or "v2", max_depth)
         if blocks is not None and version is None:
             config.backbone_config.out_indices = list(blocks)
         if with_neck:
@@ -249,7 +251,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        patch = self.config.patch_size
+        patch: int = self.config.patch_size  # type: ignore[assignment]  # an integer for every Depth Anything
         height, width = pixel_values.shape[-2:]
         if height % patch or width % patch:
             raise ValueError(
@@ -312,7 +314,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 def _load_encoder(encoder: str | os.PathLike | PreTrainedModel, **kwargs) -> PreTrainedModel:
     """Return a DINOv2 or a Depth Anything, loaded where an id or folder is given."""
     if isinstance(encoder, (str, os.PathLike)):
-        kinds = {"dinov2": Dinov2Backbone, "depth_anything": StockDepthAnything}
+        kinds: dict[str, type[PreTrainedModel]] = {"dinov2": Dinov2Backbone, "depth_anything": StockDepthAnything}
         found = AutoConfig.from_pretrained(encoder, **kwargs).model_type
         if found not in kinds:
             raise ValueError(

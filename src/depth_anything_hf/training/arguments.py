@@ -57,7 +57,7 @@ class DepthAnythingTrainingArguments(TrainingArguments):
     weight_decay: float = field(
         default=0.01, metadata={"help": "Weight decay. Unpublished; the metric code has 0.01."}
     )
-    bf16: bool | None = field(
+    bf16: bool | None = field(  # type: ignore[assignment]  # None: decided by the device
         default=None,
         metadata={
             "help": "Train in bfloat16 autocast, losses in float32. Default: yes on a GPU that has it, no on a CPU."

@@ -14,6 +14,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -170,9 +171,9 @@ class BatchReader(Dataset):
                     place = Place(**(state or {}).get(SOURCE_NAMES[stream], {}))
                     self._readers[stream] = read_stream(source, share, (self.seed, stream), place, self.block_size)
                 drawn, places = zip(*itertools.islice(self._readers[stream], size), strict=True)
-                state = (state or {}) | {SOURCE_NAMES[stream]: places[-1]._asdict()}
+                state = (state or {}) | {SOURCE_NAMES[stream]: asdict(places[-1])}
             else:
-                indices = plan.indices[stream]
+                indices = plan.indices[stream] or []
                 at_once = getattr(source, "__getitems__", None)
                 drawn = at_once(indices) if at_once else [source[index] for index in indices]
             first = plan.number * size
@@ -210,7 +211,7 @@ class BatchReader(Dataset):
         Returns:
             `DataLoader`: Endless with streams, else an epoch long.
         """
-        collate_batch = _keep if collate is None else BatchCollator(collate)
+        collate_batch: Callable[[Any], Any] = _keep if collate is None else BatchCollator(collate)
         return DataLoader(self, batch_sampler=BatchNumbers(self), collate_fn=collate_batch, **settings)
 
 
@@ -447,7 +448,8 @@ class StreamPosition:
         self.states, self.next_worker = list(saved["states"]), saved["next_worker"]
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """The part of a stream that one worker of one process reads."""
 
     rank: int
@@ -466,7 +468,8 @@ class Share(NamedTuple):
         return self.world_size * self.num_workers
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where a share of a stream stands."""
 
     count: int = 0  # records given so far
@@ -512,10 +515,10 @@ def read_stream(
         ]:
             order = torch.randperm(len(block), generator=generator_at(*seed, place.sweep, share.index, place.block))
             for i in order[place.offset :].tolist():
-                place = place._replace(count=place.count + 1, offset=place.offset + 1)
+                place = replace(place, count=place.count + 1, offset=place.offset + 1)
                 yield _decoded(block[i], images), place
                 block[i].clear()  # or two blocks would be held while the next one is read
-            place = place._replace(block=place.block + 1, offset=0, start=part.state_dict())
+            place = replace(place, block=place.block + 1, offset=0, start=part.state_dict())
         if place.block == 0:
             raise ValueError(
                 f"a stream of {source.num_shards} shards gave no records to {share}; check its files, or use fewer "

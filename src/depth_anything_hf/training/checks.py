@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,8 +21,8 @@ from depth_anything_hf.training.collator import DepthCollator
 
 def check_stock_arguments(
     args, data_collator, processing_class, compute_loss_func, compute_metrics, preprocess_logits_for_metrics
-) -> None:
-    """Raise for arguments of the stock Trainer that would have no effect here, or another one.
+) -> DepthAnythingImageProcessor:
+    """Return the processor; raise for arguments of the stock Trainer that would have no effect here, or another one.
 
     Raises:
         TypeError: `args` are stock arguments, or the collator or the processor is of another class.
@@ -56,6 +56,7 @@ def check_stock_arguments(
             "auto_find_batch_size is True, and the batch is divided between labeled and unlabeled images beforehand: set "
             "per_device_train_batch_size, and leave it out."
         )
+    return processing_class
 
 
 def check_losses(
@@ -93,7 +94,7 @@ def check_losses(
             f"loss_weights names {strange[0]!r}; it takes {', '.join(known)}. A LossTerm has its own weight."
         )
     weights = [args.labeled_weight * has_labeled, args.unlabeled_weight * has_unlabeled]
-    weights.append(args.feature_alignment_weight * has_unlabeled)
+    weights.append((args.feature_alignment_weight or 0.0) * has_unlabeled)
     if (has_labeled or has_unlabeled) and not any(weights):
         raise ValueError(
             "labeled_weight, unlabeled_weight and feature_alignment_weight are 0 for the images that are given: nothing "
@@ -101,8 +102,8 @@ def check_losses(
         )
 
 
-def check_model(model: nn.Module) -> nn.Module:
-    """Return the model if it is ours, bare or inside PEFT's wrapper, and raise a `TypeError` otherwise."""
+def check_model(model: Any) -> None:
+    """Raise a `TypeError` unless the model is a Depth Anything of this package, bare or in PEFT's wrapper."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(base, DepthAnythingForDepthEstimation):
         raise TypeError(
@@ -110,7 +111,6 @@ def check_model(model: nn.Module) -> nn.Module:
             "depth_anything_hf.DepthAnythingForDepthEstimation, which loads every Depth Anything checkpoint. Other "
             "depth models can be the teacher."
         )
-    return model
 
 
 def check_processes(world_size: int) -> None:

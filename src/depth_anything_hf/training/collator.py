@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,7 +88,7 @@ class DepthCollator:
             for record in drawn
         ]
         views = [self._crop(*pair) for pair in zip(samples, generators, strict=True)]
-        batch = {
+        batch: dict[str, Any] = {
             name: torch.stack(values)
             for name, values in zip(("pixel_values", "labels", "label_mask"), zip(*views, strict=True), strict=True)
         }
@@ -119,9 +120,11 @@ class DepthCollator:
         if self.color_ranges is not None:
             mean, std = self.processor.normalization
             pixel_values = (scale_colors(pixel_values * std + mean, self.color_ranges, generator) - mean) / std
-        box = random_crop_box(tuple(pixel_values.shape[-2:]), self.crop, generator)
+        height, width = pixel_values.shape[-2:]
+        box = random_crop_box((height, width), self.crop, generator)
         flip = bool(torch.rand((), generator=generator) < self.flip_probability)
-        return tuple(crop_and_flip(values, box, flip) for values in (pixel_values, label, mask))
+        pixel_values, label, mask = (crop_and_flip(values, box, flip) for values in (pixel_values, label, mask))
+        return pixel_values, label, mask
 
 
 def depth_estimation_type_of(model: nn.Module | PretrainedConfig) -> str:
@@ -148,7 +151,7 @@ def prepare_sample(
         pixel_values = processor(sample.image, return_tensors="pt", **resize)["pixel_values"][0]
         label = torch.zeros(pixel_values.shape[-2:])
         return pixel_values, label, torch.zeros_like(label, dtype=torch.bool)
-    batch = processor(
+    batch = processor.preprocess(
         sample.image,
         depth_maps=sample.values,
         masks=sample.mask,

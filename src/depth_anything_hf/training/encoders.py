@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,7 +65,7 @@ def make_projector(width: int, frozen_width: int, seed: int) -> nn.Linear | None
         return nn.Linear(width, frozen_width)
 
 
-def frozen_patch_features(encoder: nn.Module, pixel_values: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+def frozen_patch_features(encoder: Any, pixel_values: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Read a frozen encoder's last patch tokens on the student's patch grid.
 
     Args:
@@ -101,8 +102,9 @@ def average_gradients(module: nn.Module) -> None:
     """Average the gradients of a module outside DDP over all processes, as DDP does for the model."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for parameter in module.parameters():
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad /= torch.distributed.get_world_size()
+            if parameter.grad is not None:
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= torch.distributed.get_world_size()
 
 
 class ClearGradients(TrainerCallback):

@@ -30,7 +30,7 @@ def parameter_groups(
     Returns:
         `list[dict]`: Groups for an optimizer of PyTorch, in an order that depends on nothing but the model.
     """
-    groups = defaultdict(list)
+    groups: defaultdict[tuple[bool, bool], list[torch.Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[".backbone." in f".{name}", name in decayed].append(parameter)

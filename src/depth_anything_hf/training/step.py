@@ -120,14 +120,14 @@ def view_loss(
         `dict[str, torch.Tensor]`: Scalars; all but `total` are unweighted and detached.
     """
     mask = labeled_pixels(view.labels, view.label_mask, max_depth)
-    boxes = view.boxes if args.cutmix_probability > 0 else None
+    boxes = view.boxes if args.cutmix_probability else None
     losses = supervised_loss(
         predicted_depth,
         view.labels,
         mask,
         max_depth,
         boxes,
-        args.gradient_matching_weight,
+        args.gradient_matching_weight or 0.0,
         trim_fraction,
         args.silog_variance_focus,
         args.silog_weight,

@@ -87,6 +87,11 @@ class DepthAnythingTrainer(Trainer):
         See "Self-train" in the README.
     """
 
+    args: DepthAnythingTrainingArguments
+    model: Any  # bare, or in PEFT's wrapper
+    processing_class: DepthAnythingImageProcessor
+    eval_dataset: Any
+
     def __init__(
         self,
         model: PreTrainedModel | nn.Module | None = None,
@@ -110,7 +115,7 @@ class DepthAnythingTrainer(Trainer):
         loss_weights: Mapping[str, Weight] | None = None,
     ):
         args = DepthAnythingTrainingArguments("tmp_trainer") if args is None else args
-        check_stock_arguments(
+        processing_class = check_stock_arguments(
             args, data_collator, processing_class, compute_loss_func, compute_metrics, preprocess_logits_for_metrics
         )
         check_processes(args.world_size)
@@ -138,8 +143,9 @@ class DepthAnythingTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
-        config = check_model(self.model).config
-        self.max_depth = config.max_depth if config.depth_estimation_type == "metric" else None
+        check_model(self.model)
+        config = self.model.config
+        self.max_depth: float | None = config.max_depth if config.depth_estimation_type == "metric" else None
         self.data_collator = data_collator or DepthCollator(
             processing_class,
             config,
@@ -147,7 +153,7 @@ class DepthAnythingTrainer(Trainer):
             args.zoom,
             args.colors,
             args.perturbation if args.strong_perturbation else None,
-            args.cutmix_probability,
+            args.cutmix_probability or 0.0,
         )
         if self.data_collator.depth_estimation_type != config.depth_estimation_type:
             raise ValueError(
@@ -156,8 +162,9 @@ class DepthAnythingTrainer(Trainer):
             )
         teacher = check_teacher(teacher, config.depth_estimation_type, unlabeled_dataset)
         self.teacher = None if teacher is None else freeze(teacher, args)
-        self.feature_encoder, self.feature_projector = None, None
-        if unlabeled_dataset is not None and args.feature_alignment_weight > 0:
+        self.feature_encoder: Any = None
+        self.feature_projector: nn.Linear | None = None
+        if unlabeled_dataset is not None and args.feature_alignment_weight:
             self._set_feature_encoder(feature_encoder)
         self.normalization = tuple(values.to(args.device) for values in processing_class.normalization)
         self.batches = None if reader is None else Batches(reader, self.data_collator, args)
@@ -165,7 +172,8 @@ class DepthAnythingTrainer(Trainer):
         self._resumed: dict | None = None  # state in the checkpoint that this run continues from
         self.health = HealthCheck(delayed=args.device.type == "cuda")
         self._logged: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._waited, self._clock = 0.0, None  # seconds spent waiting for data since the clock was read
+        self._waited = 0.0  # seconds spent waiting for data since the clock was read
+        self._clock: float | None = None
 
     def _set_feature_encoder(self, encoder: nn.Module | str | None) -> None:
         """Load the frozen encoder, and make a projector if its width differs from the student's."""
@@ -174,7 +182,7 @@ class DepthAnythingTrainer(Trainer):
         projector = make_projector(width, self.feature_encoder.config.hidden_size, self.args.seed)
         if projector is not None:
             self.feature_projector = projector.to(self.args.device)
-            self.add_callback(ClearGradients(self.feature_projector))
+            self.add_callback(ClearGradients(projector))
 
     # Data
 
@@ -194,7 +202,9 @@ class DepthAnythingTrainer(Trainer):
         collate = EvaluationCollator(self.processing_class)
         return self.accelerator.prepare(DataLoader(dataset, self.args.eval_batch_size, collate_fn=collate, **settings))
 
-    get_test_dataloader = get_eval_dataloader
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """Return batches of whole images with ground truth at its own size, as for evaluation."""
+        return self.get_eval_dataloader(test_dataset)
 
     def get_batch_samples(self, *args, **kwargs):
         """Fetch the batches of an update, and time it."""
@@ -227,7 +237,7 @@ class DepthAnythingTrainer(Trainer):
         """Create the schedule of the learning rate: a stock one, or V1's one-cycle."""
         if self.lr_scheduler is None and self.args.one_cycle_warmup is not None:
             optimizer = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = one_cycle(optimizer, num_training_steps, self.args.one_cycle_warmup)
+            self.lr_scheduler = one_cycle(optimizer, num_training_steps, self.args.one_cycle_warmup)  # type: ignore[assignment]
         return super().create_scheduler(num_training_steps, optimizer)
 
     # The step
@@ -245,7 +255,7 @@ class DepthAnythingTrainer(Trainer):
             ValueError: True is given, and there is no complete checkpoint.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir or ".")
             if resume_from_checkpoint is None:
                 raise ValueError(
                     f"{self.args.output_dir} holds no whole checkpoint; leave resume_from_checkpoint out."
@@ -253,7 +263,7 @@ class DepthAnythingTrainer(Trainer):
         # accelerate marks a model that it prepared for evaluation, and would then leave it out of DDP without a word:
         # each process would train a model of its own.
         if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
-            self.model._is_accelerate_prepared = False
+            self.model._is_accelerate_prepared = False  # type: ignore[assignment]
         self._resumed = read_state(resume_from_checkpoint) if resume_from_checkpoint else None
         self._streams_from = None if self.args.ignore_data_skip else resume_from_checkpoint or None
         result = super().train(resume_from_checkpoint, *args, **kwargs)
@@ -274,7 +284,8 @@ class DepthAnythingTrainer(Trainer):
     def training_step(self, model, inputs, *args, **kwargs) -> torch.Tensor:
         """Run a micro-batch forward and backward; the last one of an update averages the projector over processes."""
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self.batches.used(inputs)
+        if self.batches is not None:
+            self.batches.used(inputs)
         if self.feature_projector is not None and self.accelerator.sync_gradients:
             average_gradients(self.feature_projector)
         return loss
@@ -301,7 +312,9 @@ class DepthAnythingTrainer(Trainer):
         if count:
             losses["labeled"] = self._view_loss("labeled", predicted[:count], labeled, 0.0)
         if unlabeled is not None:
-            losses["unlabeled"] = self._view_loss("unlabeled", predicted[count:], unlabeled, self.args.trim_fraction)
+            losses["unlabeled"] = self._view_loss(
+                "unlabeled", predicted[count:], unlabeled, self.args.trim_fraction or 0.0
+            )
         if aligned:
             patch = self.model.config.patch_size
             grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
@@ -358,8 +371,9 @@ class DepthAnythingTrainer(Trainer):
 
     def _metrics_when_finished(self) -> dict[str, float]:
         """Find the metrics with which the training ended, in the state that `save_state` left in `output_dir`."""
-        last = read_state(self.args.output_dir) or {"log_history": []}
-        before, step = self._resumed["log_history"], self._resumed["global_step"]
+        last = read_state(self.args.output_dir or ".") or {"log_history": []}
+        resumed = self._resumed or {"log_history": [], "global_step": 0}
+        before, step = resumed["log_history"], resumed["global_step"]
         if last["log_history"][: len(before)] != before:  # another run's
             return {}
         ends = [entry for entry in last["log_history"] if "train_runtime" in entry and entry.get("step") == step]
@@ -378,10 +392,10 @@ class DepthAnythingTrainer(Trainer):
 
     # Checkpoints
 
-    def create_model_card(self, **told) -> None:
+    def create_model_card(self, *args, **facts) -> None:
         """Write the card with what was measured; takes the arguments of `write_trainer_card`, as `push_to_hub` does."""
         if self.is_world_process_zero():
-            write_trainer_card(self, **told)
+            write_trainer_card(self, *args, **facts)
 
     def _save_checkpoint(self, model, trial):
         self.health.finish()  # a spoilt model must not be saved
@@ -391,7 +405,8 @@ class DepthAnythingTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.feature_projector is not None and self.args.should_save:
             torch.save(self.feature_projector.state_dict(), os.path.join(output_dir, PROJECTOR_FILE))
-        self.batches.save(output_dir)
+        if self.batches is not None:
+            self.batches.save(output_dir)
         # The positions of all processes must be there before the state that says that the checkpoint is whole.
         self.accelerator.wait_for_everyone()
 
@@ -420,8 +435,8 @@ def score_batch(model: nn.Module, batch: dict, max_depth: float | None) -> torch
     for members in by_shape.values():
         predicted = model(pixel_values=torch.stack([batch["pixel_values"][i] for i in members])).predicted_depth
         for i, depth in zip(members, predicted, strict=True):
-            truth = (batch[name][i] for name in ("targets", "target_masks", "spaces"))
-            rows[i] = score_prediction(depth, *truth, max_depth is not None, max_depth=max_depth)
+            target, mask, space = (batch[name][i] for name in ("targets", "target_masks", "spaces"))
+            rows[i] = score_prediction(depth, target, mask, space, max_depth is not None, max_depth=max_depth)
     return torch.stack([rows[i] for i in range(len(rows))])
 
 
