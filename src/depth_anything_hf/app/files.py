@@ -99,5 +99,5 @@ def _check_size(name: str, width: int, height: int, max_megapixels: float) -> No
 def _too_large(name: str, size: str, max_megapixels: float) -> str:
     return (
         f"{name} has {size}; this page takes up to {max_megapixels:g}: make it smaller, or start the page with a "
-        "larger --max-megapixels."
+        "larger `max_megapixels`."
     )

@@ -90,7 +90,7 @@ def settle_adapter(folder: Path, base: str | None = None) -> str:
     if not is_hub_id(found):
         raise ValueError(
             f"the adapter belongs to {found or 'no model that it names'!r}, which is not on the Hub, so nobody else can "
-            "load it: push that first, then the adapter with --base ID. Or merge the two (merge_adapter of "
+            "load it: push that first, then the adapter with its id as `base`. Or merge the two (merge_adapter of "
             "depth_anything_hf.prediction.adapters), and push the merged folder."
         )
     settled = config | {"base_model_name_or_path": found}

@@ -183,7 +183,7 @@ def kind_of(folder: Path) -> str:
 
 def _prepare_set(folder: Path, license: str | None, told: dict[str, Any]) -> str:
     """Check a pseudo-labelled set, and state the licence in its card."""
-    given = [f"--{name.replace('_', '-')}" for name, value in told.items() if value]
+    given = [f"`{name}`" for name, value in told.items() if value]
     if given:
         raise ValueError(
             f"{given[0]} means nothing for pseudo-labels, whose {MANIFEST} says what they are; leave it out."
@@ -194,7 +194,7 @@ def _prepare_set(folder: Path, license: str | None, told: dict[str, Any]) -> str
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
             raise ValueError(f"{path} is missing or cut; repeat the pseudo-label command to label its images again.")
     if not may_write_card(folder) and license is not None:
-        raise ValueError(f"{folder / CARD} is your own: state the license there, and leave --license out.")
+        raise ValueError(f"{folder / CARD} is your own: state the license there, and leave `license` out.")
     card = dataset_card(folder.resolve().name, manifest, license)
     if may_write_card(folder):
         (folder / CARD).write_text(str(card), encoding="utf-8")
@@ -250,5 +250,5 @@ def _check_private(repo_id: str, repo_type: str) -> None:
     if not info.private:
         raise ValueError(
             f"{repo_id} exists and is public; nothing was sent. Make it private in its settings, choose another id, or "
-            "leave --private out."
+            "leave `private` out."
         )

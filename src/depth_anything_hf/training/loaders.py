@@ -65,7 +65,7 @@ class StreamLoading(TrainerCallback):
         if self.num_workers < asked:
             warnings.warn(
                 f"dataloader_num_workers is {asked}, and a process has {self.num_workers} shards of a stream; it gets as "
-                "many workers. Write more shards, such as with a smaller --shard_size, to use more.",
+                "many workers. Write more shards, such as with a smaller `shard_size`, to use more.",
                 stacklevel=2,
             )
         self.position = StreamPosition(batches, self.num_workers)
