@@ -65,7 +65,7 @@ def test_push_to_hub__set_with_the_licence_of_its_teacher(hub, label, teacher, t
     assert DatasetCard.load(tmp_path / "out" / "README.md").data.license == "cc-by-nc-4.0"
     with pytest.raises(ValueError, match=r"license is 'mit', but .*-Large-hf \(teacher\) .* forbids commercial use"):
         push_to_hub(tmp_path / "out", "me/labels", license="mit")
-    with pytest.raises(ValueError, match="--base means nothing for pseudo-labels"):
+    with pytest.raises(ValueError, match="`base` means nothing for pseudo-labels"):
         push_to_hub(tmp_path / "out", "me/labels", base="she/model")
     assert hub.repos == {}
     push_to_hub(tmp_path / "out", "me/labels", license="cc-by-nc-sa-4.0", private=True)

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     from depth_anything_hf.export.onnx import export_onnx
 
     if options.images is None:
-        print("checking on rendered scenes; pass photographs of your own with --images")
+        print("checking on rendered scenes, which are no photographs; pass your own with --images")
     report = export_onnx(options.model, options.out, options.dtype, options.images, options.eval)
     print(report.table())
     summary = report.summary()

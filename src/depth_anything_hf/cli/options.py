@@ -64,10 +64,10 @@ class Parser(argparse.ArgumentParser):
             unknown: Words of the command line.
             known: Options that exist beside those of this parser.
         """
-        options = [option for option in self._option_string_actions if option.startswith("--")]
-        name = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
-        close = difflib.get_close_matches(name.replace("_", "-"), [*options, *known], 1)
-        hint = f"; did you mean {close[0]}?" if close else f"; {self.prog} --help lists the options"
+        names = [option.lstrip("-") for option in [*self._option_string_actions, *known]]
+        name = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0].lstrip("-")
+        close = difflib.get_close_matches(name.replace("_", "-"), names, 1)
+        hint = f"; did you mean --{close[0]}?" if close else f"; {self.prog} --help lists the options"
         self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
     def _shown(self, word: str) -> str:
