@@ -18,9 +18,9 @@ from transformers import pipeline
 
 from depth_anything_hf import load_folder, stream_folder
 from depth_anything_hf.cli.main import main
+from depth_anything_hf.cli.train import parse_recipe
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.prediction.predictor import load_model, predict_depth
-from depth_anything_hf.training.recipe import parse_recipe
 
 WRITTEN = Path(__file__).parent / "files_of_0_1_0"
 

@@ -1,9 +1,9 @@
 """Fine-tune the encoder of a Depth Anything for semantic segmentation, on ADE20K or Cityscapes.
 
     python examples/segmentation/segmentation_transfer.py examples/segmentation/ade20k.yaml \
-        --encoder depth-anything/Depth-Anything-V2-Small-hf --data ADEChallengeData2016 --output_dir segmenter
+        --encoder depth-anything/Depth-Anything-V2-Small-hf --data ADEChallengeData2016 --output-dir segmenter
     python examples/segmentation/segmentation_transfer.py examples/segmentation/ade20k.yaml \
-        --model segmenter --data ADEChallengeData2016 --output_dir scores
+        --model segmenter --data ADEChallengeData2016 --output-dir scores
 
 The first command trains and scores; repeated, it continues from the last checkpoint. The second only scores. The scores are
 single-scale: sliding windows over the whole image, resized to its ground truth. Needs SciPy, for Mask2Former's matching.

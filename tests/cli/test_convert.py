@@ -119,10 +119,8 @@ def test_convert__version_is_required_and_says_why(official_file, tmp_path, caps
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"--version": "v3"}, "version is 'v3'; it must be one of"),
-        ({"--size": "tiny"}, "size is 'tiny'; it must be one of"),
         ({"--size": "base"}, "The size asked for is base; the weights are of size small"),
-        ({"--max-depth": "9.5"}, "max_depth is 9.5; it must be a positive whole number"),
+        ({"--max-depth": "9.5"}, "--max-depth is 9.5; it must be a positive whole number"),
         ({"--version": "v1", "--max-depth": "20"}, "V1 has no metric model but ZoeDepth's"),
     ],
 )
@@ -130,6 +128,19 @@ def test_convert__wrong_arguments_write_nothing(changes, message, official_file,
     options = {"--size": "small", "--version": "v2", "--out": str(tmp_path / "out")} | changes
     assert main(["convert", str(official_file), *(part for pair in options.items() for part in pair)]) == 1
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "choices"),
+    [("--version", "v3", "'v1', 'v2'"), ("--size", "tiny", "'small', 'base', 'large', 'giant'")],
+)
+def test_convert__refuses_what_is_no_choice(option, wrong, choices, official_file, tmp_path, capsys):
+    options = {"--size": "small", "--version": "v2", "--out": str(tmp_path / "out")} | {option: wrong}
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", str(official_file), *(part for pair in options.items() for part in pair)])
+    assert stop.value.code == 2
+    assert f"argument {option}: invalid choice: {wrong!r} (choose from {choices})" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

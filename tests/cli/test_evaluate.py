@@ -75,10 +75,8 @@ def test_evaluate__alignment_is_written_into_the_protocol(place):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--alignment", "best"], "alignment is 'best'"),
         (["--resolution", "60"], "multiple of the patch size 14, such as 56"),
         (["--protocol", "nyuv2"], "protocol 'nyuv2' is none of folder's"),
-        (["--dataset", "moon"], "dataset is 'moon'; there are protocols for ddad"),
         (["--dataset", "da2k", "--alignment", "median"], "--alignment means nothing for da2k"),
         (["--dataset", "da2k", "--save-predictions"], "--save-predictions means nothing for da2k"),
         (["--from-predictions", "nowhere"], "holds no complete predictions"),
@@ -88,3 +86,13 @@ def test_evaluate__alignment_is_written_into_the_protocol(place):
 def test_evaluate__wrong_input_is_named(place, capsys, more, message):
     assert run(place, *more) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong"), [("--alignment", "best"), ("--dataset", "moon"), ("--protocol", "nyuv3")]
+)
+def test_evaluate__refuses_what_is_no_choice(place, capsys, option, wrong):
+    with pytest.raises(SystemExit) as end:
+        run(place, option, wrong)
+    assert end.value.code == 2
+    assert f"argument {option}: invalid choice: {wrong!r} (choose from" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_export__int8_prints_what_it_loses_and_no_noise(make_model, tiny_process
 def test_export__says_that_rendered_scenes_are_no_photographs(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"must end in .onnx"):
         main(["--model", "no-such-model", "--out", str(tmp_path / "depth.pt")])
-    assert "rendered scenes, which are no photographs: --images takes your own" in capsys.readouterr().out
+    assert "rendered scenes, which are no photographs; pass your own with --images" in capsys.readouterr().out
 
 
 def test_export__help_has_an_example_and_states_the_bounds():

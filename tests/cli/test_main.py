@@ -15,7 +15,11 @@ def test_main__help_lists_every_subcommand(capsys):
 
 def test_main__unknown_subcommand_names_the_known_ones(capsys):
     assert main(["trian"]) == 2
-    assert "'trian' is no subcommand; choose one of quickstart" in capsys.readouterr().err
+    assert "'trian' is no subcommand; did you mean train? All of them: predict, video" in capsys.readouterr().err
+    assert main(["pseudo_labels"]) == 2
+    assert "did you mean pseudo-label?" in capsys.readouterr().err
+    assert main(["xyz"]) == 2
+    assert f"'xyz' is no subcommand; choose one of: {', '.join(SUBCOMMANDS)}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
@@ -29,6 +33,13 @@ def test_main__missing_extra_is_named_without_a_traceback(capsys, monkeypatch, t
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as where it is not installed
     assert main(["export", "--model", "any", "--out", str(tmp_path / "a.onnx")]) == 1
     assert 'pip install "depth_anything_hf[onnx]"' in capsys.readouterr().err
+
+
+def test_main__a_message_of_the_library_names_options(capsys, tmp_path):
+    command = ["export", "--model", "mini", "--out", str(tmp_path / "depth.pth")]
+    pytest.importorskip("onnxruntime")
+    assert main(command) == 1
+    assert f"depth-anything-hf export: --out is {tmp_path}" in capsys.readouterr().err
 
 
 def test_main__help_does_not_import_torch():

@@ -46,7 +46,7 @@ def test_predict__tiles_that_cannot_be(options, message, refused):
     ("options", "message"),
     [
         (["--fov", "190"], "fov is 190"),
-        (["--fov", "60", "--edge-threshold", "0"], "edge_threshold is 0.0; it must be above 0"),
+        (["--fov", "60", "--edge-threshold", "0"], "--edge-threshold is 0.0; it must be above 0"),
         (["--fov", "60", "--view-depth", "5", "2"], "near is 5 and far 2; they must be 0 < near < far"),
         (["--intrinsics", "0", "1", "1", "1"], "intrinsics are [0.0, 1.0, 1.0, 1.0]; they must be fx, fy, cx, cy"),
     ],

@@ -11,6 +11,7 @@ from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImag
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.labeling import engine
+from depth_anything_hf.labeling.arguments import LabelingArguments
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +90,44 @@ def test_pseudo_label__at_the_teachers_own_resolution_goes_on_where_it_was(comma
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--keep_image", "copy"], "keep_image is 'copy'; it must be one of original, resized, reference"),
-        (["--resolution", "57"], "resolution is 57; it must be a multiple of the patch size 14, such as 56"),
-        (["--shard_size", "0"], "shard_size is 0; it must be at least 1"),
-        (["--limit", "0"], "limit is 0; it must be at least 1"),
-        (["--num_workers", "-1"], "num_workers is -1; it must be at least 0"),
-        (["--space", "metres"], "space"),
-        (["--device", "cuda:1"], "device is 'cuda:1'"),
+        (["--resolution", "57"], "--resolution is 57; it must be a multiple of the patch size 14, such as 56"),
+        (["--shard_size", "0"], "--shard-size is 0; it must be at least 1"),
+        (["--limit", "0"], "--limit is 0; it must be at least 1"),
+        (["--num_workers", "-1"], "--num-workers is -1; it must be at least 0"),
         (["--push_to_hub", "a/b/c"], "a/b/c"),
-        (["--dtype", "int8"], "dtype is 'int8'"),
         (["--images", "nowhere/*.jpg"], "nowhere"),
     ],
 )
 def test_pseudo_label__refuses(options, message, command, tmp_path, capsys):
     assert main([*command, *options]) == 1
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "choices"),
+    [
+        ("--keep-image", "copy", "'original', 'resized', 'reference'"),
+        ("--space", "metres", "'depth', 'disparity'"),
+        ("--device", "cuda:1", "'auto', 'cpu', 'cuda', 'mps'"),
+        ("--dtype", "int8", "'float32', 'bfloat16', 'float16'"),
+    ],
+)
+def test_pseudo_label__refuses_what_is_no_choice(option, wrong, choices, command, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command, option, wrong])
+    assert end.value.code == 2
+    assert f"argument {option}: invalid choice: {wrong!r} (choose from {choices})" in capsys.readouterr().err
+    name = option.removeprefix("--").replace("-", "_")
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {wrong!r}; it must be one of {choices}.")):
+        LabelingArguments("teacher", "photos", "out", **{name: wrong})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_pseudo_label__refuses_a_device_that_is_not_there(command, tmp_path, capsys):
+    assert main([*command, "--device", "cuda"]) == 1
+    assert "--device is 'cuda', and PyTorch finds no such device here; use 'auto' or 'cpu'." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

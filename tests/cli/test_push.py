@@ -24,7 +24,7 @@ def test_push__says_what_goes_where(hub, student, capsys):
     assert main(["push", str(student), "--repo-id", "me/student", *options]) == 0
     captured = capsys.readouterr()
     assert f"model {student}: 6 files, " in captured.out
-    assert "licence apache-2.0" in captured.out
+    assert "license apache-2.0" in captured.out
     assert "stay here: checkpoint-10/, training_args.bin" in captured.out
     assert captured.out.splitlines()[-1] == f"{hub.address}/me/student"
     assert "model.safetensors: 100%" in captured.err

@@ -75,7 +75,7 @@ def test_compare__predictions_of_other_images_are_refused(results, tmp_path):
 
 
 def test_open_kept__without_complete_predictions_says_how_to_make_them(results, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"blue.*no complete predictions.*--save-predictions"):
+    with pytest.raises(FileNotFoundError, match=r"blue.*no complete predictions.*`save_predictions`"):
         open_kept("blue", tmp_path / "predictions")
 
 
@@ -116,7 +116,7 @@ def test_open_samples__another_count_than_the_protocols_is_an_error(tmp_path):
     depth.mkdir(parents=True)
     content = np.float32(202021.25).tobytes() + np.int32([4, 3]).tobytes() + np.ones(12, np.float32).tobytes()
     (depth / "frame_0001.dpt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"holds 1 images of sintel, which has 1064.*--allow-partial"), pytest.warns():
+    with pytest.raises(ValueError, match=r"holds 1 images of sintel, which has 1064.*`allow_partial`"), pytest.warns():
         open_samples(PROTOCOLS["sintel"], str(tmp_path))
     with pytest.warns(UserWarning, match="1 samples"):
         assert len(open_samples(PROTOCOLS["sintel"], str(tmp_path), allow_partial=True)) == 1

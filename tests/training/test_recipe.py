@@ -12,11 +12,12 @@ from transformers import AutoModelForDepthEstimation, Dinov2Config, Dinov2Model
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 from depth_anything_hf.cli.main import main
+from depth_anything_hf.cli.train import make_parser, parse_recipe
 from depth_anything_hf.data.folder import load_folder, write_image_folder
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.model.bundled import MINI, checkpoint_folder
 from depth_anything_hf.scenes.simple import iter_synthetic_records
-from depth_anything_hf.training.recipe import RecipeArguments, make_parser, parse_recipe, start_processor
+from depth_anything_hf.training.recipe import RecipeArguments, start_processor
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
 ON_CPU = ["--bf16", "false", "--use_cpu", "true", "--image_height", "56", "--image_width", "56", "--report_to", "none"]
@@ -139,17 +140,80 @@ def test_train__goes_on_from_the_last_checkpoint(workplace, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learnig_rate: 1", "names unknown fields ['learnig_rate']"),
+        (
+            "# mine\nlearnig_rate: 1",
+            "recipe.yaml, line 2: unknown field 'learnig_rate'; did you mean 'learning_rate'?",
+        ),
+        ("modle: a", "recipe.yaml, line 1: unknown field 'modle'; did you mean 'model'?"),
+        ("qqq: a", "unknown field 'qqq'; depth-anything-hf train --help-all lists the fields."),
+        (
+            "model: a\nlabeled: [b",
+            "recipe.yaml, line 2: expected ',' or ']', but got '<stream end>'; write each field as",
+        ),
+        ("model: a: b", "recipe.yaml, line 1: mapping values are not allowed here; write each field as name: value."),
         ("- a\n- b", "holds a list"),
-        ("labeled: x", "give one: model to go on"),
+        ("labeled: x", "give one: --model to start from a checkpoint"),
         ("model: a", "names no data"),
-        ("model: a\nlabeled: b\npreset: v3", "preset is 'v3'"),
+        ("model: a\nlabeled: b\npreset: v3", "preset is 'v3'; it must be one of 'v1', 'v2'."),
+        ("encoder: a\nlabeled: b\nversion: v3", "version is 'v3'; it must be one of 'v1', 'v2'."),
     ],
 )
 def test_parse_recipe__refuses(text, message, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(text)
     assert main(["train", str(tmp_path / "recipe.yaml"), "--use_cpu", "true"]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--preset", "v3"], "argument --preset: invalid choice: 'v3' (choose from 'v1', 'v2')"),
+        (["--lora_decoder", "half"], "argument --lora-decoder: invalid choice: 'half'"),
+        (["--stream", "maybe"], "argument --stream: 'maybe' is neither true nor false"),
+        (["--max_stesp", "3"], "unrecognized arguments: --max_stesp 3; did you mean --max-steps?"),
+        (["--lora-rnak", "3"], "unrecognized arguments: --lora-rnak 3; did you mean --lora-rank?"),
+        (["stray"], "unrecognized arguments: stray"),
+    ],
+)
+def test_train__refuses_options(words, message, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("model: a\nlabeled: b\n")
+    with pytest.raises(SystemExit) as end:
+        main(["train", str(tmp_path / "recipe.yaml"), *words])
+    assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--no-stream"], ["--stream", "false"], ["--stream=no"]])
+def test_parse_recipe__an_option_turns_a_switch_of_the_file_off(words, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: a\nunlabeled: b\nstream: true\nbf16: true\n")
+    recipe, args = parse_recipe(tmp_path / "recipe.yaml", [*words, "--no-bf16", "--use-cpu", "--out", "here"])
+    assert (recipe.stream, args.bf16, args.use_cpu, args.output_dir) == (False, False, True, "here")
+    recipe, args = parse_recipe(tmp_path / "recipe.yaml", ["--no_bf16", "--use_cpu", "true", "--output_dir", "there"])
+    assert (recipe.stream, args.output_dir) == (True, "there")
+
+
+def test_parse_recipe__numbers_that_yaml_takes_for_text(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("model: a\nlabeled: b\nlearning_rate: 5e-6\nadam_epsilon: 1e-7\n")
+    _, args = parse_recipe(tmp_path / "recipe.yaml", ["--no-bf16", "--use-cpu"])
+    assert (args.learning_rate, args.adam_epsilon) == (5e-6, 1e-7)
+
+
+def test_train__help_has_groups_and_leaves_the_stock_options_to_help_all(capsys):
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--help"])
+    short = capsys.readouterr().out
+    assert main(["train", "--help"]) == 0
+    assert capsys.readouterr().out == short
+    groups = ("model", "data", "losses", "student's view", "optimization", "adapters", "run")
+    places = [short.index(f"\n{title}:\n") for title in groups]
+    assert places == sorted(places)
+    assert "--adam-epsilon" not in short
+    assert main(["train", "--help-all"]) == 0
+    full = capsys.readouterr().out
+    assert full.startswith(short)
+    assert "--adam-epsilon" in full
 
 
 def test_parse_recipe__command_line_wins_over_the_file(tmp_path):
@@ -236,8 +300,11 @@ def test_train__max_depth_of_a_model_that_has_another_is_an_error(workplace, tmp
     recipe = Path(__file__).parents[2] / "examples" / "recipes" / "metric_hypersim.yaml"
     start = ["--model", str(workplace / "model"), "--labeled", str(workplace / "labeled")]
     assert main(["train", str(recipe), *start, *ON_CPU, "--output_dir", str(tmp_path / "out")]) == 1
-    assert "max_depth is 20, and" in (error := capsys.readouterr().err)
-    assert "is relative with max_depth 1; a head is made for one range. Give it as --encoder" in error
+    assert "--max-depth is 20, and" in (error := capsys.readouterr().err)
+    assert (
+        "is relative with a range of 1; a head is made for one range. Give it as --encoder, which makes a fresh head"
+        in error
+    )
 
 
 def test_train__reader_options_that_are_no_json_are_named(workplace, tmp_path, capsys):
@@ -245,7 +312,7 @@ def test_train__reader_options_that_are_no_json_are_named(workplace, tmp_path, c
     start = ["--encoder", str(workplace / "model"), "--labeled", str(workplace / "labeled")]
     for given in ("{kitti: 1}", "[1]"):
         assert main(["train", str(recipe), *start, "--reader_options", given, *ON_CPU]) == 1
-        assert f"reader_options is {given!r}; it must be JSON" in capsys.readouterr().err
+        assert f"--reader-options is {given!r}; it must be JSON" in capsys.readouterr().err
 
 
 # The start's own geometry
@@ -320,11 +387,11 @@ def test_start_processor__carries_the_models_rules(workplace, tmp_path):
     [
         (
             ["--image_height", "518"],
-            "image_height is 518; it must be a multiple of the patch size 8, such as 96, the own of mini",
+            "--image-height is 518; it must be a multiple of the patch size 8, such as 96, the size of mini.",
         ),
         (
             ["--image_width", "0"],
-            "image_width is 0; it must be a multiple of the patch size 8, such as 128, the own of mini",
+            "--image-width is 0; it must be a multiple of the patch size 8, such as 128, the size of mini.",
         ),
     ],
 )
@@ -336,7 +403,7 @@ def test_train__crop_that_is_no_multiple_of_the_patch(sizes, message, one_step, 
 def test_start_processor__crop_that_fits_no_patch_of_a_fresh_decoder(workplace):
     recipe = RecipeArguments(encoder=str(workplace / "encoder"), labeled=["x"], image_height=520)
     config = DepthAnythingForDepthEstimation.from_pretrained(workplace / "model").config
-    with pytest.raises(ValueError, match=r"multiple of the patch size 14, such as 518: give --image_height 518\.$"):
+    with pytest.raises(ValueError, match=r"multiple of the patch size 14, such as 518\.$"):
         start_processor(recipe, config)
 
 

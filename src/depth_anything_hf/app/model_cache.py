@@ -8,10 +8,10 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import nn
 
+from depth_anything_hf.prediction.devices import choose_device
 from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution, space_of
 
 MAX_RESOLUTION = 1036  # twice the resolution of training
@@ -23,6 +23,7 @@ class Checkpoints:
     Args:
         keep (`int`): Number of checkpoints that stay in memory; the page compares two.
         device (`str`, *optional*): Device that computes. Default: the GPU, if there is one.
+        space (`str`, *optional*): "disparity" or "depth", for checkpoints whose config does not say.
 
     Example:
         >>> Checkpoints().predict("no/such/folder/here", Image.new("RGB", (80, 60)))
@@ -31,9 +32,9 @@ class Checkpoints:
         ValueError: the checkpoint no/such/folder/here cannot be loaded: name a folder on the machine that runs this page, or a Hub id...
     """
 
-    def __init__(self, keep: int = 2, device: str | None = None):
+    def __init__(self, keep: int = 2, device: str | None = None, space: str | None = None):
         self.keep = keep
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device, self.space = choose_device(device), space
         self._loaded: OrderedDict[str, tuple[nn.Module, Any, str]] = OrderedDict()  # last used: last
         self._lock = threading.Lock()
 
@@ -68,7 +69,7 @@ class Checkpoints:
             self._loaded.popitem(last=False)
         try:
             model, processor = load_model(name)
-            entry = model.to(self.device), processor, space_of(model, name)
+            entry = model.to(self.device), processor, space_of(model, name, self.space)
         except (OSError, ValueError) as error:  # transformers adds pages of advice
             raise ValueError(
                 f"the checkpoint {name} cannot be loaded: name a folder on the machine that runs this page, or a Hub id "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 
+from depth_anything_hf.cli.options import Parser, add_model_options
 from depth_anything_hf.model.bundled import MINI
 
 EXAMPLE = """example:
@@ -16,19 +16,13 @@ depth, mark two points and see which is nearer, download 16-bit PNG, npy and PLY
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Build the parser."""
-    parser = argparse.ArgumentParser(
-        prog="depth-anything-hf app",
-        description="Serve a web page that shows, compares and reads depth.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--model",
+    parser = Parser("app", "Serve a web page that shows, compares and reads depth.", EXAMPLE)
+    add_model_options(
+        parser,
         action="append",
-        metavar="M",
-        help="Hub id or folder; give it twice to compare two, more often to choose from more "
+        help="Hub id or folder; give it twice to compare two checkpoints, or more often to choose from more "
         "(default: mini, which is small and comes with the package)",
     )
     parser.add_argument(
@@ -55,14 +49,17 @@ def main(arguments: list[str]) -> int:
     """Parse and serve until Ctrl+C or SIGTERM."""
     options = make_parser().parse_args(arguments)
 
+    from depth_anything_hf.app.checkpoints import Checkpoints
     from depth_anything_hf.app.files import Limits
     from depth_anything_hf.app.page import build_page, launch_page
+    from depth_anything_hf.prediction.devices import choose_device
 
     limits = Limits(options.max_upload_mb, options.max_megapixels)
     models = options.model or [MINI]
     local = options.host in ("127.0.0.1", "::1", "localhost")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does, so that the uploads are deleted
-    page = build_page(models, limits, any_checkpoint=local)
+    checkpoints = Checkpoints(device=choose_device(options.device), space=options.space)
+    page = build_page(models, limits, any_checkpoint=local, checkpoints=checkpoints)
     url = launch_page(page, limits, options.host, options.port)
     print(f"{url} shows {', '.join(models)}; Ctrl+C ends it.", flush=True)
     if not local:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from depth_anything_hf.cli.options import Parser
+from depth_anything_hf.model.choices import SIZES, VERSIONS
 
 EXAMPLE = """examples:
   depth-anything-hf convert depth_anything_v2_vits.pth --size small --version v2 --out my-small
@@ -11,8 +15,8 @@ EXAMPLE = """examples:
   depth-anything-hf convert latest.pth --size small --version v2 --max-depth 80 --out roads
   depth-anything-hf convert my-small --to-official --out checkpoints
 
-The weights say neither the version nor whether they are metric: docs/checkpoints.md tells what is noticed and what is
-not. Converting leaves the weights' licence as it is: V2 base, large and giant are CC-BY-NC-4.0.
+The weights say neither the version nor whether they are metric: docs/checkpoints.md lists the mistakes that
+are noticed. The license of the weights stays as it is: V2 base, large and giant are CC-BY-NC-4.0.
 """
 WHY_VERSION = (
     "--version is required: V1 and V2 share all weight names and read different encoder blocks, and the file does not "
@@ -22,19 +26,16 @@ WHY_VERSION = (
 ENCODERS = {"small": "vits", "base": "vitb", "large": "vitl", "giant": "vitg"}
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Build the parser."""
-    parser = argparse.ArgumentParser(
-        prog="depth-anything-hf convert",
-        description="Turn the authors' weights into a Hugging Face checkpoint, or back, bit for bit.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(
+        "convert", "Turn the authors' weights into a Hugging Face checkpoint, or back, bit for bit.", EXAMPLE
     )
     add = parser.add_argument
     add("checkpoint", metavar="FILE.pth", help="official file; with --to-official a Hugging Face folder or Hub id")
-    add("--size", metavar="S", help="small, base, large or giant; required unless --to-official")
-    add("--version", metavar="V", help="v1 or v2; required unless --to-official: the file does not say it")
-    add("--max-depth", type=float, metavar="M", help="metric files only, metres: 20 (Hypersim) or 80 (VKITTI2)")
+    add("--size", choices=SIZES, help="required unless --to-official")
+    add("--version", choices=VERSIONS, help="required unless --to-official: the file does not say it")
+    add("--max-depth", type=float, metavar="METERS", help="metric files only: 20 (Hypersim) or 80 (VKITTI2)")
     add("--to-official", action="store_true", help="write a .pth for the authors' code")
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write; with --to-official also FILE.pth")
     return parser
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _from_official(options: argparse.Namespace) -> str:
-    """Write a checkpoint that plain transformers loads, and say what it is."""
+    """Write a checkpoint that plain transformers loads; return a description of it."""
     from depth_anything_hf.data.whole_files import filling
     from depth_anything_hf.model.convert import convert_official
     from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
@@ -74,7 +75,7 @@ def _from_official(options: argparse.Namespace) -> str:
 
 
 def _to_official(options: argparse.Namespace) -> str:
-    """Write a `.pth`, and say how the authors' code loads it."""
+    """Write a `.pth`; return how the authors' code loads it."""
     import torch
 
     from depth_anything_hf.data.whole_files import replacing
@@ -82,7 +83,8 @@ def _to_official(options: argparse.Namespace) -> str:
     from depth_anything_hf.prediction.predictor import load_model
 
     model, _ = load_model(options.checkpoint)
-    size, version, max_depth = found = official_kind(model.config)
+    config: Any = model.config
+    size, version, max_depth = found = official_kind(config)
     for given, value in zip((options.size, options.version, options.max_depth), found, strict=True):
         if given not in (None, value):  # all three are in the checkpoint
             raise ValueError(
@@ -96,5 +98,5 @@ def _to_official(options: argparse.Namespace) -> str:
         raise FileExistsError(f"{out} exists; give another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
-        torch.save(to_official(model.state_dict(), model.config), partial)
+        torch.save(to_official(model.state_dict(), config), partial)
     return f"{size} {version} written to {out}" + (f"; run it with --max-depth {max_depth}" if max_depth else "")

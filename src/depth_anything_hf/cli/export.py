@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+from depth_anything_hf.cli.options import Parser
+from depth_anything_hf.export.bounds import LARGEST_ERROR
 
 EXAMPLE = """examples:
   depth-anything-hf export --model depth-anything/Depth-Anything-V2-Small-hf --images holiday --out depth.onnx
@@ -16,22 +18,17 @@ the loss of accuracy is printed, and kept in the file. docs/export.md runs the f
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Build the parser."""
-    parser = argparse.ArgumentParser(
-        prog="depth-anything-hf export",
-        description="Write a Depth Anything as an ONNX file that was checked against PyTorch.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("export", "Write a Depth Anything as an ONNX file that was checked against PyTorch.", EXAMPLE)
     add = parser.add_argument
-    add("--model", required=True, metavar="M", help="Hub id or folder, of a LoRA adapter too")
+    add("--model", required=True, metavar="ID|DIR", help="Hub id or folder of a Depth Anything or of a LoRA adapter")
     add("--out", required=True, type=Path, metavar="FILE.onnx", help="file to write")
-    add("--dtype", default="float32", help="float32, float16 or int8 (default: %(default)s)")
+    add("--dtype", choices=tuple(LARGEST_ERROR), default="float32", help="number format (default: %(default)s)")
     add(
         "--images", metavar="DIR|GLOB|FILE", help="photographs to check on, up to 8 of them (default: rendered scenes)"
     )
-    add("--eval", metavar="DIR", help="labelled images, to score PyTorch and the file on")
+    add("--eval", metavar="DIR", help="labeled images, to score PyTorch and the file on")
     return parser
 
 
@@ -40,10 +37,10 @@ def main(arguments: list[str]) -> int:
     options = make_parser().parse_args(arguments)
 
     from depth_anything_hf.export.graph import OPSET
-    from depth_anything_hf.export.onnx import LARGEST_ERROR, export_onnx
+    from depth_anything_hf.export.onnx import export_onnx
 
     if options.images is None:
-        print("checking on rendered scenes, which are no photographs: --images takes your own")
+        print("checking on rendered scenes, which are no photographs; pass your own with --images")
     report = export_onnx(options.model, options.out, options.dtype, options.images, options.eval)
     print(report.table())
     summary = report.summary()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from depth_anything_hf.cli.cameras import camera_of, check_cameras, check_space
 from depth_anything_hf.cli.listing import Listing
+from depth_anything_hf.cli.options import Parser, add_model_options, add_resolution
 from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
 from depth_anything_hf.model.bundled import MINI, hint_at_better
 
@@ -28,37 +29,24 @@ EXAMPLE = """examples:
       --point-cloud ply --fov 65 --out depth
 
 For each image: NAME_color.png to look at, NAME.png (16-bit, 0 = no value) with its scale and offset in depth.jsonl,
-and NAME.npy (float32). Relative models give disparity (larger is nearer, unknown scale), metric models metres.
-Of photo.jpg NAME is photo_jpg. Folders keep their subfolders; where images of several are called alike, these folders'
-own names become subfolders, too. A folder around --out is searched but for that; files that are named are always taken.
-A later run into the same folder keeps the rows of depth.jsonl that are not its own.
+and NAME.npy (float32). Relative models give disparity (larger is nearer, unknown scale), metric models meters.
+NAME is the file name with dots as underscores: photo_jpg. Folders keep their subfolders. If two folders hold the same
+name, the folder name is added. Results below --out are skipped unless you name the file. A later run into the same
+folder keeps the other rows of depth.jsonl. V2 has finer detail at --resolution 1036 or 2072, for 4 or 16 times the work.
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Build the parser."""
-    parser = argparse.ArgumentParser(
-        prog="depth-anything-hf predict",
-        description="Write the depth of images.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("predict", "Write the depth of images.", EXAMPLE)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, of any name; folders or globs")
-    parser.add_argument(
-        "--model",
-        default=MINI,
-        help="Hub id or folder; mini is small and comes with the package (default: %(default)s)",
+    add_model_options(
+        parser, default=MINI, help="Hub id or folder; mini is small and comes with the package (default: %(default)s)"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("depth"), metavar="DIR", help="folder to write (default: %(default)s)"
     )
-    parser.add_argument(
-        "--resolution",
-        type=int,
-        metavar="PIXELS",
-        help="shorter side of the model's input, a multiple of its patch size (default: the checkpoint's, 518 for the official ones); 1036 or "
-        "2072 give V2 finer detail at 4 or 16 times the work",
-    )
+    add_resolution(parser)
     large = parser.add_argument_group("images beyond memory")
     large.add_argument(
         "--tile",
@@ -67,7 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="predict overlapping tiles of this side, aligned to a prediction of the whole; 518 gives all detail, 1036 is "
         "a quarter of the work",
     )
-    large.add_argument("--overlap", type=int, metavar="PIXELS", help="of neighbouring tiles (default: a quarter)")
+    large.add_argument(
+        "--overlap", type=int, metavar="PIXELS", help="overlap of neighboring tiles (default: a quarter of their side)"
+    )
     large.add_argument(
         "--max-megapixels",
         type=float,
@@ -82,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--fov",
         type=float,
         metavar="DEGREES",
-        help="horizontal field of view (default: from the focal length in the EXIF data, where it is)",
+        help="horizontal field of view (default: from the focal length in the EXIF data, if it is there)",
     )
     camera.add_argument(
         "--intrinsics", type=float, nargs=4, metavar=("FX", "FY", "CX", "CY"), help="in pixels of the upright image"
@@ -180,15 +170,14 @@ def _run(options: argparse.Namespace) -> int:
 
 def _load(options: argparse.Namespace) -> tuple:
     """Load the model and its processor, and find out what it predicts; check that the options fit it."""
-    import torch
-
+    from depth_anything_hf.prediction.devices import choose_device
     from depth_anything_hf.prediction.predictor import load_model, set_resolution, space_of
 
     model, processor = load_model(options.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(choose_device(options.device))
     if options.resolution is not None:
         set_resolution(processor, model.config, options.resolution)
-    space = space_of(model, options.model)
+    space = space_of(model, options.model, options.space)
     if options.point_cloud:
         check_space(space, options)
     return model, processor, space

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+from depth_anything_hf.cli.options import Parser
 
 EXAMPLE = """examples:
   depth-anything-hf push student --repo-id me/depth-student --dry-run
@@ -19,31 +20,33 @@ connection, or after a change: only what is missing is sent. The token is that o
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Build the parser."""
-    parser = argparse.ArgumentParser(
-        prog="depth-anything-hf push",
-        description="Share a model, an adapter or pseudo-labels on the Hub.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("push", "Share a model, an adapter or pseudo-labels on the Hub.", EXAMPLE)
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="where the model, adapter or labels were saved")
     add("--repo-id", required=True, metavar="ME/NAME", help="repository on the Hub; made if it does not exist")
     add("--private", action="store_true", help="make it private; an error if it exists and is public")
-    add("--license", metavar="ID", help="such as apache-2.0 (default: what base weights and data leave open)")
-    add("--base", metavar="ID|DIR", help="model that the weights come from, where the folder does not say it")
+    add("--license", metavar="ID", help="such as apache-2.0 (default: the strictest license of base weights and data)")
+    add("--base", metavar="ID|DIR", help="base model, if the folder does not record it")
     add(
         "--training-data",
         action="append",
         default=[],
         metavar="ID|TEXT",
-        help="where the folder does not say it; repeat",
+        help="if the folder does not record it; may be repeated",
     )
-    add("--results", action="append", default=[], type=Path, metavar="FILE", help="results.json of evaluate; repeat")
+    add(
+        "--results",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="results.json of evaluate; may be repeated",
+    )
     add("--picture", type=Path, metavar="FILE", help="for the card (default: rendered scenes, predicted)")
-    add("--message", metavar="TEXT", help="of the commit")
-    add("--dry-run", action="store_true", help="check all, write the card, say what would be sent, and send nothing")
+    add("--message", metavar="TEXT", help="message of the commit")
+    add("--dry-run", action="store_true", help="check all, write the card, list the files, and send nothing")
     return parser
 
 
@@ -57,11 +60,11 @@ def main(arguments: list[str]) -> int:
     if not options.dry_run:
         check_token()  # before the work
     own = ("folder", "repo_id", "private", "dry_run")
-    told = {name: value for name, value in vars(options).items() if name not in own}
-    shipment = prepare_push(options.folder, options.repo_id, private=options.private or None, **told)
+    given = {name: value for name, value in vars(options).items() if name not in own}
+    shipment = prepare_push(options.folder, options.repo_id, private=options.private or None, **given)
     size = sum((shipment.folder / file).stat().st_size for file in shipment.files)
     print(
-        f"{shipment.kind} {options.folder}: {len(shipment.files)} files, {size / 1e6:.1f} MB; licence {shipment.license}"
+        f"{shipment.kind} {options.folder}: {len(shipment.files)} files, {size / 1e6:.1f} MB; license {shipment.license}"
     )
     if shipment.left:
         print(f"stay here: {', '.join(shipment.left)}")

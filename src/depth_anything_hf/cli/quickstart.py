@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+from depth_anything_hf.cli.options import Parser
 
 EXAMPLE = """examples:
   depth-anything-hf quickstart
@@ -12,20 +13,19 @@ EXAMPLE = """examples:
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Build the parser."""
-    parser = argparse.ArgumentParser(
-        prog="depth-anything-hf quickstart",
-        description="Render scenes, train a teacher, pseudo-label a second domain, train a student, score both, and show "
-        "that the result runs in plain transformers. Offline, on a CPU, in minutes.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(
+        "quickstart",
+        "Render scenes, train a teacher, pseudo-label a second domain, train a student, score both, and show that the "
+        "result runs in plain transformers. Offline, on a CPU, in minutes.",
+        EXAMPLE,
     )
-    parser.add_argument("--unlabeled", metavar="DIR", help="photographs to use as the unlabelled domain")
+    parser.add_argument("--unlabeled", metavar="DIR", help="photographs to use as the unlabeled domain")
     parser.add_argument(
         "--eval",
         metavar="DIR",
-        help="labelled records (imagefolder with metadata.jsonl, or parquet) to score on as well",
+        help="labeled records (imagefolder with metadata.jsonl, or parquet) to score on as well",
     )
     parser.add_argument("--out", metavar="DIR", default="depth-anything-hf-quickstart", help="default: %(default)s")
     parser.add_argument(
@@ -34,7 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", type=int, help="steps of the teacher, and of the student (default: 1200; 300 with --warm-start)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and training (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of data, weights and training (default: %(default)s)"
+    )
     parser.add_argument(
         "--warm-start",
         action="store_true",

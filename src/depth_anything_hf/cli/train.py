@@ -1,42 +1,164 @@
-"""`depth-anything-hf train RECIPE.yaml [--any_field value]`."""
+"""`depth-anything-hf train RECIPE.yaml [--any-field value]`."""
 
 from __future__ import annotations
 
-import sys
+import difflib
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-USAGE = """usage: depth-anything-hf train RECIPE.yaml [--any_field value ...]
+from depth_anything_hf.cli.options import Parser, add_fields
+from depth_anything_hf.training.fields import GROUPS, RecipeArguments, check_choices
 
-Train Depth Anything by a recipe: a YAML file with any of the fields below. A field on the command line wins.
-examples/recipes/ holds those of the papers, each value with its source.
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+
+    from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+
+PARTS = [part for parts in GROUPS.values() for part in parts]
+EXAMPLE = """A recipe is a YAML file with any of these fields, in snake_case. A field on the command line wins. Each field of
+transformers' TrainingArguments is an option, too: --max-steps, --num-train-epochs, --per-device-train-batch-size,
+--save-steps, --report-to, ...; --help-all lists them. A switch is given as --stream, --no-stream or --stream true.
+examples/recipes/ holds the recipes of the papers, each value with its source.
 
 examples:
-  depth-anything-hf train examples/recipes/v2_student.yaml --unlabeled pseudo_labels --output_dir student
-  depth-anything-hf train examples/recipes/metric_nyuv2.yaml --labeled my_rooms --eval my_rooms_test --max_steps 1000
+  depth-anything-hf train examples/recipes/v2_student.yaml --unlabeled pseudo_labels --out student
+  depth-anything-hf train examples/recipes/metric_nyuv2.yaml --labeled my_rooms --eval my_rooms_test --max-steps 1000
 
-The same command goes on from the last checkpoint in output_dir, and saves and scores again what is trained to its end;
---restart true starts anew.
+The same command resumes from the last checkpoint in --out; a finished run is only saved and scored again. --restart
+starts anew.
 """
+
+
+def make_parser() -> Parser:
+    """Build the parser of this library's own options."""
+    parser = Parser("train", "Train Depth Anything by a recipe.", EXAMPLE, allow_abbrev=False)
+    parser.usage = f"{parser.prog} RECIPE.yaml [options]"
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="the first argument")
+    parser.add_argument("--help-all", action="store_true", help="also show the options of transformers")
+    for title, parts in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for part in parts:
+            add_fields(group, part, parser)
+    return parser
 
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-        if arguments:
-            from depth_anything_hf.training.recipe import make_parser
-
-            make_parser().print_help()
+    parser = make_parser()
+    if {"-h", "--help", "--help-all"} & set(arguments) or not arguments:
+        parser.print_help()
+        if "--help-all" in arguments:
+            print("\nfields of transformers' TrainingArguments, whose defaults are given:\n")
+            print(_stock_parser().format_help().partition("options:\n")[2])
         return 0 if arguments else 2
     if arguments[0].startswith("-"):
-        print(
-            f"depth-anything-hf train: the first argument is {arguments[0]!r}; it must be a recipe.", file=sys.stderr
-        )
-        return 2
+        parser.error(f"the first argument is {arguments[0]!r}; it must be a recipe, such as v2_student.yaml")
+    recipe, args = parse_recipe(Path(arguments[0]), arguments[1:])
 
-    from depth_anything_hf.training.recipe import parse_recipe, run_recipe
+    from depth_anything_hf.training.recipe import run_recipe
 
-    metrics = run_recipe(*parse_recipe(Path(arguments[0]), arguments[1:]))
+    metrics = run_recipe(recipe, args)
     for name, value in sorted(metrics.items()):
         print(f"{name:<32} {value:.4f}" if isinstance(value, float) else f"{name:<32} {value}")
     return 0
+
+
+def parse_recipe(path: Path, words: list[str]) -> tuple[RecipeArguments, DepthAnythingTrainingArguments]:
+    """Read a recipe; options win. Transformers is imported last, when this library's own fields are in order.
+
+    Args:
+        path: YAML file of field names and values.
+        words: Options, such as `["--max-steps", "10"]`.
+
+    Returns:
+        Model and data; all other arguments.
+
+    Raises:
+        FileNotFoundError: There is no such recipe.
+        ValueError: It is no mapping, names an unknown field, or a value breaks a rule.
+    """
+    parser = make_parser()
+    given, rest = parser.parse_known_args([str(path), *words])
+    lines = read_recipe(path)
+    values = {name: value for name, (value, _) in lines.items()}
+    for name, other in (("model", "encoder"), ("encoder", "model")):  # two answers to one question: where to start
+        if name in given and other not in given:
+            values.pop(other, None)
+    own = {one.name for part in PARTS for one in fields(part)}
+    parser.set_defaults(**{name: value for name, value in values.items() if name in own})
+    settled = vars(parser.parse_known_args([str(path), *words])[0])
+    for part in PARTS:
+        check_choices(part, settled)
+    stock_values = {name: value for name, value in values.items() if name not in own}
+    if stock_values or rest:
+        _check_names(parser, path, {name: lines[name][1] for name in stock_values}, own, rest)
+    recipe = RecipeArguments(**_part(settled, {one.name for one in fields(RecipeArguments)}))
+    stock = _stock_parser()
+    stock.set_defaults(**stock_values, **_part(settled, {action.dest for action in stock._actions}))
+    (args,) = stock.parse_args_into_dataclasses(rest, look_for_args_file=False)
+    return recipe, args
+
+
+def read_recipe(path: Path) -> dict[str, tuple[Any, int]]:
+    """Read the fields of a YAML file.
+
+    Returns:
+        Value and line number of each field.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no YAML, or no mapping, or names a field twice.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give a recipe, such as examples/recipes/v2_student.yaml.")
+    text = path.read_text(encoding="utf-8")
+    try:
+        recipe, node = yaml.safe_load(text) or {}, yaml.compose(text, yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{path}{line}: {error.problem}; write each field as name: value.") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}); write it as UTF-8 text.") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds a {type(recipe).__name__}; a recipe is a mapping of field names to values.")
+    marks = {key.value: key.start_mark.line + 1 for key, _ in (node.value if node else ())}
+    return {str(name): (value, marks.get(str(name), 1)) for name, value in recipe.items()}
+
+
+def _part(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _stock_parser() -> HfArgumentParser:
+    """Build the parser of all fields of the training arguments; this takes the seconds of importing transformers."""
+    from transformers import HfArgumentParser
+
+    from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+
+    fields_of: Any = DepthAnythingTrainingArguments  # the parser is annotated with a NewType that no class is
+    return HfArgumentParser(fields_of, prog="depth-anything-hf train RECIPE.yaml")
+
+
+def _check_names(parser: Parser, path: Path, lines: dict[str, int], own: set[str], rest: list[str]) -> None:
+    """Refuse fields and options that neither this library nor transformers knows.
+
+    Args:
+        parser: Of this library's own options.
+        path: The recipe.
+        lines: The recipe's fields that are not this library's own, and the lines they stand in.
+        own: This library's own fields.
+        rest: Words of the command line that are not this library's own.
+    """
+    stock = _stock_parser()
+    known = own | {action.dest for action in stock._actions}
+    for name, line in lines.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else "depth-anything-hf train --help-all lists the fields."
+            raise ValueError(f"{path}, line {line}: unknown field {name!r}; {hint}")
+    if refused := stock.parse_known_args(rest)[1]:
+        parser.refuse(refused, [option for option in stock._option_string_actions if "_" not in option])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from depth_anything_hf.cli.options import Parser, add_model_options, add_resolution
 from depth_anything_hf.model.bundled import MINI, hint_at_better
 
 EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".mpg", ".mpeg", ".3gp", ".flv")
@@ -14,30 +15,25 @@ EXAMPLE = """example:
   depth-anything-hf video walk.mp4 --model depth-anything/Depth-Anything-V2-Small-hf --out depth
 
 writes, for each clip, at its size and frame rate, upright, without sound:
-  walk_mp4_color.mp4         depth in colours: near is bright, far is dark
+  walk_mp4_color.mp4         depth in colors: near is bright, far is dark
   walk_mp4_side_by_side.mp4  the clip and its depth
   walk_mp4_depth.mkv         16-bit depth, lossless, 0 = no value
-  walk_mp4_depth.jsonl       a line a frame: time, scale and offset (value = code * scale + offset), scene cuts
+  walk_mp4_depth.jsonl       a line per frame: time, scale and offset (value = code * scale + offset), scene cuts
 
-Folders keep their subfolders; where clips of several are called alike, these folders' own names become subfolders, too.
-A folder around --out is searched but for that; a file that is named is always taken, whatever its name.
+Folders keep their subfolders. If two folders hold the same name, the folder name is added. Results below --out are
+skipped unless you name the file.
 Each frame is aligned with those before it, so that the depth does not flicker; at a scene cut this starts anew.
-Relative models give disparity (larger is nearer, unknown scale), metric models metres. One batch of frames is held in
+Relative models give disparity (larger is nearer, unknown scale), metric models meters. One batch of frames is held in
 memory, however long the clip. A file that is still being written, or was not finished, has .partial in its name.
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Build the parser."""
-    parser = argparse.ArgumentParser(
-        prog="depth-anything-hf video",
-        description="Write the depth of videos.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("video", "Write the depth of videos.", EXAMPLE)
     parser.add_argument("clips", nargs="+", metavar="CLIP", help="files, folders or globs")
-    parser.add_argument(
-        "--model", default=MINI, help="Hub id or folder; mini comes with the package (default: %(default)s)"
+    add_model_options(
+        parser, default=MINI, help="Hub id or folder; mini comes with the package (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
@@ -52,11 +48,11 @@ def make_parser() -> argparse.ArgumentParser:
         type=_at_least_one(float),
         default=20.0,
         metavar="FRAMES",
-        help="how long scale, shift and colours follow the past; 1 leaves every frame as it is (default: 20)",
+        help="how long scale, shift and colors follow the past; 1 leaves every frame as it is (default: 20)",
     )
-    parser.add_argument("--resolution", type=int, help="shorter side in pixels (default: the checkpoint's)")
+    add_resolution(parser)
     parser.add_argument(
-        "--batch-size", type=_at_least_one(int), default=4, help="frames a forward pass (default: %(default)s)"
+        "--batch-size", type=_at_least_one(int), default=4, help="frames per forward pass (default: %(default)s)"
     )
     return parser
 
@@ -74,9 +70,8 @@ def main(arguments: list[str]) -> int:
     """Parse and run; clips that are broken are named at the end, and the exit code is 1."""
     options = make_parser().parse_args(arguments)
 
-    import torch
-
     from depth_anything_hf.cli.inputs import Kind, check_out, find_inputs, name_outputs
+    from depth_anything_hf.prediction.devices import choose_device
     from depth_anything_hf.prediction.predictor import load_model, set_resolution, space_of
     from depth_anything_hf.prediction.video import OUTPUTS, save_video_depth
 
@@ -87,10 +82,10 @@ def main(arguments: list[str]) -> int:
     if left_out:
         print(f"videos under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
     model, processor = load_model(options.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(choose_device(options.device))
     if options.resolution is not None:
         set_resolution(processor, model.config, options.resolution)
-    space = space_of(model, options.model)
+    space = space_of(model, options.model, options.space)
     problems = []
     for file, stem in clips:
         try:

@@ -39,13 +39,16 @@ SHOWN = 4  # best and worst images each, in the sheet
 RED = 0.5  # relative error of the brightest colour
 
 
-def open_contestant(name: str, resolution: int | None = None, space: str | None = None) -> Contestant:
+def open_contestant(
+    name: str, resolution: int | None = None, space: str | None = None, device: str | None = None
+) -> Contestant:
     """Load a model to be scored.
 
     Args:
         name: Hub id or folder of any depth model, or of an adapter.
         resolution: Shorter side of the network's input; left out, the checkpoint's.
         space: "disparity" or "depth", for a model whose config does not tell.
+        device: Where it runs; left out, the device of this process.
 
     Returns:
         The contestant.
@@ -58,7 +61,7 @@ def open_contestant(name: str, resolution: int | None = None, space: str | None 
     if resolution is not None:
         set_resolution(processor, model.config, resolution)
     revision = model_revision(name, model)
-    model.to(PartialState().device)
+    model.to(device or PartialState().device)
     return Contestant(lambda images: predict_depth(model, processor, images), metric, revision)
 
 
@@ -100,7 +103,7 @@ def open_samples(protocol: Protocol, root: str, allow_partial: bool = False, **o
     if protocol.images is not None and len(samples) != protocol.images and not allow_partial:
         raise ValueError(
             f"{root} holds {len(samples)} images of {protocol.name}, which has {protocol.images}: the scores would not be "
-            "those of the benchmark. Complete it, or pass --allow-partial to score what is there."
+            "those of the benchmark. Complete it, or pass `allow_partial` to score what is there."
         )
     return samples
 

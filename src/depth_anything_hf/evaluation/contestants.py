@@ -56,8 +56,8 @@ class KeptPredictions:
         path = folder / CARD
         if not path.exists():
             raise FileNotFoundError(
-                f"{path} does not exist: {folder} holds no complete predictions. Make them with --save-predictions, "
-                "under the same --model."
+                f"{path} does not exist: {folder} holds no complete predictions. Make them with `save_predictions`, "
+                "under the same name of the model."
             )
         card = json.loads(path.read_text(encoding="utf-8"))
         self.folder, self.sources = folder, card["sources"]

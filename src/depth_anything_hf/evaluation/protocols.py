@@ -7,9 +7,10 @@ evaluation was ever published, and the public harnesses disagree. Each protocol 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # Top, bottom, left, right, as shares of the height and the width.
 _SHARES = {
@@ -17,6 +18,7 @@ _SHARES = {
     "eigen_kitti": (0.3324324, 0.91351351, 0.03594771, 0.96405229),
 }
 _NYU_CROP = (45, 471, 41, 601)  # of 480 x 640
+ALIGNMENTS = ("scale_shift", "scale", "median", "none")  # "none" is for metric models alone
 CROPS = ("none", "eigen_nyu", "eigen_kitti", "garg")
 
 
@@ -91,6 +93,8 @@ def crop_mask(crop: str, height: int, width: int) -> torch.Tensor:
         >>> crop_mask("eigen_nyu", 480, 640).sum().item()
         238560
     """
+    import torch
+
     mask = torch.zeros(height, width, dtype=torch.bool)
     if crop == "none":
         return ~mask

@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
+from depth_anything_hf.evaluation.protocols import ALIGNMENTS
 from depth_anything_hf.maps.alignment import apply_fit, fit_median, fit_scale, fit_scale_shift
 from depth_anything_hf.maps.geometry import invert, masked_mean, valid_mask
 from depth_anything_hf.maps.resizing import resize_prediction
 
 SCORE_NAMES = (*METRIC_NAMES, "disparity_abs_rel", "scale")
-ALIGNMENTS = ("scale_shift", "scale", "median", "none")
 
 
 def align(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, method: str):

@@ -21,6 +21,7 @@ from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
+from depth_anything_hf.export.bounds import LARGEST_ERROR
 from depth_anything_hf.export.check import Agreement, compare_with_pytorch, predict_onnx
 from depth_anything_hf.export.graph import annotate, check_installed, open_session, write_graph, write_int8
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     import datasets
     from onnxruntime import InferenceSession
 
-# Largest error of a file that is written, as a share of the prediction's spread. Float16 rounds to 5e-4, a hundredth of its
-# bound; the error of 8 bits is only reported.
-LARGEST_ERROR = {"float32": 1e-3, "float16": 5e-2, "int8": math.inf}
 _MEANS = ("mean_error", "abs_rel", "delta1")
 CHECKED_IMAGES = 8  # at most, spread evenly over the given ones
 

@@ -1,4 +1,4 @@
-"""What a labelling run is told, and what it settled on."""
+"""Arguments of a labeling run, and the settings that follow from them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,72 +6,90 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.utils import validate_repo_id
-from torch import nn
+from depth_anything_hf.maps.spaces import SPACES
+from depth_anything_hf.prediction.devices import DEVICES
+from depth_anything_hf.training.fields import check_choices
 
-from depth_anything_hf.labeling.sources import ImageSource
-from depth_anything_hf.labeling.teacher import Preparation
-from depth_anything_hf.maps.geometry import check_space
-from depth_anything_hf.maps.resizing import check_resolution
-from depth_anything_hf.prediction.predictor import model_revision
+if TYPE_CHECKING:
+    from torch import nn
+
+    from depth_anything_hf.labeling.sources import ImageSource
+    from depth_anything_hf.labeling.teacher import Preparation
 
 KEEP_IMAGE = ("original", "resized", "reference")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _option(default: Any, help: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help} | more)
 
 
 @dataclass
 class LabelingArguments:
-    """Arguments of `label_images` and of `depth-anything-hf pseudo-label`; each field's `help` says what it is."""
+    """Arguments of `label_images` and of `depth-anything-hf pseudo-label`; each field's `help` describes it.
 
-    model: str = field(metadata={"help": "Teacher: Hub id or folder of any depth model, or of a LoRA adapter."})
-    images: str = field(
-        metadata={"help": "Folder tree, glob in quotes, parquet or .tar files (or a folder of them), or Hub data set."}
+    Raises:
+        ValueError: An unknown choice, a number below its range, or a `push_to_hub` that is no id of a repository.
+    """
+
+    model: str = field(
+        metadata={"metavar": "ID|DIR", "help": "Teacher: Hub id or folder of any depth model, or of a LoRA adapter."}
     )
-    out_dir: str = field(metadata={"aliases": ["--out"], "help": "Folder for the shards; an unfinished one goes on."})
+    images: str = field(
+        metadata={
+            "metavar": "DIR|GLOB|FILE|ID",
+            "help": "Folder tree, glob in quotes, parquet or .tar files (or a folder of them), or Hub data set.",
+        }
+    )
+    out_dir: str = field(
+        metadata={"aliases": ["--out"], "metavar": "DIR", "help": "Output folder; an unfinished run there is resumed."}
+    )
     resolution: int | None = _option(
         None,
-        "Shorter side of the network's input, a multiple of the patch size. Default: the teacher's, 518 for the official "
+        "Shorter side of the model's input, a multiple of the patch size. Default: the teacher's, 518 for the official "
         "checkpoints.",
+        metavar="PIXELS",
     )
-    batch_size: int | None = _option(None, "Images a forward pass. Default: 32 on a GPU, 1 on a CPU.")
+    batch_size: int | None = _option(None, "Images per forward pass. Default: 32 on a GPU, 1 on a CPU.")
     image_column: str | None = _option(None, "Column of the images. Default: the only one of type image.")
     split: str = _option("train", "Split of a Hub data set.")
-    limit: int | None = _option(None, "Label only so many images, the first ones.")
+    limit: int | None = _option(None, "Label only the first images, this many. Default: all.")
     keep_image: str = _option(
         "original",
-        "What a record holds: the file as it came ('original'), a JPEG at the label's size ('resized'), or the path "
-        "of a file here ('reference').",
+        "Image of a record: the file as it came (original), a JPEG at the label's size (resized), or the path of a file "
+        "on this machine (reference).",
+        choices=KEEP_IMAGE,
     )
-    space: str | None = _option(None, "'disparity' or 'depth', for a model whose config does not tell.")
-    dtype: str | None = _option(None, "float32, bfloat16 or float16. Default: bfloat16 on a GPU, float32 on a CPU.")
+    space: str | None = _option(
+        None, "What the model predicts, if its config does not say. Default: as the config says.", choices=SPACES
+    )
+    dtype: str | None = _option(
+        None, "Number format of the model. Default: bfloat16 on a GPU, float32 on a CPU.", choices=DTYPES
+    )
     compiled: bool | None = _option(None, "Compile the network for common aspect ratios. Default: on a GPU.")
-    device: str | None = _option(None, "'cpu' to leave a GPU alone. Default: the GPU where there is one.")
-    num_workers: int | None = _option(None, "Processes that decode. Default: the cores but one, at most 16.")
-    shard_size: int = _option(512, "Inputs of a shard; also what is done again after a crash, at most.")
+    device: str | None = _option("auto", "Where it runs. Default: CUDA, else MPS, else the CPU.", choices=DEVICES)
+    num_workers: int | None = _option(
+        None, "Processes that decode. Default: all cores but one, at most 16.", metavar="COUNT"
+    )
+    shard_size: int = _option(512, "Images per shard; at most this many are labeled again after a crash.")
     disable_tqdm: bool = _option(False, "No progress bar.")
-    push_to_hub: str | None = _option(None, "Id of a data set on the Hub, to which the finished set is uploaded.")
-    private: bool = _option(True, "Whether a data set that is made on the Hub is private.")
+    push_to_hub: str | None = _option(
+        None, "Id of a data set on the Hub, to which the finished set is uploaded.", metavar="ID"
+    )
+    private: bool = _option(True, "Create the data set on the Hub as a private one. Default: true.")
 
     def __post_init__(self):
-        if self.keep_image not in KEEP_IMAGE:
-            raise ValueError(f"keep_image is {self.keep_image!r}; it must be one of {', '.join(KEEP_IMAGE)}.")
-        if self.dtype not in (None, "float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype is {self.dtype!r}; it must be float32, bfloat16 or float16.")
-        if self.device not in (None, "cpu"):
-            raise ValueError(f"device is {self.device!r}; say cpu, or leave it out for the GPU (Accelerate chooses).")
+        check_choices(type(self), vars(self))
         for name in ("resolution", "batch_size", "shard_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers is {self.num_workers}; it must be at least 0 (0: decode in this process).")
-        if self.space is not None:
-            check_space(self.space)
         if self.push_to_hub is not None:
+            from huggingface_hub.utils import validate_repo_id
+
             validate_repo_id(self.push_to_hub)  # now, not when all is labelled
         if self.num_workers is None:
             self.num_workers = min(max((os.cpu_count() or 1) - 1, 1), 16)
@@ -125,6 +143,9 @@ class Settings:
         Raises:
             ValueError: A resolution that is not a multiple of the patch size, or paths that are not kept.
         """
+        from depth_anything_hf.maps.resizing import check_resolution
+        from depth_anything_hf.prediction.predictor import model_revision
+
         fast = device == "cuda"
         if args.keep_image == "reference" and source.whole_files:
             raise ValueError(
@@ -150,7 +171,7 @@ class Settings:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Give the settings in the types that JSON has."""
+        """Return the settings as JSON types."""
         return json.loads(json.dumps(asdict(self) | {"preparation": self.preparation._asdict()}))
 
     def check_same(self, begun: dict[str, Any], folder: Path) -> None:

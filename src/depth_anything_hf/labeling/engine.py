@@ -31,6 +31,7 @@ from depth_anything_hf.labeling.progress import LabelingBar
 from depth_anything_hf.labeling.shards import ShardFolder, encode_label, encode_picture
 from depth_anything_hf.labeling.sources import open_source
 from depth_anything_hf.labeling.teacher import load_teacher
+from depth_anything_hf.prediction.devices import choose_device
 from depth_anything_hf.sharing.hub import push_folder
 
 HELD_BYTES = 2**31
@@ -73,6 +74,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
         >>> manifest["labeled"], manifest["resolution"]
         (1, 56)
     """
+    choose_device(args.device)  # a wrong one is an error now
     state = PartialState(cpu=args.device == "cpu", timeout=timedelta(days=30))  # processes end at different times
     source = open_source(args.images, args.image_column, args.split, args.limit)
     model, preparation, space, own_resolution = load_teacher(args.model, args.space)

@@ -67,7 +67,7 @@ def decoded(
             raise
         raise OSError(
             f"a process that decodes died ({error}). Memory may be short: repeat the same command to go on, with a "
-            "smaller --num_workers."
+            "smaller `num_workers`."
         ) from error
 
 

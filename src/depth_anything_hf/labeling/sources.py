@@ -262,7 +262,7 @@ def _image_column(stream: datasets.IterableDataset, column: str | None, name: st
     if column is None or not is_image:
         state = "no column is named" if column is None else f"column {column!r} is {asked}"
         raise ValueError(
-            f"{name} has the image columns {found} (of {sorted(features)}), and {state}; name one with --image-column."
+            f"{name} has the image columns {found} (of {sorted(features)}), and {state}; name one with `image_column`."
         )
     return column
 

@@ -9,18 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-SPACES = ("depth", "disparity")
+from depth_anything_hf.maps.spaces import check_space
+
 SMALLEST_SPREAD = 1e-6  # below this mean absolute deviation a prediction is constant in float32 (MiDaS reference code)
-
-
-def check_space(space: str | None) -> str:
-    """Return `space` if it is one of `"depth"` and `"disparity"`, and raise a `ValueError` otherwise."""
-    if space not in SPACES:
-        raise ValueError(
-            f"space is {space!r}; it must be one of {SPACES}: 'depth' is meters along the optical axis, 'disparity' "
-            "is inverse depth at any scale. Pass the space of your maps."
-        )
-    return space
 
 
 def valid_mask(values: torch.Tensor, mask: torch.Tensor | None = None, space: str = "depth") -> torch.Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from transformers import DepthAnythingConfig, Dinov2Config
 
+from depth_anything_hf.model.choices import VERSIONS
+
 
 @dataclass(frozen=True)
 class SizePreset:
@@ -27,7 +29,6 @@ SIZE_PRESETS = {
     "large": SizePreset(1024, 24, 16, (256, 512, 1024, 1024), 256, (5, 12, 18, 24)),
     "giant": SizePreset(1536, 40, 24, (1536, 1536, 1536, 1536), 384, (10, 20, 30, 40), swiglu=True),
 }
-VERSIONS = ("v1", "v2")
 
 
 def check_version(version: str) -> str:

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
 from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.model.bundled import checkpoint_name
+from depth_anything_hf.model.choices import ADAPTED_DECODERS
 from depth_anything_hf.prediction.predictor import FINGERPRINT, adapter_base, load_model, weights_fingerprint
 
 # transformers 5 renamed the attention's layers in memory; the left names are those of version 4.
@@ -34,7 +35,6 @@ DECODER_MODULES = (
     *(f"neck.fusion_stage.layers.{i}" for i in (1, 2, 3)),
     "head",
 )
-DECODERS = ("full", "lora", "frozen")
 
 
 @dataclass
@@ -100,9 +100,9 @@ def depth_lora_config(
         >>> depth_lora_config(rank=4).r
         4
     """
-    if decoder not in DECODERS or rank < 1:
+    if decoder not in ADAPTED_DECODERS or rank < 1:
         raise ValueError(
-            f"decoder is {decoder!r} and rank {rank}; decoder must be one of {DECODERS}, rank at least 1."
+            f"decoder is {decoder!r} and rank {rank}; decoder must be one of {ADAPTED_DECODERS}, rank at least 1."
         )
     attention = rf"backbone\.encoder\..*\.({ATTENTION_LAYERS})"
     return DepthLoraConfig(

@@ -8,28 +8,18 @@ import torch
 from transformers import TrainingArguments
 
 from depth_anything_hf.augmentation import ColorRanges, StrongPerturbation
-
-# Each value's source: V1 sections 3.1 to 3.3; V2 sections 5 and B.7, and Depth-Anything-V2#207 (no perturbation).
-PRESETS = {
-    "v1": {
-        "gradient_matching_weight": 0.0,
-        "trim_fraction": 0.0,
-        "strong_perturbation": True,
-        "cutmix_probability": 0.5,
-        "feature_alignment_weight": 1.0,
-    },
-    "v2": {
-        "gradient_matching_weight": 2.0,
-        "trim_fraction": 0.1,
-        "strong_perturbation": False,
-        "cutmix_probability": 0.0,
-        "feature_alignment_weight": 1.0,
-    },
-}
+from depth_anything_hf.training.fields import (
+    PRESETS,
+    LossFields,
+    OptimizationFields,
+    OutputFields,
+    ViewFields,
+    check_choices,
+)
 
 
 @dataclass
-class DepthAnythingTrainingArguments(TrainingArguments):
+class DepthAnythingTrainingArguments(LossFields, ViewFields, OptimizationFields, OutputFields, TrainingArguments):
     r"""Arguments of `DepthAnythingTrainer`: those of `TrainingArguments`, and the papers' own.
 
     Fields left at None take the value of the `preset`; after construction none of them is None.
@@ -53,103 +43,12 @@ class DepthAnythingTrainingArguments(TrainingArguments):
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "perturbation_kwargs", "color_ranges"]  # noqa: RUF012 - upstream's
 
-    learning_rate: float = field(default=5e-6, metadata={"help": "Learning rate of the encoder. Both papers: 5e-6."})
-    weight_decay: float = field(
-        default=0.01, metadata={"help": "Weight decay. Unpublished; the metric code has 0.01."}
-    )
-    bf16: bool | None = field(  # type: ignore[assignment]  # None: decided by the device
-        default=None,
-        metadata={
-            "help": "Train in bfloat16 autocast, losses in float32. Default: yes on a GPU that has it, no on a CPU."
-        },
-    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Keep False: what gets no gradient is frozen, and the search costs time."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: records carry extra columns."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Keep False: a non-finite loss stops the run."}
-    )
-    preset: str = field(
-        default="v1",
-        metadata={
-            "help": "'v1': strong perturbation, CutMix, no gradient matching. 'v2': plain view, gradient matching "
-            "x2, the worst tenth of each pseudo-label trimmed. Any field given by name wins."
-        },
-    )
-    labeled_batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Labelled images in a batch of one device. Default: a third of per_device_train_batch_size "
-            "when there are unlabelled ones (V1: 1:2), else all of it."
-        },
-    )
-    unlabeled_batch_size: int | None = field(
-        default=None, metadata={"help": "Unlabelled images in a batch of one device. Default: the rest of the batch."}
-    )
-    stream_block_size: int = field(
-        default=256,
-        metadata={"help": "Records of a stream that each worker holds, encoded, and shuffles together."},
-    )
-    decoder_lr_multiplier: float = field(
-        default=10.0, metadata={"help": "The decoder learns at learning_rate times this. Both papers: 10."}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "Share of the training images that are mirrored."})
-    zoom: float = field(
-        default=1.0,
-        metadata={
-            "help": "Enlarge each training image by up to this factor before cropping. Metres are divided by the factor: "
-            "what is enlarged looks nearer."
-        },
-    )
-    color_ranges: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON of ColorRanges, a weak change of colours, such as '{\"brightness\": [0.75, 1.25]}'. V1's metric "
-            "code has it; left out, none."
-        },
-    )
-    one_cycle_warmup: float | None = field(
-        default=None,
-        metadata={
-            "help": "Use a one-cycle schedule that stays at learning_rate for this share of the steps and then falls "
-            "along a cosine. V1's metric code: 0.7. Left out, lr_scheduler_type rules."
-        },
-    )
-    gradient_matching_weight: float | None = field(
-        default=None, metadata={"help": "Weight of gradient matching beside the affine-invariant loss. V1: 0, V2: 2."}
-    )
-    trim_fraction: float | None = field(
-        default=None, metadata={"help": "Share of each pseudo-label's worst pixels to ignore. V1: 0, V2: 0.1."}
-    )
-    feature_alignment_weight: float | None = field(
-        default=None,
-        metadata={"help": "Weight of the alignment with the frozen encoder, on unlabelled images. 1; 0 is off."},
-    )
-    feature_alignment_margin: float = field(
-        default=0.85, metadata={"help": "Patches with a larger cosine are left alone. V1: 0.85."}
-    )
-    labeled_weight: float = field(default=1.0, metadata={"help": "Weight of the labelled loss in the average."})
-    unlabeled_weight: float = field(default=1.0, metadata={"help": "Weight of the unlabelled loss in the average."})
-    rescale_losses: bool = field(
-        default=False,
-        metadata={
-            "help": "Where loss_weights (Python) follows a schedule: divide the weighted losses by the weights of the step, "
-            "not by those given here."
-        },
-    )
-    silog_variance_focus: float = field(
-        default=0.5, metadata={"help": "Metric models: how much of a common factor SiLog forgives. V2: 0.5, V1: 0.85."}
-    )
-    silog_weight: float = field(default=1.0, metadata={"help": "Metric models: factor on SiLog. V2: 1, V1: 10."})
-    strong_perturbation: bool | None = field(
-        default=None, metadata={"help": "Perturb colours and sharpness of the student's unlabelled view. V1: yes."}
-    )
-    perturbation_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "JSON of StrongPerturbation's strengths, such as '{\"hue\": 0.1}'."}
-    )
-    cutmix_probability: float | None = field(
-        default=None, metadata={"help": "Share of the unlabelled images that get a CutMix box. V1: 0.5, V2: 0."}
     )
 
     def __post_init__(self):
@@ -160,8 +59,7 @@ class DepthAnythingTrainingArguments(TrainingArguments):
             self.greater_is_better = "delta" in self.metric_for_best_model
         self._take_the_devices_defaults(on_gpu=not self.use_cpu and torch.cuda.is_available())
         super().__post_init__()
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset is {self.preset!r}; it must be one of {tuple(PRESETS)}.")
+        check_choices(type(self), {"preset": self.preset})
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)

@@ -123,7 +123,7 @@ def check_processes(world_size: int) -> None:
     if started > 1 and world_size == 1:
         raise ValueError(
             f"{started} processes were started and none sees the others; each would train a model of its own into the "
-            "same folder. On a CPU pass --use_cpu true (use_cpu=True); on GPUs check that each process finds its own."
+            "same folder. On a CPU pass use_cpu=True; on GPUs check that each process finds its own."
         )
 
 

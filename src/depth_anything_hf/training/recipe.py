@@ -1,17 +1,14 @@
-"""Recipes: one YAML file that names model, data and arguments of a training run."""
+"""Train by a recipe: a YAML file that names model, data and arguments of a run (`depth-anything-hf train` reads it)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from peft import get_peft_model
 from torch.utils.data import ConcatDataset
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from depth_anything_hf.data.folder import load_folder, load_images, stream_folder
@@ -23,155 +20,9 @@ from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.prediction.adapters import depth_lora_config, describe_adapter
 from depth_anything_hf.prediction.predictor import adapter_base, find_file, input_multiple, load_model
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.fields import RecipeArguments
 from depth_anything_hf.training.resuming import last_whole_checkpoint
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
-
-
-@dataclass
-class RecipeArguments:
-    """What a recipe trains and on what; everything else is in `DepthAnythingTrainingArguments`.
-
-    Raises:
-        ValueError: Neither or both of `model` and `encoder` are given, or no data.
-    """
-
-    model: str | None = field(default=None, metadata={"help": "Checkpoint to go on from: Hub id or folder."})
-    encoder: str | None = field(
-        default=None,
-        metadata={
-            "help": "Start from this encoder with a fresh decoder: DINOv2, or a Depth Anything (Hub id or folder), of "
-            "which the encoder alone is taken."
-        },
-    )
-    with_neck: bool = field(
-        default=False, metadata={"help": "With encoder: take the neck of that Depth Anything, too; the head is fresh."}
-    )
-    version: str | None = field(
-        default=None,
-        metadata={
-            "help": "With encoder: which blocks the decoder reads, 'v1' or 'v2'. Left out: those of the Depth Anything, "
-            "or V2's."
-        },
-    )
-    max_depth: float | None = field(
-        default=None, metadata={"help": "With encoder: metres, for a metric model. Left out: relative."}
-    )
-    labeled: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Folders of labelled records (docs/data_format.md), or benchmarks in their official layout as "
-            "NAME:FOLDER (nyuv2:/data/nyu). Concatenated."
-        },
-    )
-    unlabeled: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Folders of pseudo-labelled records; or of photographs, with teacher. Concatenated."},
-    )
-    stream: bool = field(
-        default=False,
-        metadata={
-            "help": "Read the folders of unlabeled, parquet shards, as one stream: nothing is copied or listed first. "
-            "Needs max_steps."
-        },
-    )
-    eval: list[str] = field(
-        default_factory=list, metadata={"help": "What to score on: folders or benchmarks, as for labeled."}
-    )
-    reader_options: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON of the benchmarks' options for labeled, such as "
-            '\'{"kitti": {"split_file": "eigen_train_files.txt"}}\'.'
-        },
-    )
-    eval_reader_options: dict | str | None = field(
-        default=None, metadata={"help": 'The same for eval, such as \'{"nyuv2": {"split": "test"}}\'.'}
-    )
-    losses: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": 'Losses beside the papers\', by name and weight: \'{"silog": 0.5}\', or \'{"silog": {"weight": 0.5, '
-            '"on": "unlabeled"}}\' for other images than the labeled ones.'
-        },
-    )
-    teacher: str | None = field(default=None, metadata={"help": "Model that labels the photographs during training."})
-    feature_encoder: str | None = field(
-        default=None, metadata={"help": "Frozen encoder to align with. Default: the DINOv2 of the student's size."}
-    )
-    image_height: int | None = field(
-        default=None,
-        metadata={
-            "help": "Height of the training crop, a multiple of the patch. Default: that of model's processor; with encoder "
-            "518."
-        },
-    )
-    image_width: int | None = field(default=None, metadata={"help": "Width of the training crop, likewise."})
-    lora_rank: int = field(default=0, metadata={"help": "Train LoRA adapters of this rank; 0 trains all weights."})
-    lora_decoder: str = field(default="full", metadata={"help": "With lora_rank: decoder 'full', 'lora' or 'frozen'."})
-    restart: bool = field(default=False, metadata={"help": "Start anew, though output_dir has checkpoints."})
-
-    def __post_init__(self):
-        for name in ("labeled", "unlabeled", "eval"):
-            value = getattr(self, name)
-            setattr(self, name, [value] if isinstance(value, str) else list(value))
-        for name in ("reader_options", "eval_reader_options"):
-            setattr(self, name, _options(name, getattr(self, name)))
-        self.loss_terms = loss_terms(self.losses)
-        if (self.model is None) == (self.encoder is None):
-            raise ValueError(
-                f"model is {self.model!r} and encoder {self.encoder!r}; give one: model to go on from a checkpoint, encoder "
-                "to start with a fresh decoder."
-            )
-        if self.lora_rank and self.model is None:
-            raise ValueError(
-                "lora_rank needs model, a checkpoint that the adapter is added to again when it is loaded; a fresh "
-                "decoder is in none. Train without lora_rank first."
-            )
-        if self.stream and not self.unlabeled:
-            raise ValueError("stream is given and unlabeled is not; only pseudo-labelled folders are streamed.")
-        if not self.labeled and not self.unlabeled:
-            raise ValueError("the recipe names no data; give --labeled DIR, --unlabeled DIR, or both.")
-
-
-def make_parser() -> HfArgumentParser:
-    """Build the parser of a recipe's fields."""
-    return HfArgumentParser(
-        (RecipeArguments, DepthAnythingTrainingArguments), prog="depth-anything-hf train RECIPE.yaml"
-    )
-
-
-def parse_recipe(path: Path, overrides: list[str]) -> tuple[RecipeArguments, DepthAnythingTrainingArguments]:
-    """Read a recipe; what is given in `overrides` wins.
-
-    Args:
-        path (`Path`): YAML file of field names and values.
-        overrides (`list[str]`): Command-line arguments, such as `["--max_steps", "10"]`.
-
-    Returns:
-        `tuple[RecipeArguments, DepthAnythingTrainingArguments]`: Both parts.
-
-    Raises:
-        FileNotFoundError: There is no such recipe.
-        ValueError: It is no mapping, names an unknown field, or a value breaks a rule.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a recipe, such as examples/recipes/v2_student.yaml.")
-    recipe = yaml.safe_load(path.read_text()) or {}
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds a {type(recipe).__name__}; a recipe is a mapping of field names to values.")
-    parser = make_parser()
-    known = {action.dest for action in parser._actions}
-    unknown = sorted(set(recipe) - known)
-    if unknown:
-        raise ValueError(
-            f"{path} names unknown fields {unknown}; depth-anything-hf train --help lists those there are."
-        )
-    given = {word.split("=")[0].lstrip("-") for word in overrides if word.startswith("--")}
-    for name, other in (("model", "encoder"), ("encoder", "model")):  # two answers to one question: where to start
-        if name in given and other not in given:
-            recipe.pop(other, None)
-    parser.set_defaults(**recipe)
-    return parser.parse_args_into_dataclasses(overrides)
 
 
 def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) -> dict[str, float]:
@@ -188,6 +39,7 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         ValueError: Data and model do not fit.
         FileNotFoundError: A folder is missing or empty.
     """
+    terms = loss_terms(recipe.losses)  # before any data is read
     labeled = _concatenated([_labeled(path, recipe.reader_options) for path in recipe.labeled])
     if recipe.stream:
         unlabeled = stream_folder(*recipe.unlabeled, seed=args.seed)
@@ -205,7 +57,7 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         unlabeled_dataset=unlabeled,
         teacher=None if recipe.teacher is None else load_model(recipe.teacher)[0],
         feature_encoder=recipe.feature_encoder,
-        losses=recipe.loss_terms,
+        losses=terms,
     )
     checkpoint = None if recipe.restart else last_whole_checkpoint(args.output_dir)
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
@@ -234,8 +86,8 @@ def _start_model(recipe: RecipeArguments):
         model = DepthAnythingForDepthEstimation.from_pretrained(checkpoint_folder(recipe.model))
         if recipe.max_depth is not None and model.config.max_depth != recipe.max_depth:
             raise ValueError(
-                f"max_depth is {recipe.max_depth:g}, and {recipe.model} is {model.config.depth_estimation_type} with "
-                f"max_depth {model.config.max_depth}; a head is made for one range. Give it as --encoder, which makes a "
+                f"max_depth is {recipe.max_depth:g}, and {recipe.model} is {model.config.depth_estimation_type} with a "
+                f"range of {model.config.max_depth}; a head is made for one range. Give it as `encoder`, which makes a "
                 "fresh head, or leave max_depth out."
             )
     else:
@@ -276,62 +128,43 @@ def start_processor(recipe: RecipeArguments, config) -> DepthAnythingImageProces
             better = own if fits else max(round(length / multiple), 1) * multiple
             raise ValueError(
                 f"image_{side} is {length}; it must be a multiple of the patch size {multiple}, such as {better}"
-                f"{f', the own of {recipe.model}' if fits else ''}: give --image_{side} {better}."
+                f"{f', the size of {recipe.model}' if fits else ''}."
             )
     processor.size = size
     return processor
 
 
-def loss_terms(given: Mapping[str, Any] | str | None) -> list[LossTerm]:
+def loss_terms(given: Mapping[str, Any] | None) -> list[LossTerm]:
     """Read the loss terms of a recipe.
 
     Args:
-        given (`Mapping` or `str`, *optional*): For each name of `LOSSES` its weight, or a mapping with `weight` and `on`; or
-            JSON of that.
+        given (`Mapping`, *optional*): For each name of `LOSSES` its weight, or a mapping with `weight` and `on`.
 
     Returns:
         `list[LossTerm]`: In the order given.
 
     Raises:
-        ValueError: Not such a mapping, or an unknown loss.
+        ValueError: An unknown loss, or an unknown option of one.
 
     Example:
         >>> [(term.name, term.weight, term.on) for term in loss_terms({"silog": {"weight": 0.5, "on": "both"}})]
         [('silog', 0.5, 'both')]
     """
-    try:
-        found = json.loads(given) if isinstance(given, str) else dict(given or {})
-        terms = {
-            name: value if isinstance(value, Mapping) else {"weight": float(value)} for name, value in found.items()
-        }
-    except (ValueError, TypeError, AttributeError):
-        terms = None
-    if terms is None or not all(options.keys() <= {"weight", "on"} for options in terms.values()):
-        raise ValueError(
-            f"losses is {given!r}; it must be a mapping of names to weights, such as {{silog: 0.5}} or "
-            "{silog: {weight: 0.5, on: unlabeled}}, or JSON of one."
-        )
-    unknown = sorted(terms.keys() - LOSSES)
-    if unknown:
-        raise ValueError(
-            f"losses names {unknown[0]!r}; a recipe can name {', '.join(sorted(LOSSES))}. Pass a loss of your own in Python: "
-            "DepthAnythingTrainer(..., losses=[LossTerm(name, function)])."
-        )
-    return [LossTerm(name, LOSSES[name], **options) for name, options in terms.items()]
-
-
-def _options(name: str, given: dict | str | None) -> dict[str, dict]:
-    """Read the options of benchmarks' readers."""
-    try:
-        found = json.loads(given) if isinstance(given, str) else given or {}
-    except json.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(options, dict) for options in found.values()):
-        raise ValueError(
-            f"{name} is {given!r}; it must be JSON of a benchmark's name and its options, in quotes: "
-            '\'{"kitti": {"split_file": "eigen_train_files.txt"}}\'.'
-        )
-    return found
+    terms = []
+    for name, value in (given or {}).items():
+        if name not in LOSSES:
+            raise ValueError(
+                f"losses names {name!r}; a recipe can name {', '.join(sorted(LOSSES))}. Pass a loss of your own in Python: "
+                "DepthAnythingTrainer(..., losses=[LossTerm(name, function)])."
+            )
+        options = value if isinstance(value, Mapping) else {"weight": value}
+        strange = sorted(options.keys() - {"weight", "on"})
+        if strange:
+            raise ValueError(
+                f"losses has {strange[0]!r} for {name!r}; it takes a weight, or a mapping of weight and on."
+            )
+        terms.append(LossTerm(name, LOSSES[name], **options))
+    return terms
 
 
 def _labeled(path: str, options: dict[str, dict]):
@@ -349,7 +182,7 @@ def _unlabeled(path: str, teacher: str | None):
         return load_folder(path)
     if teacher is None:
         raise ValueError(
-            f"{path} holds no pseudo-labels (no metadata.jsonl, no parquet); give --teacher to label the photographs in it "
+            f"{path} holds no pseudo-labels (no metadata.jsonl, no parquet); give a `teacher` to label the photographs in it "
             "during training, or label them first."
         )
     return load_images(path)

@@ -78,7 +78,7 @@ def read_kitti(
     check_choice("labels", labels, _LABELS)
     if split_file is None:
         raise ValueError(
-            "split_file is None; KITTI's list of images does not come with it, so it must be given (evaluate: --split-file): "
+            "split_file is None; KITTI's list of images does not come with it, so it must be given: "
             "eigen_test_files.txt or eigen_train_files.txt of monodepth, or BTS' lists."
         )
     root, split_file = Path(root).expanduser(), Path(split_file).expanduser()
