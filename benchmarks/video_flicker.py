@@ -111,11 +111,8 @@ def disturbed(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (images * gain + noise).clamp(0, 255).round().to(torch.uint8)
 
 
-def predict(model, processor, images: torch.Tensor) -> torch.Tensor:
-    from depth_anything_hf.prediction.predictor import predict_depth
-
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    return torch.stack([predict_depth(model, processor, [picture])[0] for picture in pictures])
+def predict(predictor, images: torch.Tensor) -> torch.Tensor:
+    return torch.stack([predictor(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images])
 
 
 def follow(predictions: torch.Tensor, images: torch.Tensor, space: str, method: str) -> tuple[torch.Tensor, list[int]]:
@@ -157,10 +154,9 @@ def score(aligned: torch.Tensor, depth: torch.Tensor, space: str) -> tuple[dict[
 def measure(seeds: list[int], frames: int, model_name: str | None) -> tuple[dict, dict[str, list]]:
     """Return scores by predictions, clip and method, means over the scenes, and the scales of the frames around a cut."""
     if model_name:
-        from depth_anything_hf.prediction.predictor import load_model, space_of
+        from depth_anything_hf.prediction.predictor import DepthPredictor
 
-        model, processor = load_model(model_name)
-        model_space = space_of(model, model_name)
+        predictor = DepthPredictor(model_name)
     generator, rows, chart = torch.Generator().manual_seed(0), {}, {}
     for clip, images, depth in clips(seeds, frames):
         disparity = to_disparity(depth)
@@ -172,8 +168,8 @@ def measure(seeds: list[int], frames: int, model_name: str | None) -> tuple[dict
         }
         if model_name:
             rough = disturbed(images, generator)
-            kinds["model"] = (model_space, predict(model, processor, images), images)
-            kinds["model, flickering frames"] = (model_space, predict(model, processor, rough), rough)
+            kinds["model"] = (predictor.space, predict(predictor, images), images)
+            kinds["model, flickering frames"] = (predictor.space, predict(predictor, rough), rough)
         for kind, (space, predictions, seen) in kinds.items():
             for method in METHODS:
                 aligned, cuts = follow(predictions, seen, space, method)

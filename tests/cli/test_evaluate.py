@@ -78,7 +78,7 @@ def test_evaluate__alignment_is_written_into_the_protocol(place):
         (["--alignment", "best"], "alignment is 'best'"),
         (["--resolution", "60"], "multiple of the patch size 14, such as 56"),
         (["--protocol", "nyuv2"], "protocol 'nyuv2' is none of folder's"),
-        (["--dataset", "moon"], "dataset is 'moon'; there are protocols for ddad"),
+        (["--dataset", "moon"], "dataset is 'moon'; there are protocols for da2k, ddad"),
         (["--dataset", "da2k", "--alignment", "median"], "--alignment means nothing for da2k"),
         (["--dataset", "da2k", "--save-predictions"], "--save-predictions means nothing for da2k"),
         (["--from-predictions", "nowhere"], "holds no complete predictions"),

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import OrderedDict
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
-from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution, space_of
+from depth_anything_hf.prediction.predictor import DepthPredictor
 
 MAX_RESOLUTION = 1036  # twice the resolution of training
 
@@ -21,7 +19,7 @@ class Checkpoints:
 
     Args:
         keep (`int`): How many stay in memory; two are compared.
-        device (`str`, *optional*): Where they run; default: the GPU, if there is one.
+        device (`str` or `torch.device`, *optional*): Where they run; default: `best_device()`.
 
     Example:
         >>> Checkpoints().predict("no/such/folder/here", Image.new("RGB", (80, 60)))
@@ -30,10 +28,9 @@ class Checkpoints:
         ValueError: the checkpoint no/such/folder/here cannot be loaded: give a folder on the machine that runs this page, or a Hub id...
     """
 
-    def __init__(self, keep: int = 2, device: str | None = None):
-        self.keep = keep
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._loaded: OrderedDict[str, tuple[nn.Module, object, str]] = OrderedDict()  # the last used one last
+    def __init__(self, keep: int = 2, device: str | torch.device | None = None):
+        self.keep, self.device = keep, device
+        self._loaded: OrderedDict[str, DepthPredictor] = OrderedDict()  # the last used one last
         self._lock = threading.Lock()
 
     def predict(self, name: str, image: Image.Image, resolution: int | None = None) -> tuple[np.ndarray, str]:
@@ -53,25 +50,22 @@ class Checkpoints:
         if resolution is not None and resolution > MAX_RESOLUTION:
             raise ValueError(f"resolution is {resolution}; this page takes up to {MAX_RESOLUTION}: give less.")
         with self._lock:
-            model, processor, space = self._load(name)
-            if resolution is not None:
-                processor = copy.deepcopy(processor)
-                set_resolution(processor, model.config, resolution)
-            return predict_depth(model, processor, [image])[0].numpy(), space
+            own = self._load(name)
+            predict = DepthPredictor.from_model(own.model, own.processor, resolution=resolution, space=own.space)
+            return predict(image).numpy(), predict.space
 
-    def _load(self, name: str) -> tuple[nn.Module, object, str]:
+    def _load(self, name: str) -> DepthPredictor:
         if name in self._loaded:
             self._loaded.move_to_end(name)
             return self._loaded[name]
         while len(self._loaded) >= self.keep:  # before the next one takes memory
             self._loaded.popitem(last=False)
         try:
-            model, processor = load_model(name)
-            entry = model.to(self.device), processor, space_of(model, name)
+            predictor = DepthPredictor(name, device=self.device)
         except (OSError, ValueError) as error:  # of transformers, with pages of advice
             raise ValueError(
                 f"the checkpoint {name} cannot be loaded: give a folder on the machine that runs this page, or a Hub id "
                 f"while it has a network. ({str(error).partition(chr(10))[0]})"
             ) from error
-        self._loaded[name] = entry
-        return entry
+        self._loaded[name] = predictor
+        return predictor

@@ -15,7 +15,7 @@ from depth_anything_hf.labeling.sources import ImageSource
 from depth_anything_hf.labeling.teacher import Preparation
 from depth_anything_hf.maps.geometry import check_space
 from depth_anything_hf.maps.resizing import check_resolution
-from depth_anything_hf.prediction.predictor import model_revision
+from depth_anything_hf.prediction.weights import model_revision
 
 KEEP_IMAGE = ("original", "resized", "reference")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
 from depth_anything_hf.model.bundled import checkpoint_name
-from depth_anything_hf.prediction.predictor import FINGERPRINT, adapter_base, load_model, weights_fingerprint
+from depth_anything_hf.prediction.predictor import FINGERPRINT, load_model
+from depth_anything_hf.prediction.weights import adapter_base, weights_fingerprint
 
 # transformers 5 renamed the attention's layers in memory; the left names are those of version 4.
 ATTENTION_LAYERS = r"query|key|value|attention\.output\.dense|q_proj|k_proj|v_proj|o_proj"

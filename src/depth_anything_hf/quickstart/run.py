@@ -12,8 +12,8 @@ from transformers.utils import logging as transformers_logging
 
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.records import decode_record
+from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
-from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.export.stock import prove_stock_pipeline
 from depth_anything_hf.model.bundled import MINI

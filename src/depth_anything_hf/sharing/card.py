@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig, PretrainedConfig
 
+from depth_anything_hf.prediction.weights import files_digest
 from depth_anything_hf.sharing.licenses import Source, is_hub_id, license_text, settle_license, shown_name
 from depth_anything_hf.version import __version__
 
@@ -78,7 +78,7 @@ class Provenance:
         if not path.is_file():
             return cls()
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["weights"] != weights_digest(folder):
+        if found["weights"] != files_digest(folder):
             raise ValueError(
                 f"{path} was written of other weights than those beside it: call the trainer's create_model_card after "
                 "it saved them, or remove the file, and nothing is said of these."
@@ -92,16 +92,6 @@ class Provenance:
     def replace_sources(self, role: str, sources: Sequence[Source]) -> None:
         """Put sources in the place of those of a role."""
         self.sources = [*(one for one in self.sources if one.role != role), *sources]
-
-
-def weights_digest(folder: Path) -> str | None:
-    """Digest the weights' files of a folder: SHA-256 over all of them; None where there is none."""
-    digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest() if files else None
 
 
 def library_versions() -> dict[str, str]:
@@ -153,7 +143,7 @@ def write_model_card(
         limits=provenance.limits,
         versions=", ".join(f"{name} {number}" for name, number in provenance.versions.items()) or NOT_STATED,
     )
-    provenance.weights = weights_digest(folder)
+    provenance.weights = files_digest(folder)
     provenance.save(folder)
     if may_write_card(folder):
         card.save(folder / CARD)

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.prediction.predictor import load_model, model_revision
+from depth_anything_hf.prediction.predictor import load_model
+from depth_anything_hf.prediction.weights import model_revision
 from depth_anything_hf.sharing.licenses import is_hub_id, shown_name
 
 PROCESSOR, ADAPTER = "preprocessor_config.json", "adapter_config.json"

@@ -18,7 +18,8 @@ from depth_anything_hf.model.bundled import checkpoint_folder
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.prediction.adapters import depth_lora_config, describe_adapter
-from depth_anything_hf.prediction.predictor import adapter_base, find_file, input_multiple, load_model
+from depth_anything_hf.prediction.predictor import input_multiple, load_model
+from depth_anything_hf.prediction.weights import adapter_base, find_file
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.checkpoints import last_whole_checkpoint
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
