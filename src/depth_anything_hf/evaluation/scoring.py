@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
 from depth_anything_hf.maps.alignment import apply_fit, fit_median, fit_scale, fit_scale_shift
-from depth_anything_hf.maps.geometry import invert, masked_mean, valid_mask
+from depth_anything_hf.maps.geometry import invert, masked_mean, off_apple_gpu, valid_mask
 from depth_anything_hf.maps.resizing import resize_prediction
 
 SCORE_NAMES = (*METRIC_NAMES, "disparity_abs_rel", "scale")
@@ -34,8 +34,9 @@ def align(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, me
     """
     if method not in ALIGNMENTS:
         raise ValueError(f"alignment is {method!r}; it must be one of {', '.join(ALIGNMENTS)}.")
+    prediction, target, mask = off_apple_gpu(prediction), off_apple_gpu(target), off_apple_gpu(mask)
     prediction = torch.where(mask, prediction.double(), 0.0)
-    shift = 0.0
+    shift: torch.Tensor | float = 0.0
     if method == "scale_shift":
         scale, shift = fit_scale_shift(prediction, target, mask)
     elif method == "none":
@@ -75,7 +76,8 @@ def aligned_disparity(
         `tuple`: The aligned disparity, the ground truth's disparity and the mask of what counts, `(batch, height, width)`, and
         the scales `(batch,)`.
     """
-    mask = valid_mask(target, mask, space) & (target > 0)
+    mask = off_apple_gpu(valid_mask(target, mask, space) & (target > 0))
+    prediction, target = off_apple_gpu(prediction), off_apple_gpu(target)
     if cap is not None:
         mask = mask & (target <= cap if space == "depth" else target >= 1 / cap)
     if min_depth is not None:
@@ -163,7 +165,8 @@ def aligned_depth(
         raise ValueError(
             f"min_depth is {min_depth} and max_depth {max_depth}; they must be positive, the smaller first."
         )
-    mask = valid_mask(target, mask, "depth") & (target >= min_depth) & (target <= max_depth)
+    mask = off_apple_gpu(valid_mask(target, mask, "depth") & (target >= min_depth) & (target <= max_depth))
+    prediction, target = off_apple_gpu(prediction), off_apple_gpu(target)
     _check_prediction(prediction, target, mask)
     aligned, scale = align(prediction, torch.where(mask, target.double(), 0.0), mask, alignment)
     return aligned.clamp(min_depth, max_depth), mask, scale
@@ -201,6 +204,7 @@ def score_metric(
         1.0
     """
     prediction, mask, scale = aligned_depth(prediction, target, mask, max_depth, min_depth, alignment)
+    target = off_apple_gpu(target)
     scores = depth_metrics(prediction, target, mask)
     # In disparity |1/p - 1/y| / (1/y) = |y - p| / p.
     error = torch.where(mask, (target.double() - prediction).abs() / prediction, 0.0)
@@ -238,8 +242,9 @@ def score_prediction(
     Raises:
         ValueError: A metric model and ground truth in disparity.
     """
-    predicted = resize_prediction(predicted_depth[None], tuple(target.shape))[0]
-    # Scores are those of the valid pixels in any arrangement: a row of them, which for LiDAR is a hundredth of the map.
+    height, width = target.shape
+    predicted = off_apple_gpu(resize_prediction(predicted_depth[None], (height, width))[0])
+    # The valid pixels score the same in any arrangement: here in a row, which for LiDAR is a hundredth of the map.
     mask = valid_mask(target, mask, space).to(predicted.device)
     predicted, target = (
         F.pad(values[mask], (0, 1))[None, None] for values in (predicted, target.to(predicted.device))
