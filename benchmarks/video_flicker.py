@@ -39,10 +39,10 @@ import torch
 from PIL import Image
 from reporting import RESULTS, report
 
-from depth_anything_hf.data import synthetic
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale, fit_scale_shift
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.prediction.temporal import TemporalAligner
+from depth_anything_hf.scenes import simple
 from depth_anything_hf.scenes.simple_layout import draw_scene
 
 # Of each frame: metres forward and to the right, radians to the right, metres that the thing goes to the right.
@@ -62,7 +62,7 @@ def moved_scenes(seed: int, motion: str, frames: int) -> Iterator:
     """Draw a scene once for each frame, the camera or a thing a step further each time."""
     forward, right, turn, thing = MOTIONS[motion]
     for i in range(frames):
-        scene = draw_scene(seed, synthetic.LABELED_DOMAIN.outdoors)
+        scene = draw_scene(seed, simple.LABELED_DOMAIN.outdoors)
         ahead = np.array([math.sin(scene.heading), math.cos(scene.heading), 0.0])
         beside = np.array([ahead[1], -ahead[0], 0.0])
         scene.eye = tuple(np.array(scene.eye) + i * (forward * ahead + right * beside))
@@ -75,8 +75,8 @@ def moved_scenes(seed: int, motion: str, frames: int) -> Iterator:
 def render_clip(seed: int, motion: str, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Render images (frames, 3, height, width) uint8 and depth (frames, height, width) in metres, 0 at sky."""
     # `render_scenes` draws the scene of a seed itself, one after another.
-    with mock.patch.object(synthetic, "draw_scene", side_effect=moved_scenes(seed, motion, frames)):
-        scenes = synthetic.render_scenes([seed] * frames, *SIZE)
+    with mock.patch.object(simple, "draw_scene", side_effect=moved_scenes(seed, motion, frames)):
+        scenes = simple.render_scenes([seed] * frames, *SIZE)
     return scenes.images, scenes.depth
 
 
@@ -144,7 +144,7 @@ def score(aligned: torch.Tensor, depth: torch.Tensor, space: str) -> tuple[dict[
     both = mask[1:] & mask[:-1]
     error = (fitted.diff(dim=0) - truth.diff(dim=0)).abs()[both].mean() / truth[mask].mean()
     own = fit_scale(fitted, truth, mask) if space == "depth" else fit_scale_shift(fitted, truth, mask)[0]
-    metres = fitted if space == "depth" else 1 / fitted.clamp(min=1 / synthetic.FAR)
+    metres = fitted if space == "depth" else 1 / fitted.clamp(min=1 / simple.FAR)
     abs_rel = ((metres - depth).abs() / depth.clamp(min=1e-3))[known].mean()
     scales = 1 / own.clamp(min=1e-3)
     scores = {"temporal_error": error.item(), "jitter": scales.log().diff().std().item(), "abs_rel": abs_rel.item()}

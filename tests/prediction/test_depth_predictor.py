@@ -130,7 +130,9 @@ def test_predictor__revision_on_the_hub_reaches_config_model_and_processor(hub, 
 
 
 def test_predictor__a_folder_has_no_revision(save):
-    with pytest.raises(ValueError, match="revision is 'v1', but .* is a folder, which has no revisions; leave it out"):
+    with pytest.raises(
+        ValueError, match=r"revision is 'v1', but .* is a folder, which has no revisions; leave it out"
+    ):
         DepthPredictor(save(), revision="v1")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -183,8 +183,9 @@ def score_sample(
             raise ValueError(f"{sample.source}: {error}") from error
     target, mask = torch.from_numpy(sample.values), torch.from_numpy(sample.mask)
     mask = mask & crop_mask(protocol.crop, *target.shape)
+    space = cast(str, sample.space)  # it has ground truth
     return score_prediction(
-        predicted_depth, target, mask, sample.space, metric, protocol.min_depth, protocol.max_depth, protocol.alignment
+        predicted_depth, target, mask, space, metric, protocol.min_depth, protocol.max_depth, protocol.alignment
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import datasets
 import evaluate
@@ -68,11 +69,11 @@ class DepthEstimationMetric(evaluate.Metric):
             raise ValueError(f"config_name is {config_name!r}; it must be a protocol: {', '.join(PROTOCOLS)}.")
         if kwargs.get("num_process", 1) != 1:
             raise ValueError("num_process must be 1: gather the predictions, or score with score_models.")
-        given = {"min_depth": min_depth, "max_depth": max_depth, "alignment": alignment}
-        given = {name: value for name, value in given.items() if value is not None}
+        asked = {"min_depth": min_depth, "max_depth": max_depth, "alignment": alignment}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         self.protocol = replace(PROTOCOLS[config_name or "folder"], **given)
         self.space, self.metric = space, metric
-        self._rows = []
+        self._rows: list[torch.Tensor] = []
         super().__init__(config_name=config_name, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -115,12 +115,13 @@ def draw_extremes(
     rows, captions = [], []
     for i in chosen:
         sample = decode_record(samples[i])
+        truth, space = cast(np.ndarray, sample.values), cast(str, sample.space)
         depths = [
-            resize_prediction(models[name].predictions([i], [sample])[0][None], sample.values.shape)[0]
+            resize_prediction(models[name].predictions([i], [sample])[0][None], (truth.shape[0], truth.shape[1]))[0]
             for name in names
         ]
         shown = [1 / d.clamp(min=1e-6) if models[n].metric else d for n, d in zip(names, depths, strict=True)]
-        row = prediction_row(sample.image, sample.values, sample.mask, sample.space, [d.numpy() for d in shown])
+        row = prediction_row(sample.image, truth, sample.mask, space, [d.numpy() for d in shown])
         maps = [error_map(d, sample, protocol, models[n].metric) for n, d in zip(names, depths, strict=True)]
         rows.append([*row[:2], *(picture for pair in zip(row[2:], maps, strict=True) for picture in pair)])
         notes = [text for n in names for text in (f"AbsRel {scores[n].scores['abs_rel'][i]:.3f}", "")]
@@ -150,7 +151,13 @@ def error_map(predicted: torch.Tensor, sample: DepthSample, protocol: Protocol, 
         error = (depth - target).abs() / torch.where(mask, target, 1.0)
     else:
         aligned, disparity, mask, _ = aligned_disparity(
-            predicted[None], target, mask, sample.space, protocol.max_depth, protocol.min_depth, protocol.alignment
+            predicted[None],
+            target,
+            mask,
+            cast(str, sample.space),
+            protocol.max_depth,
+            protocol.min_depth,
+            protocol.alignment,
         )
         error = (disparity / aligned.clamp(min=1e-12) - 1).abs()  # |z - z*| / z* = |d* / d - 1|
     return colorize(*enlarge_sparse(error[0].numpy(), mask[0].numpy()), 0.0, RED)

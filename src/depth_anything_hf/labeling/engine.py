@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
@@ -28,11 +28,11 @@ from depth_anything_hf.labeling.progress import LabelingBar
 from depth_anything_hf.labeling.shards import ShardFolder, encode_label, encode_picture
 from depth_anything_hf.labeling.sources import open_source
 from depth_anything_hf.labeling.teacher import load_teacher
-from depth_anything_hf.prediction.stream import ShapeBatches, WriteBehind
+from depth_anything_hf.prediction.stream import Shape, ShapeBatches, WriteBehind
 from depth_anything_hf.sharing.dataset_card import push_folder
 
 
-def label_images(args: LabelingArguments) -> dict[str, Any]:
+def label_images(args: LabelingArguments) -> dict[str, Any] | None:
     """Label all images of a source, or go on where an earlier run was stopped.
 
     Under `accelerate launch` each process labels its share. Killed at any moment, the same call goes on, and the
@@ -97,7 +97,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any]:
     bar = LabelingBar(source, finished, state, disable=args.disable_tqdm or not state.is_main_process)
     with _clear_when_full(folder.path), bar, Writers(folder, settings) as writers:
         run = _Run(labeler, writers, settings.batch_size, bar)
-        for work, result in decoded(feed, decoder, args.num_workers, _on_cpu(state)):
+        for work, result in decoded(feed, decoder, args.num_workers or 0, _on_cpu(state)):
             run.take(work, result)
     state.wait_for_everyone()
     manifest = None
@@ -155,25 +155,26 @@ class Writers:
         """Finish what waits; after an error, drop it: the next run does it again."""
         self._stack.__exit__(kind, error, trace)
 
-    def encode(self, labels: Labels, place: int, key: str, image: dict, picture_file: bytes | None) -> Future:
+    def encode(self, labels: Labels, place: int, key: str, image: dict | None, picture_file: bytes | None) -> Future:
         """Encode one image of a batch: the future is its record, or its rejection."""
         return self.encoders.submit(self._record, labels, place, key, image, picture_file)
 
-    def write(self, end: BlockEnd, outcomes: dict[str, Future | Rejected]) -> None:
+    def write(self, end: BlockEnd, outcomes: Mapping[str, Future | Rejected | None]) -> None:
         """Write a block once all its records are encoded."""
         self.blocks.submit(self.folder.write_block, end, outcomes)
 
     def _record(
-        self, labels: Labels, place: int, key: str, image: dict, picture_file: bytes | None
+        self, labels: Labels, place: int, key: str, image: dict | None, picture_file: bytes | None
     ) -> dict[str, Any] | Rejected:
         if labels.ready is not None:
             labels.ready.synchronize()
         if not labels.finite[place]:
             return Rejected("the teacher's output is not finite; float32 may help")
-        kept = {"bytes": picture_file, "path": Path(image.get("path") or key).name}
+        path = (image or {}).get("path")
+        kept = {"bytes": picture_file, "path": Path(path or key).name}
         if self.settings.keep_image == "reference":
-            kept = {"bytes": None, "path": image["path"]}
-        elif self.settings.keep_image == "resized":
+            kept = {"bytes": None, "path": path}
+        elif labels.pixels is not None:
             kept = {"bytes": encode_picture(labels.pixels[place].numpy()), "path": None}
         scale = float(labels.scale[place])
         return {
@@ -207,11 +208,14 @@ class _Run:
         self.outcomes[work.item.key] = result if isinstance(result, Rejected) else None
         if isinstance(result, Rejected):
             self.bar.update(rejected=1)
-        elif full := self.batches.add(result.input_size, (work, result), result.pixels.nbytes):
+        elif result is not None and (
+            full := self.batches.add(result.input_size, (work, result), result.pixels.nbytes)
+        ):
             self._label(*full)
 
-    def _label(self, size: tuple[int, int], members: list[tuple[Work, Picture]]) -> None:
-        labels = self.labeler([picture.pixels for _, picture in members], size)
+    def _label(self, size: Shape, members: list[tuple[Work, Picture]]) -> None:
+        height, width = size
+        labels = self.labeler([picture.pixels for _, picture in members], (height, width))
         for place, (work, picture) in enumerate(members):
             outcome = self.writers.encode(labels, place, work.item.key, work.item.image, picture.file)
             self.outcomes[work.item.key] = outcome

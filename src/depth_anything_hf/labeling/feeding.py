@@ -50,7 +50,7 @@ def decoded(
     try:
         for result in loader:
             work = under_way.popleft()
-            if isinstance(result, _Failure):
+            if isinstance(result, _Failure) and isinstance(work, Work):
                 raise OSError(
                     result.errno,
                     f"{work.item.key} cannot be read ({result.message}). Check the disk or the network, and repeat the "

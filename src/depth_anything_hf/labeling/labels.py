@@ -43,6 +43,15 @@ class Labels(NamedTuple):
     ready: torch.cuda.Event | None
 
 
+def _to_cpu(labels: Labels) -> Labels:
+    """Copy labels from a CUDA GPU without waiting for it; `ready` is set once they are there."""
+    codes, scale, low, finite = (part.to("cpu", non_blocking=True) for part in labels[:4])
+    pixels = None if labels.pixels is None else labels.pixels.to("cpu", non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return Labels(codes, scale, low, finite, pixels, ready)
+
+
 def quantize(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Quantize maps to 16 bits, each over its own range, on their device: `data.codes.encode_depth_map` in float32.
 
@@ -121,14 +130,8 @@ class Labeler:
         values = self._predict(seen.movedim(-1, 1) * self.gain + self.shift)
         finite = torch.isfinite(values)
         codes, scale, low = quantize(values, finite & (values >= 0 if self.space == "disparity" else values > 0))
-        pixels = seen if self.return_pixels else None
-        labels = Labels(codes, scale, low, finite.flatten(1).all(1), pixels, ready=None)
-        if self.device.type != "cuda":
-            return labels
-        labels = Labels(*(None if part is None else part.to("cpu", non_blocking=True) for part in labels))
-        ready = torch.cuda.Event()
-        ready.record()
-        return labels._replace(ready=ready)
+        labels = Labels(codes, scale, low, finite.flatten(1).all(1), seen if self.return_pixels else None, None)
+        return labels if self.device.type != "cuda" else _to_cpu(labels)
 
     def _resized(self, pixels: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Bring pictures to the input size; those of one size together."""

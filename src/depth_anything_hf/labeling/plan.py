@@ -3,7 +3,7 @@
 A block is a run of `block_size` inputs of one part, in order, and becomes one shard. What a block holds depends on the
 inputs alone, neither on the number of processes nor on where an earlier run was stopped: so the finished set is the
 same, record for record. Whole parts are divided among the processes by Accelerate; where there are fewer parts than
-processes, each process reads them all and labels every so-many-th block.
+processes, each process i of n reads them all and labels every n-th block.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ def schedule(
 
 
 def _is_complete(part: int, finished: Mapping[BlockId, Mapping]) -> bool:
-    for block in itertools.count():
-        entry = finished.get(BlockId(part, block))
-        if entry is None or entry["last"]:
-            return entry is not None
+    block = 0
+    while (entry := finished.get(BlockId(part, block))) is not None and not entry["last"]:
+        block += 1
+    return entry is not None
 
 
 def _blocks(items: Iterator[Item], size: int):
@@ -105,8 +105,9 @@ class _Reader:
     """Read one item ahead, so that the last block of a part knows that it is the last."""
 
     def __init__(self, items: Iterator[Item]):
-        self.items, self.ended, self.unreadable = items, False, None
-        self.ahead: Item | None = None
+        self.items, self.ended = items, False
+        self.unreadable: str | None = None
+        self.ahead: Item
         self._advance()
 
     def take(self, size: int) -> Iterator[Item]:

@@ -7,6 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
@@ -184,6 +185,7 @@ def merge_adapter(adapter: str | os.PathLike, out_dir: str | os.PathLike, **kwar
             f"{out_dir} holds an adapter, which transformers would add to the merged weights once more; choose another "
             "out_dir."
         )
+    model: Any
     model, processor = load_model(adapter, **kwargs)
     model.save_pretrained(out_dir)
     processor.save_pretrained(out_dir)

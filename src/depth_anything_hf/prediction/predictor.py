@@ -177,7 +177,7 @@ def load_model(name: str, *, revision: str | None = None, **kwargs) -> tuple[nn.
     config = AutoConfig.from_pretrained(name, revision=revision)
     if config.model_type == "depth_anything":
         model = DepthAnythingForDepthEstimation.from_pretrained(name, revision=revision, **kwargs)
-        return model.eval(), DepthAnythingImageProcessor.from_pretrained(name, revision=revision)
+        return model.eval(), DepthAnythingImageProcessor.from_pretrained(name, revision=revision or "main")
     if type(config) not in AutoModelForDepthEstimation._model_mapping:
         raise ValueError(
             f"{name} is of type {config.model_type!r}, which estimates no depth; choose a checkpoint that "

@@ -10,7 +10,7 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 MOST_BYTES = 2**31  # that batches which are not full may hold
 
 
-def read_ahead(items: Iterable[T], size: int) -> Iterator[T]:
+def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
     """Iterate in a thread, `size` items ahead: reading a file or the network must not stop the device.
 
     Args:
@@ -65,7 +65,9 @@ def read_ahead(items: Iterable[T], size: int) -> Iterator[T]:
         thread.join()
 
 
-def decode_ahead(items: Iterable[T], decode: Callable[[T], Result], workers: int, ahead: int) -> Iterator[Result]:
+def decode_ahead(
+    items: Iterable[T], decode: Callable[[T], Result], workers: int, ahead: int
+) -> Generator[Result, None, None]:
     """Decode in threads, ahead of the device. Image decoders let Python's lock go.
 
     Args:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ class TiledDepth(NamedTuple):
 
 
 class PixelFile:
-    """Hold the pixels of a photograph in an unnamed file, so that they take no memory. Use it in `with`.
+    """Store the pixels of a photograph in an unnamed file, so that they take no memory. Use it in `with`.
 
     Args:
         image (`Image.Image`): As opened, of any mode; its EXIF rotation is applied.
@@ -59,7 +59,7 @@ class PixelFile:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # turned as a whole
             image = upright_rgb(image)
         self.size = image.size
-        self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self._file: IO[bytes] = TemporaryFile(dir=None if folder is None else os.fspath(folder))  # noqa: SIM115 - closed by __exit__
         for top in range(0, image.height, _STRIP):
             strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
             self._file.write(np.asarray(upright_rgb(strip)).data)
@@ -293,7 +293,7 @@ def _aligned(
 
 def save_tiled_depth(
     path_stem: str | os.PathLike, rows: Iterable[TiledDepth], size: tuple[int, int], space: str = "disparity"
-) -> dict[str, Path | float | int]:
+) -> dict[str, Any]:
     """Write a prediction as its rows come: the files of `save_depth`, without ever holding the map.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import av
 import numpy as np
@@ -130,7 +130,7 @@ def _open_output(stack: ExitStack, name: str, path: Path, reader: VideoReader) -
     def write_codes(frame: DepthFrame) -> None:
         codes, scale, offset = encode_depth_map(frame.depth)
         writer.write(codes, frame.time)
-        row = {"time": float(frame.time), "ticks": round(frame.time / reader.time_base)}
+        row: dict[str, Any] = {"time": float(frame.time), "ticks": round(frame.time / reader.time_base)}
         row |= {"time_base": str(reader.time_base), "depth_scale": scale, "depth_offset": offset, "space": frame.space}
         row |= {"cut": frame.cut, "alignment_scale": frame.scale, "alignment_shift": frame.shift}
         listing.write(json.dumps(row) + "\n")
