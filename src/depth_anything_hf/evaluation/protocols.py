@@ -30,8 +30,8 @@ class Protocol:
         options (`dict`): Of the reader: split, labels, ...
         images (`int`, *optional*): How many it must find; None for a folder of your own.
         crop (`str`): One of `CROPS`: which part of the ground truth counts.
-        min_depth (`float`, *optional*): Nearest depth that counts, metres.
-        max_depth (`float`, *optional*): Farthest depth that counts, metres; aligned disparity is floored at its inverse. None:
+        min_depth (`float`, *optional*): Nearest depth that counts, meters.
+        max_depth (`float`, *optional*): Farthest depth that counts, meters; aligned disparity is floored at its inverse. None:
             the farthest of each image.
         alignment (`str`): For relative models; metric models are scored as they are.
         source (`str`): Where these numbers are from.

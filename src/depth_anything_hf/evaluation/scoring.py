@@ -110,11 +110,11 @@ def score_relative(
 
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`, the model's disparity at the ground truth's size.
-        target (`torch.Tensor`): Same shape: metres or disparity.
+        target (`torch.Tensor`): Same shape: meters or disparity.
         mask (`torch.Tensor`, *optional*): Bool, same shape. Pixels at infinity (disparity 0) are never scored.
         space (`str`): What `target` holds: `"depth"` or `"disparity"`.
-        cap (`float`, *optional*): Farthest depth that counts, metres. Left out: the farthest of each image.
-        min_depth (`float`, *optional*): Nearest depth that counts, metres.
+        cap (`float`, *optional*): Farthest depth that counts, meters. Left out: the farthest of each image.
+        min_depth (`float`, *optional*): Nearest depth that counts, meters.
         alignment (`str`): One of `ALIGNMENTS` but `"none"`: disparity of unknown scale cannot be scored as it is.
 
     Returns:
@@ -137,7 +137,7 @@ def score_relative(
     for name, limit in (("cap", cap), ("min_depth", min_depth)):
         if limit is not None and not limit > 0:
             raise ValueError(
-                f"{name} is {limit}; it must be positive metres, or None. The usual caps: 10 for NYUv2, 80 for KITTI."
+                f"{name} is {limit}; it must be positive meters, or None. The usual caps: 10 for NYUv2, 80 for KITTI."
             )
     aligned, disparity, mask, scale = aligned_disparity(prediction, target, mask, space, cap, min_depth, alignment)
     scores = depth_metrics(invert(aligned, mask), invert(disparity, mask), mask)
@@ -183,11 +183,11 @@ def score_metric(
     """Score metric predictions, as they are or aligned in depth.
 
     Args:
-        prediction (`torch.Tensor`): `(batch, height, width)`, metres; clamped to the range before scoring.
-        target (`torch.Tensor`): Same shape, metres.
+        prediction (`torch.Tensor`): `(batch, height, width)`, meters; clamped to the range before scoring.
+        target (`torch.Tensor`): Same shape, meters.
         mask (`torch.Tensor`, *optional*): Bool, same shape. Pixels beyond the range are never scored.
-        max_depth (`float`): Farthest depth that counts, metres.
-        min_depth (`float`): Nearest depth that counts, metres.
+        max_depth (`float`): Farthest depth that counts, meters.
+        min_depth (`float`): Nearest depth that counts, meters.
         alignment (`str`): One of `ALIGNMENTS`.
 
     Returns:
@@ -228,12 +228,12 @@ def score_prediction(
 
     Args:
         predicted_depth (`torch.Tensor`): `(height, width)`, of any size.
-        target (`torch.Tensor`): `(height, width)`, metres or disparity.
+        target (`torch.Tensor`): `(height, width)`, meters or disparity.
         mask (`torch.Tensor`, *optional*): Bool, the target's shape.
         space (`str`): What `target` holds: `"depth"` or `"disparity"`.
-        metric (`bool`): Whether the model predicts metres; then nothing is aligned.
-        min_depth (`float`, *optional*): Nearest depth that counts, metres.
-        max_depth (`float`, *optional*): Farthest depth that counts, metres.
+        metric (`bool`): Whether the model predicts meters; then nothing is aligned.
+        min_depth (`float`, *optional*): Nearest depth that counts, meters.
+        max_depth (`float`, *optional*): Farthest depth that counts, meters.
         alignment (`str`): Of a relative prediction, one of `ALIGNMENTS`.
 
     Returns:
@@ -256,7 +256,7 @@ def score_prediction(
         scores = score_metric(predicted, target, mask, max_depth or math.inf, min_depth or 1e-3)
     else:
         raise ValueError(
-            f"the ground truth is in {space!r} and the model metric; give ground truth in metres ('depth')."
+            f"the ground truth is in {space!r} and the model metric; give ground truth in meters ('depth')."
         )
     return torch.stack([scores[name][0] for name in SCORE_NAMES])
 

@@ -112,7 +112,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _clear_when_full(path: Path) -> Iterator[None]:
-    """Say what to do where the disk is full."""
+    """Add the next step to the error of a full disk."""
     try:
         yield
     except OSError as error:

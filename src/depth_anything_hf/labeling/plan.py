@@ -19,7 +19,7 @@ from depth_anything_hf.labeling.sources import ImageSource, Item, digest_of
 
 
 class BlockId(NamedTuple):
-    """Name a block by its part and its place there."""
+    """A block: its part, and its place in that part."""
 
     part: int
     block: int
@@ -37,7 +37,7 @@ class Work(NamedTuple):
 
 
 class BlockEnd(NamedTuple):
-    """Say that all of a block has been read."""
+    """The end of a block: all of its inputs have been read."""
 
     block: BlockId
     inputs: int
@@ -130,7 +130,7 @@ class _Reader:
 
 
 def _is_of_the_file(error: OSError) -> bool:
-    """Tell a broken file from a failing disk or network; pyarrow says of a broken page just OSError, without a number."""
+    """Check whether the file is broken, not the disk or network: pyarrow's OSError of a broken page has no number."""
     return type(error) is OSError and error.errno is None
 
 

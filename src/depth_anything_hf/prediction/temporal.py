@@ -1,6 +1,6 @@
 r"""Depth of a video that does not flicker: each frame's prediction is aligned with those before it.
 
-A model that sees one frame at a time gives each its own scale and shift (in disparity) or scale (in metres). They are
+A model that sees one frame at a time gives each its own scale and shift (in disparity) or scale (in meters). They are
 fitted to the frame before, already corrected, and taken out. Two things keep that from going wrong over many frames:
 
 - The fit is symmetric. Least squares from a noisy prediction to a noisy past finds too small a scale, always, and a
@@ -85,7 +85,7 @@ class TemporalAligner:
         """Align a frame's prediction.
 
         Args:
-            prediction (`torch.Tensor`): `(height, width)`, float: disparity or metres; NaN and infinity are no values.
+            prediction (`torch.Tensor`): `(height, width)`, float: disparity or meters; NaN and infinity are no values.
             image (`torch.Tensor`): `(3, any height, any width)`, uint8: what the frame shows.
 
         Returns:
@@ -129,7 +129,7 @@ def fit_to_past(
     In disparity: \(s = \sqrt{\sigma^2_{past} / \sigma^2_{prediction}}\), the geometric mean of the slopes of past on
     prediction and, inverted, of prediction on past, with the shift that makes the means equal. The fifth of the pixels
     with the largest residuals is left out and the rest is fitted again, four times (the concentration steps of least
-    trimmed squares). In metres: the median of the pixels' ratios, without a shift.
+    trimmed squares). In meters: the median of the pixels' ratios, without a shift.
 
     Args:
         prediction (`torch.Tensor`): `(height, width)`, float.

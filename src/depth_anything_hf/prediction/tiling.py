@@ -99,7 +99,7 @@ def tile_overlap(tile: int, overlap: int | None = None) -> int:
     """
     if overlap is None and tile < 4:
         raise ValueError(
-            f"tile is {tile} pixels; it must be at least 4, so that neighbours overlap by a quarter: 518 gives all detail."
+            f"tile is {tile} pixels; it must be at least 4, so that neighbors overlap by a quarter: 518 gives all detail."
         )
     overlap = tile // 4 if overlap is None else overlap
     if not 1 <= overlap <= tile // 2:
@@ -110,7 +110,7 @@ def tile_overlap(tile: int, overlap: int | None = None) -> int:
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Place the fewest tiles along a side so that neighbours share at least `overlap` pixels, evenly.
+    """Place the fewest tiles along a side so that neighbors share at least `overlap` pixels, evenly.
 
     Args:
         length (`int`): Of the side, pixels.
@@ -351,7 +351,7 @@ def save_tiled_depth(
 
 
 def _painted(strips: Callable[[], Iterator[np.ndarray]], size: tuple[int, int], space: str) -> Iterator[np.ndarray]:
-    """Colour a map strip by strip, `(rows, width, 3)` uint8, on the range of at most a megapixel of it."""
+    """Color a map strip by strip, `(rows, width, 3)` uint8, on the range of at most a megapixel of it."""
     step = math.ceil(math.sqrt(size[0] * size[1] / 10**6))
     sample = torch.from_numpy(np.concatenate([strip[::step, ::step] for strip in strips()]))
     disparity, known = disparity_of_prediction(sample, space)
@@ -361,8 +361,8 @@ def _painted(strips: Callable[[], Iterator[np.ndarray]], size: tuple[int, int], 
 
 
 def _write_png(path: Path, size: tuple[int, int], bits: int, strips: Iterable[np.ndarray]) -> None:
-    """Write a PNG strip by strip, which Pillow cannot: 16-bit grey `(rows, width)` or 8-bit RGB `(rows, width, 3)`."""
-    pixel, color_type = (2, 0) if bits == 16 else (3, 2)  # bytes; grey or RGB
+    """Write a PNG strip by strip, which Pillow cannot: 16-bit gray `(rows, width)` or 8-bit RGB `(rows, width, 3)`."""
+    pixel, color_type = (2, 0) if bits == 16 else (3, 2)  # bytes; gray or RGB
 
     with path.open("wb") as stream:
 

@@ -158,7 +158,7 @@ def read_depth_video(path: str | os.PathLike) -> Iterator[tuple[Fraction, np.nda
 
     Yields:
         `tuple[Fraction, np.ndarray, np.ndarray]`: Time in seconds, exact; values `(height, width)` float32, disparity
-        or metres, within half a code (1/131068 of the frame's range) of what was predicted; and `(height, width)` bool,
+        or meters, within half a code (1/131068 of the frame's range) of what was predicted; and `(height, width)` bool,
         where there is a value.
 
     Raises:

@@ -155,6 +155,6 @@ def picture_codec(available: set[str]) -> str:
 
 
 def partial_path(path: Path) -> Path:
-    """Name a file as long as it is not whole: `clip.mp4` is `clip.partial.mp4`. Makes its folder."""
+    """Return the name of a file until it is complete: for `clip.mp4` it is `clip.partial.mp4`. Makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f"{path.stem}.partial{path.suffix}")
