@@ -51,11 +51,10 @@ def bare_forward(model_folder: Path, files: list[Path], options) -> tuple[float,
     from PIL import Image
     from torch.utils.flop_counter import FlopCounterMode
 
-    from depth_anything_hf.prediction.predictor import load_model
+    from depth_anything_hf.prediction.predictor import DepthPredictor
 
-    model, processor = load_model(str(model_folder))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)
+    predictor = DepthPredictor(str(model_folder))
+    model, processor, device = predictor.model, predictor.processor, predictor.device.type
     batch = torch.cat(
         [processor(Image.open(file), return_tensors="pt")["pixel_values"] for file in files[: options.batch_size]]
     ).to(device)

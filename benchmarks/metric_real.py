@@ -23,11 +23,11 @@ from reporting import stamp
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, load_folder
 from depth_anything_hf.data.records import DepthSample, decode_record
+from depth_anything_hf.evaluation.compare import DatasetScores, score_models
 from depth_anything_hf.evaluation.contestants import Contestant
-from depth_anything_hf.evaluation.dataset import DatasetScores, score_models
 from depth_anything_hf.evaluation.protocols import Protocol
 from depth_anything_hf.pictures.charts import curves
-from depth_anything_hf.prediction.predictor import predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
@@ -70,9 +70,7 @@ def fine_tune(
     model = DepthAnythingForDepthEstimation.from_encoder(args.model, max_depth=80, with_neck=with_neck)
     processor = DepthAnythingImageProcessor(size=size, ensure_multiple_of=model.config.patch_size)
 
-    def predict(images):
-        return predict_depth(model, processor, images)
-
+    predict = DepthPredictor.from_model(model, processor)
     untrained = score_models({"": Contestant(predict, metric=True)}, fold, PROTOCOL)[""]
     settings = DepthAnythingTrainingArguments(
         str(args.out / "run"), per_device_train_batch_size=args.batch_size, max_steps=args.steps, warmup_steps=20,

@@ -45,7 +45,7 @@ def run_one(seed: int, variant: str, work: Path) -> None:
     import torch
 
     from depth_anything_hf.data.folder import load_folder
-    from depth_anything_hf.evaluation.dataset import score_dataset
+    from depth_anything_hf.evaluation.compare import score_dataset
     from depth_anything_hf.quickstart.experiment import (
         Plan,
         predictor,

@@ -42,7 +42,7 @@ from reporting import RESULTS, report
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale, fit_scale_shift
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.prediction.temporal import TemporalAligner
-from depth_anything_hf.scenes import simple as synthetic
+from depth_anything_hf.scenes import simple
 from depth_anything_hf.scenes.simple_layout import draw_scene
 
 # Of each frame: meters forward and to the right, radians to the right, meters that the thing goes to the right.
@@ -62,7 +62,7 @@ def moved_scenes(seed: int, motion: str, frames: int) -> Iterator:
     """Draw a scene once for each frame; the camera or an object moves one step each time."""
     forward, right, turn, thing = MOTIONS[motion]
     for i in range(frames):
-        scene = draw_scene(seed, synthetic.LABELED_DOMAIN.outdoors)
+        scene = draw_scene(seed, simple.LABELED_DOMAIN.outdoors)
         ahead = np.array([math.sin(scene.heading), math.cos(scene.heading), 0.0])
         beside = np.array([ahead[1], -ahead[0], 0.0])
         scene.eye = tuple(np.array(scene.eye) + i * (forward * ahead + right * beside))
@@ -75,8 +75,8 @@ def moved_scenes(seed: int, motion: str, frames: int) -> Iterator:
 def render_clip(seed: int, motion: str, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Render images (frames, 3, height, width) uint8 and depth (frames, height, width) in meters, 0 at sky."""
     # `render_scenes` draws the scene of a seed itself, one after another.
-    with mock.patch.object(synthetic, "draw_scene", side_effect=moved_scenes(seed, motion, frames)):
-        scenes = synthetic.render_scenes([seed] * frames, *SIZE)
+    with mock.patch.object(simple, "draw_scene", side_effect=moved_scenes(seed, motion, frames)):
+        scenes = simple.render_scenes([seed] * frames, *SIZE)
     return scenes.images, scenes.depth
 
 
@@ -111,11 +111,8 @@ def disturbed(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (images * gain + noise).clamp(0, 255).round().to(torch.uint8)
 
 
-def predict(model, processor, images: torch.Tensor) -> torch.Tensor:
-    from depth_anything_hf.prediction.predictor import predict_depth
-
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    return torch.stack([predict_depth(model, processor, [picture])[0] for picture in pictures])
+def predict(predictor, images: torch.Tensor) -> torch.Tensor:
+    return torch.stack([predictor(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images])
 
 
 def follow(predictions: torch.Tensor, images: torch.Tensor, space: str, method: str) -> tuple[torch.Tensor, list[int]]:
@@ -147,7 +144,7 @@ def score(aligned: torch.Tensor, depth: torch.Tensor, space: str) -> tuple[dict[
     both = mask[1:] & mask[:-1]
     error = (fitted.diff(dim=0) - truth.diff(dim=0)).abs()[both].mean() / truth[mask].mean()
     own = fit_scale(fitted, truth, mask) if space == "depth" else fit_scale_shift(fitted, truth, mask)[0]
-    metres = fitted if space == "depth" else 1 / fitted.clamp(min=1 / synthetic.FAR)
+    metres = fitted if space == "depth" else 1 / fitted.clamp(min=1 / simple.FAR)
     abs_rel = ((metres - depth).abs() / depth.clamp(min=1e-3))[known].mean()
     scales = 1 / own.clamp(min=1e-3)
     scores = {"temporal_error": error.item(), "jitter": scales.log().diff().std().item(), "abs_rel": abs_rel.item()}
@@ -157,10 +154,9 @@ def score(aligned: torch.Tensor, depth: torch.Tensor, space: str) -> tuple[dict[
 def measure(seeds: list[int], frames: int, model_name: str | None) -> tuple[dict, dict[str, list]]:
     """Return scores by predictions, clip and method, means over the scenes, and the scales of the frames around a cut."""
     if model_name:
-        from depth_anything_hf.prediction.predictor import load_model, space_of
+        from depth_anything_hf.prediction.predictor import DepthPredictor
 
-        model, processor = load_model(model_name)
-        model_space = space_of(model, model_name)
+        predictor = DepthPredictor(model_name)
     generator, rows, chart = torch.Generator().manual_seed(0), {}, {}
     for clip, images, depth in clips(seeds, frames):
         disparity = to_disparity(depth)
@@ -172,8 +168,8 @@ def measure(seeds: list[int], frames: int, model_name: str | None) -> tuple[dict
         }
         if model_name:
             rough = disturbed(images, generator)
-            kinds["model"] = (model_space, predict(model, processor, images), images)
-            kinds["model, flickering frames"] = (model_space, predict(model, processor, rough), rough)
+            kinds["model"] = (predictor.space, predict(predictor, images), images)
+            kinds["model, flickering frames"] = (predictor.space, predict(predictor, rough), rough)
         for kind, (space, predictions, seen) in kinds.items():
             for method in METHODS:
                 aligned, cuts = follow(predictions, seen, space, method)

@@ -12,12 +12,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
-from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution, space_of
+from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.prediction.tiling import predict_tiled
 
 
@@ -54,18 +53,20 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def predict_each(
-    model: torch.nn.Module, processor, image: Image.Image, resolutions: list[int], tiles: list[int], space: str
+    predictor: DepthPredictor, image: Image.Image, resolutions: list[int], tiles: list[int]
 ) -> dict[str, np.ndarray]:
     """Return names of all settings and their predictions `(height, width)`; tiles have the checkpoint's own input size."""
     found = {}
     for tile in tiles:
-        tiled = predict_tiled(model, processor, image, tile, space=space)
+        tiled = predict_tiled(predictor, image, tile)
         note = f", {tiled.unfit} unfit" if tiled.unfit else ""
         found[f"{tiled.tiles} tiles of {tile}{note}"] = tiled.depth.numpy()
     whole = {}
     for resolution in resolutions:
-        set_resolution(processor, model.config, resolution)
-        whole[f"input {resolution}"] = predict_depth(model, processor, [image])[0].numpy()
+        own = DepthPredictor.from_model(
+            predictor.model, predictor.processor, resolution=resolution, space=predictor.space
+        )
+        whole[f"input {resolution}"] = own(image).numpy()
     return whole | found
 
 
@@ -73,14 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse and run."""
     options = make_parser().parse_args(arguments)
     image = upright_rgb(Image.open(options.image))
-    model, processor = load_model(options.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    space = space_of(model, options.model)
-    found = predict_each(model, processor, image, options.resolutions, options.tiles, space)
+    predictor = DepthPredictor(options.model)
+    found = predict_each(predictor, image, options.resolutions, options.tiles)
     width, height = image.size
     left, top, right, bottom = options.crop or (width // 3, height // 3, 2 * width // 3, 2 * height // 3)
     parts = [depth[top:bottom, left:right] for depth in found.values()]
-    if space == "depth":  # pictures show disparity
+    if predictor.space == "depth":  # pictures show disparity
         parts = [1 / np.maximum(part, 1e-6) for part in parts]
     row = prediction_row(image.crop((left, top, right, bottom)), None, None, "disparity", parts)
     del row[1]  # there is no ground truth

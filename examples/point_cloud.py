@@ -24,7 +24,7 @@ from depth_anything_hf.pictures.point_cloud import (
     save_glb,
     save_ply,
 )
-from depth_anything_hf.prediction.predictor import load_model, predict_depth, space_of
+from depth_anything_hf.prediction.predictor import DepthPredictor
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -83,13 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
         intrinsics = intrinsics_from_exif(image)
     if intrinsics is None:
         raise ValueError(f"{options.image} does not say its focal length; pass --fov DEGREES (a phone: about 65).")
-    model, processor = load_model(options.model)
-    if space_of(model, options.model) != "depth":
+    predictor = DepthPredictor(options.model)
+    if predictor.space != "depth":
         raise ValueError(
             f"{options.model} predicts relative disparity, in which nothing can be measured; take a metric model."
         )
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    (depth,) = predict_depth(model, processor, [image])
+    depth = predictor(image)
     points, colors = point_cloud(depth.numpy(), intrinsics, image, edge_threshold=options.edge_threshold)
     saves[options.out.suffix](options.out, points, colors)
     across = np.ptp(points, axis=0) if len(points) else np.zeros(3)

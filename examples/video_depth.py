@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from depth_anything_hf.maps.geometry import label_from_map
 from depth_anything_hf.pictures.visualization import colorize
-from depth_anything_hf.prediction.predictor import load_model, space_of
+from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.prediction.temporal import SMOOTHING
 from depth_anything_hf.prediction.video import DepthFrame, VideoReader, VideoWriter, iter_video_depth
 
@@ -55,11 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run."""
     options = make_parser().parse_args(arguments)
-    model, processor = load_model(options.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    space, corrections, scenes = space_of(model, options.model), [], []
+    predictor, corrections, scenes = DepthPredictor(options.model), [], []
     with VideoReader(options.clip) as reader:
-        frames = iter_video_depth(reader, model, processor, space, options.smoothing)
+        frames = iter_video_depth(reader, predictor, options.smoothing)
         with VideoWriter(options.out, reader.rate, reader.time_base, reader.pixel_aspect) as writer:
             for frame in tqdm(frames, total=reader.frame_count, unit="frame"):
                 writer.write(np.hstack([frame.image, by_itself(frame), frame.picture]), frame.time)

@@ -17,7 +17,8 @@ from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.maps.resizing import resized_size
 from depth_anything_hf.pictures.control_image import to_control_image
 from depth_anything_hf.pictures.visualization import sheet
-from depth_anything_hf.prediction.predictor import load_model, predict_depth, space_of
+from depth_anything_hf.prediction.devices import choose_device
+from depth_anything_hf.prediction.predictor import DepthPredictor
 
 EXAMPLE = """example, with SDXL:
   python examples/controlnet/controlnet_depth.py --image photo.jpg --prompt "a room of gingerbread" --out painted \\
@@ -117,12 +118,11 @@ def generated_size(photo: Image.Image, pipe, resolution: int | None) -> tuple[in
 def main(arguments: list[str] | None = None) -> int:
     """Predict the depth, paint, and write the pictures."""
     options = make_parser().parse_args(arguments)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device().type
     photo = upright_rgb(Image.open(options.image))
-    model, processor = load_model(options.model)
-    depth = predict_depth(model.to(device), processor, [photo])[0]
-    space = space_of(model, options.model)
-    del model
+    predictor = DepthPredictor(options.model, device=device)
+    depth, space = predictor(photo), predictor.space
+    del predictor
     pipe = load_pipeline(options.base, options.controlnet, device)
     height, width = generated_size(photo, pipe, options.resolution)
     control = to_control_image(depth, space, size=(height, width))

@@ -21,12 +21,12 @@ from PIL import Image
 
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.records import DepthSample
+from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
-from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
-from depth_anything_hf.prediction.predictor import load_model, predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.scenes.worlds.layouts import LAYOUTS
 from depth_anything_hf.scenes.worlds.rendering import WorldStyle, render_worlds
 from depth_anything_hf.sharing.cards import BASE, DATA, PICTURE, Provenance, library_versions, write_model_card
@@ -69,12 +69,8 @@ def draw(rows_of: dict[str, list[DepthSample]], errors: dict[str, np.ndarray], p
 
 def measure(folders: Mapping[str, Path], real: Sequence | None, count: int) -> tuple[dict, dict, dict]:
     """Score models and the prior; return summaries by set, the worlds, and the first model's errors on them."""
-
-    def contestant(folder: Path) -> Contestant:
-        model, processor = load_model(str(folder))
-        return Contestant(lambda images: predict_depth(model, processor, images))
-
-    models = {name: contestant(folder) for name, folder in folders.items()} | {PRIOR: Contestant(row_prior)}
+    models = {name: Contestant(DepthPredictor(str(folder), device="cpu")) for name, folder in folders.items()}
+    models |= {PRIOR: Contestant(row_prior)}
     first = next(iter(models))
     sets: dict[str, Sequence] = {f"worlds: {kind}": held_out_worlds(kind, count) for kind in LAYOUTS}
     worlds = {name.removeprefix("worlds: "): samples for name, samples in sets.items()}
@@ -112,8 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     real = load_folder(options.eval) if options.eval else None
     summaries, worlds, errors = measure({"mini": mini, "teacher": run / "teacher" / "model"}, real, options.worlds)
     (run / "scores.json").write_text(json.dumps(summaries, indent=1))
-    model, processor = load_model(str(mini))
-    draw(worlds, errors, lambda images: predict_depth(model, processor, images), mini / PICTURE)
+    draw(worlds, errors, DepthPredictor(str(mini), device="cpu"), mini / PICTURE)
     logs = {name: json.loads((run / name / "log.json").read_text()) for name in STAGES}
     series = {
         name: [

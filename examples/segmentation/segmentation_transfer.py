@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from depth_anything_hf.export.encoder import export_encoder
-from depth_anything_hf.prediction.predictor import adapter_base
+from depth_anything_hf.prediction.weights import adapter_base
 from depth_anything_hf.training.resuming import last_whole_checkpoint
 
 METRIC = str(Path(__file__).parent / "mean_iou.py")

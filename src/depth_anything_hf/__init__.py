@@ -14,6 +14,7 @@ _HOME_OF = {
     "DepthAnythingTrainer": "training.trainer",
     "DepthAnythingTrainingArguments": "training.arguments",
     "DepthCollator": "training.collator",
+    "DepthPredictor": "prediction.predictor",
     "LabelingArguments": "labeling.arguments",
     "LossTerm": "losses.terms",
     "StrongPerturbation": "augmentation.colors",
@@ -31,7 +32,7 @@ _HOME_OF = {
     "predict_depth": "prediction.predictor",
     "predict_tiled": "prediction.tiling",
     "push_to_hub": "sharing.hub",
-    "score_models": "evaluation.dataset",
+    "score_models": "evaluation.compare",
     "stream_folder": "data.folder",
     "to_control_image": "pictures.control_image",
 }
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from depth_anything_hf.data.folder import load_folder, load_images, stream_folder
     from depth_anything_hf.data.pairs import load_pairs
     from depth_anything_hf.data.readers import open_reader
-    from depth_anything_hf.evaluation.dataset import score_models
+    from depth_anything_hf.evaluation.compare import score_models
     from depth_anything_hf.export.encoder import export_encoder
     from depth_anything_hf.export.onnx import export_onnx
     from depth_anything_hf.labeling.arguments import LabelingArguments
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
     from depth_anything_hf.pictures.control_image import to_control_image
     from depth_anything_hf.prediction.adapters import depth_lora_config
-    from depth_anything_hf.prediction.predictor import load_model, predict_depth
+    from depth_anything_hf.prediction.predictor import DepthPredictor, load_model, predict_depth
     from depth_anything_hf.prediction.tiling import predict_tiled
     from depth_anything_hf.sharing.hub import push_to_hub
     from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments

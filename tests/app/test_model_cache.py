@@ -6,7 +6,7 @@ from transformers import ViTConfig, ViTModel
 
 from depth_anything_hf.app import model_cache
 from depth_anything_hf.app.model_cache import MAX_RESOLUTION, Checkpoints
-from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution
+from depth_anything_hf.prediction.predictor import DepthPredictor, load_model, predict_depth, set_resolution
 
 
 def expected(name, image, resolution=None):
@@ -49,9 +49,10 @@ def test_predict__keeps_the_last_two_checkpoints(save_checkpoint, noise_image, m
 
     def counted(name, **kwargs):
         loaded.append(name)
-        return load_model(name, **kwargs)
+        return DepthPredictor(name, **kwargs)
 
-    monkeypatch.setattr(model_cache, "load_model", counted)
+    counted.from_model = DepthPredictor.from_model
+    monkeypatch.setattr(model_cache, "DepthPredictor", counted)
     a, b, c = (save_checkpoint(name) for name in "abc")
     checkpoints = Checkpoints(keep=2, device="cpu")
     for name in (a, b, a, c, a, b):  # b was used longer ago than a when c came

@@ -13,7 +13,7 @@ from depth_anything_hf.app.points import (
     mark_shown,
     nearer,
 )
-from depth_anything_hf.evaluation.da2k import score_pairs
+from depth_anything_hf.evaluation.point_pairs import score_pairs
 
 RAMP = np.arange(12, dtype=np.float32).reshape(3, 4) + 0.5
 

@@ -9,7 +9,7 @@ from transformers import Dinov2Config, ViTConfig, ViTModel
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.codes import upright_rgb
-from depth_anything_hf.prediction.predictor import load_model, predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor, load_model, predict_depth
 from depth_anything_hf.prediction.tiling import predict_tiled
 
 
@@ -94,7 +94,7 @@ def test_predict__tiles(checkpoint, photos, tmp_path, noise_image):
     assert main(arguments) == 0
     model, processor = load_model(checkpoint)
     upright = upright_rgb(Image.open(photo))
-    expected = predict_tiled(model, processor, upright, tile=100, overlap=40)
+    expected = predict_tiled(DepthPredictor.from_model(model, processor), upright, tile=100, overlap=40)
     row = json.loads((out / "depth.jsonl").read_text())
     assert (row["tiles"], row["unfit_tiles"]) == (8, expected.unfit)
     np.testing.assert_array_equal(np.load(out / "large_png.npy"), expected.depth)

@@ -31,7 +31,7 @@ def refused(noise_image, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--tile", "0"], "tile is 0 pixels; it must be at least 4, so that neighbours overlap by a quarter: 518"),
+        (["--tile", "0"], "tile is 0 pixels; it must be at least 4, so that neighbors overlap by a quarter: 518"),
         (
             ["--tile", "100", "--overlap", "60"],
             "tile is 100 and overlap 60 pixels; the overlap must be from 1 to half",

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from depth_anything_hf.cli.main import main
-from depth_anything_hf.prediction.predictor import load_model, predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor, load_model, predict_depth
 from depth_anything_hf.prediction.tiling import predict_tiled
 
 
@@ -47,7 +47,11 @@ def listed(out):
 def decodes(out, row, model, photo, tile=None):
     """Whether a depth map, decoded by its row, is what a model predicts of a photograph."""
     model, image = load_model(str(model)), Image.open(photo)
-    expected = predict_tiled(*model, image, tile).depth if tile else predict_depth(*model, [image])[0]
+    expected = (
+        predict_tiled(DepthPredictor.from_model(*model), image, tile).depth
+        if tile
+        else predict_depth(*model, [image])[0]
+    )
     codes = np.array(Image.open(out / row["depth_map_file_name"])).astype(np.float64)
     decoded = codes * row["depth_scale"] + row["depth_offset"]
     return np.allclose(decoded, expected.numpy(), atol=row["depth_scale"], rtol=0)

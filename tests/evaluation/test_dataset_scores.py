@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.evaluation.compare import DatasetScores, score_dataset
 from depth_anything_hf.evaluation.contestants import row_prior
-from depth_anything_hf.evaluation.dataset import DatasetScores, score_dataset
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction
 
 

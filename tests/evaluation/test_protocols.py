@@ -52,8 +52,9 @@ def test_protocols__options_are_those_of_the_reader(protocol):
     reader = pkgutil.resolve_name(READERS[protocol.dataset])
     inspect.signature(reader).bind("root", **given, **protocol.options)
     assert protocol.crop in CROPS
-    assert (protocol.min_depth or 0) < protocol.max_depth
-    assert protocol.images > 0
+    if not protocol.counts_pairs:
+        assert (protocol.min_depth or 0) < protocol.max_depth
+        assert protocol.images > 0
     assert protocol.source
 
 
@@ -69,7 +70,7 @@ def test_protocol_for__variant():
 
 def test_protocol_for__unknown_dataset():
     with pytest.raises(
-        ValueError, match="dataset is 'mars'; there are protocols for ddad, diode, eth3d, folder, kitti"
+        ValueError, match="dataset is 'mars'; there are protocols for da2k, ddad, diode, eth3d, folder, kitti"
     ):
         protocol_for("mars")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.evaluation.compare import score_dataset, score_models
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
-from depth_anything_hf.evaluation.dataset import score_dataset, score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES
 

@@ -153,7 +153,7 @@ def test_score_relative__rejects_arguments():
     with pytest.raises(ValueError, match="space is 'inverse'; it must be one of"):
         score_relative(ones, ones, None, "inverse")
     for cap in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match=f"cap is {cap}; it must be positive metres"):
+        with pytest.raises(ValueError, match=f"cap is {cap}; it must be positive meters"):
             score_relative(ones, ones, None, "depth", cap)
     with pytest.raises(ValueError, match=r"prediction has shape \(1, 2, 2\) and target \(3, 2, 2\)"):
         score_relative(ones, ones.expand(3, 2, 2), None, "depth")

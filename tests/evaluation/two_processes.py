@@ -11,9 +11,9 @@ from PIL import Image
 
 from depth_anything_hf.data.readers.da2k import PointPairs
 from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
-from depth_anything_hf.evaluation.da2k import score_da2k
-from depth_anything_hf.evaluation.dataset import score_models
+from depth_anything_hf.evaluation.protocols import PROTOCOLS
 
 
 class Counted:
@@ -66,7 +66,7 @@ def main(out: Path) -> None:
     state = PartialState(cpu=True)
     labeled, pairs = Counted(records(7)), Counted(photographs(5))
     scores = score_models(contestants(), labeled, batch_size=2)
-    points = score_da2k(contestants(), pairs, batch_size=2)
+    points = score_models(contestants(), pairs, PROTOCOLS["da2k"], batch_size=2)
     found = {
         "asked": (labeled.asked, pairs.asked),
         "scores": {name: (one.scores, one.groups, one.sources) for name, one in scores.items()},

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_hf.prediction.predictor import load_model, predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor, load_model, predict_depth
 from depth_anything_hf.prediction.tiling import predict_tiled
 
 
@@ -31,9 +31,11 @@ def test_predict_each__is_what_the_library_says(make_model, tiny_processor, phot
         part.save_pretrained(tmp_path / "model")
     image = Image.open(photo)
     model, processor = load_model(str(tmp_path / "model"))
-    found = load_example("high_resolution").predict_each(model, processor, image, [112], [80], "disparity")
+    found = load_example("high_resolution").predict_each(
+        DepthPredictor.from_model(model, processor), image, [112], [80]
+    )
     model, processor = load_model(str(tmp_path / "model"))
-    tiled = predict_tiled(model, processor, image, 80).depth
+    tiled = predict_tiled(DepthPredictor.from_model(model, processor), image, 80).depth
     processor.size = {"height": 112, "width": 112}
     whole, tiles = found.values()
     np.testing.assert_array_equal(whole, predict_depth(model, processor, [image])[0])

@@ -7,7 +7,7 @@ from PIL import Image
 pytest.importorskip("av", reason='video needs PyAV: pip install "depth_anything_hf[video]"')
 
 from depth_anything_hf.pictures.visualization import colorize
-from depth_anything_hf.prediction.predictor import predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor, predict_depth
 from depth_anything_hf.prediction.video import VideoReader, VideoWriter, iter_video_depth
 from depth_anything_hf.scenes.simple import render_scenes
 
@@ -36,7 +36,7 @@ def test_example__shows_the_clip_and_its_depth_before_and_after(
         found = list(reader)
     assert [frame.time for frame in found] == [frame.time for frame in given]
     space = "depth" if max_depth else "disparity"
-    after = iter_video_depth(given, model, tiny_processor, space)
+    after = iter_video_depth(given, DepthPredictor.from_model(model, tiny_processor, space=space))
     before = predict_depth(model, tiny_processor, [Image.fromarray(frame.image) for frame in given])
     for whole, source, aligned, alone in zip(found, given, after, before, strict=True):
         assert whole.image.shape == (48, 192, 3)

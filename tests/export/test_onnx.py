@@ -22,7 +22,7 @@ from depth_anything_hf import (
 )
 from depth_anything_hf.data.folder import load_folder, write_image_folder
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.evaluation.dataset import score_dataset
+from depth_anything_hf.evaluation.compare import score_dataset
 from depth_anything_hf.export import graph
 from depth_anything_hf.export import onnx as exporting
 from depth_anything_hf.export.check import (
@@ -34,7 +34,8 @@ from depth_anything_hf.export.check import (
 )
 from depth_anything_hf.export.graph import open_session, write_int8
 from depth_anything_hf.export.onnx import LARGEST_ERROR, export_onnx
-from depth_anything_hf.prediction.predictor import load_model, model_revision, predict_depth
+from depth_anything_hf.prediction.predictor import load_model, predict_depth
+from depth_anything_hf.prediction.weights import model_revision
 from depth_anything_hf.scenes.simple import iter_synthetic_records
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -115,7 +115,7 @@ def test_label_images__finished_folder_is_left_alone(label, labeled, photos, tmp
     manifest = label(tmp_path / "out")
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    monkeypatch.setattr(engine.Predictor, "__call__", None)  # nothing is labelled
+    monkeypatch.setattr(engine.Labeler, "__call__", None)  # nothing is labelled
     assert label(tmp_path / "out") == manifest
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 

@@ -14,10 +14,11 @@ from transformers import pipeline
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor
 from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
-from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.model.bundled import MINI, checkpoint_folder
-from depth_anything_hf.prediction.predictor import load_model, model_revision, predict_depth
+from depth_anything_hf.prediction.predictor import load_model, predict_depth
+from depth_anything_hf.prediction.weights import model_revision
 from depth_anything_hf.sharing.cards import Provenance
 
 FOLDER = Path(checkpoint_folder(MINI))

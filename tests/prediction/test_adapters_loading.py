@@ -13,13 +13,8 @@ from transformers import AutoModelForDepthEstimation, Dinov2Config
 from depth_anything_hf import DepthAnythingForDepthEstimation, config_for_encoder
 from depth_anything_hf.model.bundled import MINI, checkpoint_folder
 from depth_anything_hf.prediction.adapters import depth_lora_config, merge_adapter
-from depth_anything_hf.prediction.predictor import (
-    FINGERPRINT,
-    adapter_base,
-    load_model,
-    predict_depth,
-    weights_fingerprint,
-)
+from depth_anything_hf.prediction.predictor import FINGERPRINT, load_model, predict_depth
+from depth_anything_hf.prediction.weights import adapter_base, weights_fingerprint
 from depth_anything_hf.sharing.checking import settle_adapter
 
 DECODERS = ["full", "lora"]

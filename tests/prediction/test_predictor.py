@@ -8,14 +8,9 @@ from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 
 from depth_anything_hf.maps.resizing import resize_prediction
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.prediction import predictor as inference
-from depth_anything_hf.prediction.predictor import (
-    adapter_base,
-    load_model,
-    model_revision,
-    predict_depth,
-    set_resolution,
-)
+from depth_anything_hf.prediction import weights
+from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution
+from depth_anything_hf.prediction.weights import adapter_base, model_revision
 
 
 @pytest.fixture
@@ -201,7 +196,7 @@ def test_model_revision__follows_the_weights():
 def test_model_revision__commit_of_a_whole_model_only(monkeypatch):
     model = nn.Linear(1, 1)
     model.config = SimpleNamespace(_commit_hash="0123")
-    monkeypatch.setattr(inference, "adapter_base", {"me/model": None, "me/adapter": "me/model"}.get)
+    monkeypatch.setattr(weights, "adapter_base", {"me/model": None, "me/adapter": "me/model"}.get)
     assert model_revision("me/model", model) == "0123"
     assert model_revision("me/adapter", model).startswith("sha256:")  # that commit is the base model's
 

@@ -14,7 +14,7 @@ from depth_anything_hf import DepthAnythingImageProcessor
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale_shift
 from depth_anything_hf.pictures.visualization import save_depth
-from depth_anything_hf.prediction.predictor import predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor, predict_depth
 from depth_anything_hf.prediction.tiling import (
     PixelFile,
     TiledDepth,
@@ -144,7 +144,9 @@ def test_tile_weights__literal_and_ends():
 def test_predict_tiled__no_seam(tilt, tiny_processor):
     # With a tilt each tile leans, so that neighbours differ by up to 0.1 where they meet, whatever their fit.
     truth = smooth_scene()
-    tiled = predict_tiled(LuminanceTeacher(random_fits(), tilt=tilt), tiny_processor, as_image(truth), 112, 28)
+    tiled = predict_tiled(
+        DepthPredictor.from_model(LuminanceTeacher(random_fits(), tilt=tilt), tiny_processor), as_image(truth), 112, 28
+    )
     found = fitted(tiled.depth, truth)
     assert np.abs(found - truth).max() < 0.05 + 0.8 * tilt  # of a range of 0.8
     for turned in (np.asarray, np.transpose):  # columns, then rows
@@ -166,7 +168,9 @@ def test_predict_tiled__without_fit_and_blend_there_are_walls(tiny_processor):
 
 
 def test_predict_tiled__covers_the_image_with_its_tiles(tiny_processor):
-    tiled = predict_tiled(LuminanceTeacher(random_fits()), tiny_processor, as_image(smooth_scene()), 112, 28)
+    tiled = predict_tiled(
+        DepthPredictor.from_model(LuminanceTeacher(random_fits()), tiny_processor), as_image(smooth_scene()), 112, 28
+    )
     assert (tiled.tiles, tiled.unfit) == (len(tile_starts(330, 112, 28)) * len(tile_starts(440, 112, 28)), 0)
 
 
@@ -175,7 +179,9 @@ def test_predict_tiled__sees_what_the_overview_cannot(tiny_processor):
     truth += 0.08 * (np.arange(440) // 12 % 2) - 0.04  # slats 12 pixels wide: 1.5 pixels of the overview
     image = as_image(truth)
     (whole,) = predict_depth(LuminanceTeacher([(1.0, 0.0)], patch=2), tiny_processor, [image])
-    tiled = predict_tiled(LuminanceTeacher(random_fits(), patch=2), tiny_processor, image, 112, 28)
+    tiled = predict_tiled(
+        DepthPredictor.from_model(LuminanceTeacher(random_fits(), patch=2), tiny_processor), image, 112, 28
+    )
     blurred, sharp = (np.abs(fitted(depth, truth) - truth).mean() for depth in (whole, tiled.depth))
     assert sharp < blurred / 2
 
@@ -185,7 +191,9 @@ def test_predict_tiled__detail_does_not_shrink_a_tiles_scale(tiny_processor):
     _, x = np.mgrid[:448, :448] / 448
     truth = 0.3 + 0.3 * x + 0.1 * (np.arange(448) // 4 % 2)
     tiled = predict_tiled(
-        LuminanceTeacher(first_then((1.0, 0.0), (2.0, 0.3)), patch=1), tiny_processor, as_image(truth), 56
+        DepthPredictor.from_model(LuminanceTeacher(first_then((1.0, 0.0), (2.0, 0.3)), patch=1), tiny_processor),
+        as_image(truth),
+        56,
     )
     high, low = (
         np.median(tiled.depth[:, np.arange(448) // 4 % 2 == slat].numpy() - 0.3 * x[:, ::2]) for slat in (1, 0)
@@ -198,7 +206,9 @@ def test_predict_tiled__detail_does_not_shrink_a_tiles_scale(tiny_processor):
 )
 def test_predict_tiled__tiles_that_do_not_agree_are_left_out_and_counted(others, tiny_processor):
     image = as_image(smooth_scene())
-    tiled = predict_tiled(LuminanceTeacher(first_then((1.0, 0.0), *others)), tiny_processor, image, 112, 28)
+    tiled = predict_tiled(
+        DepthPredictor.from_model(LuminanceTeacher(first_then((1.0, 0.0), *others)), tiny_processor), image, 112, 28
+    )
     assert tiled.unfit == tiled.tiles == 4 * 5
     # What is left is the overview: the image no larger than a tile, predicted, and enlarged.
     small = image.resize((149, 112), Image.Resampling.BOX)
@@ -218,7 +228,7 @@ def test_predict_tiled__noise_is_left_out(tiny_processor):
 
     asked, generator = [], torch.Generator().manual_seed(0)
     model = Noise(random_fits())
-    tiled = predict_tiled(model, tiny_processor, as_image(smooth_scene()), 112, 28)
+    tiled = predict_tiled(DepthPredictor.from_model(model, tiny_processor), as_image(smooth_scene()), 112, 28)
     assert tiled.unfit == tiled.tiles
     assert np.abs(fitted(tiled.depth, smooth_scene()) - smooth_scene()).max() < 0.1
 
@@ -226,12 +236,12 @@ def test_predict_tiled__noise_is_left_out(tiny_processor):
 def test_predict_tiled__a_metric_model_keeps_metres_and_gets_no_shift(tiny_processor):
     truth = smooth_scene()
     metres = LuminanceTeacher(first_then((4.0, 0.0), (2.0, 0.0), (3.0, 0.0)), kind="metric")
-    tiled = predict_tiled(metres, tiny_processor, as_image(truth), 112, 28)
+    tiled = predict_tiled(DepthPredictor.from_model(metres, tiny_processor), as_image(truth), 112, 28)
     assert tiled.unfit == 0
     assert np.abs(tiled.depth.numpy() - 4 * truth).max() < 0.2
     # twice as far and 3 m more: a shift would mend it, and no camera shifts depth
     shifted = LuminanceTeacher(first_then((4.0, 0.0), (2.0, 3.0)), kind="metric")
-    tiled = predict_tiled(shifted, tiny_processor, as_image(truth), 112, 28)
+    tiled = predict_tiled(DepthPredictor.from_model(shifted, tiny_processor), as_image(truth), 112, 28)
     assert tiled.unfit > tiled.tiles / 2
 
 
@@ -239,7 +249,9 @@ def test_predict_tiled__nothing_is_farther_than_infinitely_far(tiny_processor):
     # Tiles that lean would be brought below disparity 0 by their fits.
     _, x = np.mgrid[:224, :224] / 224
     leaning = LuminanceTeacher(first_then((1.0, 0.0), (1.0, 5.0)), tilt=-0.2)
-    tiled = predict_tiled(leaning, tiny_processor, as_image(np.clip(np.sin(9 * x), 0, 1)), 112, 28)
+    tiled = predict_tiled(
+        DepthPredictor.from_model(leaning, tiny_processor), as_image(np.clip(np.sin(9 * x), 0, 1)), 112, 28
+    )
     assert tiled.unfit == 0
     assert tiled.depth.min() == 0
 
@@ -247,7 +259,7 @@ def test_predict_tiled__nothing_is_farther_than_infinitely_far(tiny_processor):
 @pytest.mark.parametrize("max_depth", [None, 20.0])
 def test_predict_tiled__one_tile_is_the_plain_prediction(max_depth, make_model, tiny_processor, noise_image):
     model, image = make_model(max_depth=max_depth), noise_image(60, 80)
-    tiled = predict_tiled(model, tiny_processor, image, tile=80)
+    tiled = predict_tiled(DepthPredictor.from_model(model, tiny_processor), image, tile=80)
     torch.testing.assert_close(tiled.depth, predict_depth(model, tiny_processor, [image])[0], atol=1e-5, rtol=1e-5)
     assert (tiled.tiles, tiled.unfit) == (1, 0)
 
@@ -255,7 +267,9 @@ def test_predict_tiled__one_tile_is_the_plain_prediction(max_depth, make_model, 
 @pytest.mark.parametrize("size", [(50, 300), (300, 50), (113, 112), (1, 1)])
 def test_predict_tiled__any_shape(size, tiny_processor):
     truth = smooth_scene(*size)
-    tiled = predict_tiled(LuminanceTeacher(random_fits()), tiny_processor, as_image(truth), 112)
+    tiled = predict_tiled(
+        DepthPredictor.from_model(LuminanceTeacher(random_fits()), tiny_processor), as_image(truth), 112
+    )
     assert tiled.depth.shape == size
     assert torch.isfinite(tiled.depth).all()
 
@@ -264,7 +278,7 @@ def test_predict_tiled__other_families(save_family, noise_image):
     from depth_anything_hf.prediction.predictor import load_model
 
     model, processor = load_model(save_family("glpn"))  # takes images as large as they are
-    tiled = predict_tiled(model, processor, noise_image(96, 160), tile=64)
+    tiled = predict_tiled(DepthPredictor.from_model(model, processor), noise_image(96, 160), tile=64)
     assert tiled.depth.shape == (96, 160)
     assert tiled.depth.min() > 0
 
@@ -273,8 +287,8 @@ def test_predict_tiled__needs_to_know_the_space(tiny_processor, noise_image):
     model = LuminanceTeacher(random_fits(), kind=None)
     model.config.model_type = "unheard-of"
     with pytest.raises(ValueError, match="does not say whether it predicts disparity or depth"):
-        predict_tiled(model, tiny_processor, noise_image(60, 80))
-    predict_tiled(model, tiny_processor, noise_image(60, 80), space="disparity")
+        predict_tiled(DepthPredictor.from_model(model, tiny_processor), noise_image(60, 80))
+    predict_tiled(DepthPredictor.from_model(model, tiny_processor, space="disparity"), noise_image(60, 80))
 
 
 def test_iter_tiled_depth__rows_come_before_the_rest_is_predicted(tiny_processor):
@@ -286,7 +300,7 @@ def test_iter_tiled_depth__rows_come_before_the_rest_is_predicted(tiny_processor
             return super().forward(pixel_values)
 
     image = as_image(smooth_scene())
-    rows = iter_tiled_depth(Watched(random_fits()), tiny_processor, image, 112, 28)
+    rows = iter_tiled_depth(DepthPredictor.from_model(Watched(random_fits()), tiny_processor), image, 112, 28)
     first = next(rows)
     assert len(asked) == first.tiles + 1 == 5 + 1  # the first row of tiles, and the overview
     rows = [first, *rows]
@@ -318,7 +332,10 @@ def test_pixel_file__stands_upright(noise_image, tmp_path):
 def test_pixel_file__predicts_the_same_as_the_image(make_model, tiny_processor, noise_image, tmp_path):
     model, image = make_model(), noise_image(150, 230)
     with PixelFile(image, tmp_path) as pixels:
-        one, other = (predict_tiled(model, tiny_processor, source, tile=100) for source in (image, pixels))
+        one, other = (
+            predict_tiled(DepthPredictor.from_model(model, tiny_processor), source, tile=100)
+            for source in (image, pixels)
+        )
     assert torch.equal(one.depth, other.depth)
     assert list(tmp_path.iterdir()) == []
 
@@ -372,6 +389,7 @@ import torch
 from PIL import Image
 from transformers import Dinov2Config
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.prediction.tiling import PixelFile, iter_tiled_depth, save_tiled_depth
 
 
@@ -397,7 +415,7 @@ model = DepthAnythingForDepthEstimation(config_for_encoder(encoder)).eval()
 processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
 for side in (700, 1000, 2400):
     with PixelFile(Drawn(side), sys.argv[1]) as pixels:
-        rows = iter_tiled_depth(model, processor, pixels, tile=400)
+        rows = iter_tiled_depth(DepthPredictor.from_model(model, processor), pixels, tile=400)
         save_tiled_depth(sys.argv[1] + "/a", rows, (side, side))
     print(side, peak())
 """

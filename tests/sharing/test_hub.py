@@ -18,10 +18,12 @@ from transformers import AutoImageProcessor, AutoModelForDepthEstimation, pipeli
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.evaluation.comparison import compare, open_contestant
+from depth_anything_hf.evaluation.compare import compare
+from depth_anything_hf.evaluation.contestants import open_contestant
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.prediction.adapters import depth_lora_config
-from depth_anything_hf.prediction.predictor import load_model, model_revision
+from depth_anything_hf.prediction.predictor import load_model
+from depth_anything_hf.prediction.weights import model_revision
 from depth_anything_hf.scenes.simple import iter_synthetic_records
 from depth_anything_hf.sharing.hub import kind_of, prepare_push, push_to_hub
 
@@ -456,7 +458,8 @@ assert main(["push", sys.argv[1], "--repo-id", "me/student", "--private"]) == 0
 import torch
 from transformers import AutoModelForDepthEstimation, pipeline
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor
-from depth_anything_hf.prediction.predictor import load_model, model_revision
+from depth_anything_hf.prediction.predictor import load_model
+from depth_anything_hf.prediction.weights import model_revision
 model = AutoModelForDepthEstimation.from_pretrained("me/student")
 ours = DepthAnythingForDepthEstimation.from_pretrained("me/student")
 print(json.dumps({

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.modeling_outputs import DepthEstimatorOutput
 
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.evaluation.dataset import score_dataset
+from depth_anything_hf.evaluation.compare import score_dataset
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES
 from depth_anything_hf.losses import (
     LossTerm,

@@ -13,7 +13,8 @@ from depth_anything_hf.cli.main import main
 from depth_anything_hf.cli.train import parse_recipe
 from depth_anything_hf.data.folder import write_image_folder
 from depth_anything_hf.prediction.adapters import depth_lora_config, describe_adapter
-from depth_anything_hf.prediction.predictor import FINGERPRINT, load_model, weights_fingerprint
+from depth_anything_hf.prediction.predictor import FINGERPRINT, load_model
+from depth_anything_hf.prediction.weights import weights_fingerprint
 from depth_anything_hf.training.collator import DepthCollator
 
 DECODERS = ["full", "lora", "frozen"]

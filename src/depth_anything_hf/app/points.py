@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from depth_anything_hf.app.session import Photograph, Prediction, Session, shown_size
 from depth_anything_hf.data.codes import encode_depth_map
-from depth_anything_hf.evaluation.da2k import score_pairs
+from depth_anything_hf.evaluation.point_pairs import score_pairs
 
 LONGEST_HOVER = 320  # pixels: the grid that the cursor reads in the browser
 _COLORS = ("#ff2d78", "#00a3ff")  # of the two points: seen on any photograph, also by color-blind people

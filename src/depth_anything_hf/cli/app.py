@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> int:
     """Parse and serve until Ctrl+C or SIGTERM."""
     options = make_parser().parse_args(arguments)
 
-    from depth_anything_hf.app.checkpoints import Checkpoints
     from depth_anything_hf.app.files import Limits
+    from depth_anything_hf.app.model_cache import Checkpoints
     from depth_anything_hf.app.page import build_page, launch_page
     from depth_anything_hf.prediction.devices import choose_device
 

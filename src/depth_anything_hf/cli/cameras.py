@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def camera_of(file: Path, size: tuple[int, int], options: argparse.Namespace) -> tuple[list[float], str] | None:
-    """Give the intrinsics of an upright image of `size` (height, width), and where they come from; None: nowhere."""
+    """Return the intrinsics of an upright image of `size` (height, width), and their source; None if nothing states them."""
     from PIL import Image
 
     from depth_anything_hf.pictures.point_cloud import intrinsics_from_exif, intrinsics_from_fov

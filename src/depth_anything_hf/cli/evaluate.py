@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from depth_anything_hf.cli.options import Parser, add_model_options, add_resolution
@@ -17,10 +16,11 @@ EXAMPLE = """examples:
 Written to --out: results.md (the table), results.json (with the protocol), scores.jsonl (a line per image), worst.png.
 docs/evaluation.md has the protocols and the published numbers.
 """
+NOT_FOR_PAIRS = ("alignment", "split_file", "allow_partial", "save_predictions", "from_predictions")
 
 
 ALIGNED = tuple(name for name in ALIGNMENTS if name != "none")  # for relative models
-DATASETS = tuple(dict.fromkeys([*(protocol.dataset for protocol in PROTOCOLS.values()), "da2k"]))
+DATASETS = tuple(dict.fromkeys(protocol.dataset for protocol in PROTOCOLS.values()))
 
 
 def make_parser() -> Parser:
@@ -50,44 +50,26 @@ def main(arguments: list[str]) -> int:
     """Parse and run."""
     options = make_parser().parse_args(arguments)
 
-    from depth_anything_hf.evaluation.comparison import (
-        compare,
-        compare_pairs,
-        open_contestant,
-        open_kept,
-        open_samples,
-        with_changes,
-        write_results,
-    )
+    from depth_anything_hf.evaluation.compare import compare, open_samples, with_changes
+    from depth_anything_hf.evaluation.contestants import AnyContestant, open_contestant, open_kept
     from depth_anything_hf.evaluation.protocols import protocol_for
-    from depth_anything_hf.prediction.devices import choose_device
+    from depth_anything_hf.evaluation.report import write_results
 
-    extra = {"split_file": options.split_file} if options.split_file else {}
-    pairs = options.dataset == "da2k"
-    if pairs:
-        _refuse_for_pairs(options)
-    else:  # before a model is loaded: a wrong path is found at once
-        protocol = protocol_for(options.dataset, options.protocol)
-        protocol = with_changes(protocol, options.resolution, options.alignment)
-        samples = open_samples(protocol, options.root, options.allow_partial, **extra)
-    device = choose_device(options.device) if options.device != "auto" else None  # None: each process its own
-    if options.from_predictions:
-        models = {name: open_kept(name, options.from_predictions) for name in options.model}
-    else:
-        models = {name: open_contestant(name, options.resolution, options.space, device) for name in options.model}
-    if pairs:
-        print(compare_pairs(models, options.root, options.out, options.batch_size))
-        return 0
-    results = compare(models, samples, protocol, options.out, options.save_predictions, options.batch_size)
-    print(write_results(results))
-    return 0
-
-
-def _refuse_for_pairs(options: argparse.Namespace) -> None:
-    """Raise if an option does not apply to DA-2K."""
-    names = ("protocol", "alignment", "split_file", "allow_partial", "save_predictions", "from_predictions")
-    given = [name for name in names if getattr(options, name)]
-    if given:
+    protocol = with_changes(protocol_for(options.dataset, options.protocol), options.resolution, options.alignment)
+    given = [name for name in NOT_FOR_PAIRS if getattr(options, name)]
+    if protocol.counts_pairs and given:
         raise ValueError(
             f"--{given[0].replace('_', '-')} means nothing for da2k, which counts pairs of points right in order; leave it out."
         )
+    extra = {"split_file": options.split_file} if options.split_file else {}
+    # Before a model is loaded: a wrong path is found at once.
+    samples = open_samples(protocol, options.root, options.allow_partial, **extra)
+    models: dict[str, AnyContestant] = {}
+    for name in options.model:
+        if options.from_predictions:
+            models[name] = open_kept(name, options.from_predictions)
+        else:
+            models[name] = open_contestant(name, options.resolution, options.space, options.device)
+    results = compare(models, samples, protocol, options.out, options.save_predictions, options.batch_size)
+    print(write_results(results))
+    return 0

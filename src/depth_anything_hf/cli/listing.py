@@ -12,7 +12,7 @@ _KEY = "depth_map_file_name"
 
 
 class Listing:
-    """Keep the rows of a folder's depth maps so that each holds for the file that is there, whenever a run ends.
+    """Store the rows of a folder's depth maps so that each row fits the file on disk, whenever a run ends.
 
     A row is dropped before its file is written over, and added once the file is there: a file without a row can only be
     predicted again, but the row of another file would decode it to wrong values.
@@ -76,7 +76,7 @@ class Listing:
 
 
 def _name_of(line: str) -> str | None:
-    """Find out which depth map a line is of; None for a line of another origin."""
+    """Return the depth map that a line describes; None for a line of another origin."""
     try:
         name = json.loads(line)[_KEY]
     except (ValueError, KeyError, TypeError):
@@ -85,7 +85,7 @@ def _name_of(line: str) -> str | None:
 
 
 def _is_cut_short(line: str) -> bool:
-    """Tell a row that was not written to its end, by a full disk or a crash, from a line of another origin."""
+    """Check whether a line is a row that a full disk or a crash cut short, not a line of another origin."""
     try:
         json.loads(line)
     except ValueError:

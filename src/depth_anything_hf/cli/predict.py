@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from depth_anything_hf.cli.cameras import camera_of, check_cameras, check_space
 from depth_anything_hf.cli.listing import Listing
@@ -16,8 +18,13 @@ from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
 from depth_anything_hf.model.bundled import MINI, hint_at_better
 
 if TYPE_CHECKING:
-    from depth_anything_hf.prediction.tiling import TiledDepth
+    import torch
+    from PIL.Image import Image
 
+    from depth_anything_hf.prediction.predictor import DepthPredictor
+    from depth_anything_hf.prediction.tiling import PixelFile, TiledDepth
+
+GPU_BATCH = 8  # images; on a CPU several together are no faster than one by one
 OUTPUTS = (".png", ".npy", "_color.png")  # ends of the files that are written of every image
 EXAMPLE = """examples:
   depth-anything-hf predict photo.jpg                                          offline, with the model that comes along
@@ -141,50 +148,34 @@ def _run(options: argparse.Namespace) -> int:
     if options.point_cloud:
         check_cameras([file for file, _ in images], options)
     predictor = _load(options)
-    unreadable, notes = [], []
+    writer = _Writer(predictor.space, listing, options)
+    unreadable = []
     if left_out:
-        notes.append(f"images under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
-    for file, stem in tqdm(images, desc="predict", unit="image"):
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            opened = _open(file, stem.parent, tiled=options.tile is not None)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            hint = "; raise --max-megapixels if you trust it" * isinstance(error, Image.DecompressionBombError)
-            unreadable.append(f"{file}: {error}{hint}")
-            continue
-        with opened as image:
-            row = {"file_name": str(file)} | _write_depth(image, stem, predictor, listing, options)
-            try:
-                if options.point_cloud:
-                    row |= _write_cloud(image, file, stem, options)
-                    notes.append(f"the camera of the point clouds is that of {row['intrinsics_source']}")
-            finally:  # the depth map is there, whatever became of the cloud
-                listing.add(row)
-        if row.get("unfit_tiles"):
-            counts = f"{row['unfit_tiles']} of {row['tiles']}"
-            notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
-    written = f"{len(images) - len(unreadable)} of {len(images)} images written to {options.out}"
-    _report(f"{written} ({predictor[2]})", notes, unreadable, options.model)
+        writer.notes.append(f"images under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
+    predict = _predict_whole if options.tile is None else _predict_tiled
+    for file, problem in tqdm(predict(images, predictor, writer), "predict", len(images), unit="image"):
+        if problem is not None:
+            hint = "; raise --max-megapixels if you trust it" * isinstance(problem, Image.DecompressionBombError)
+            unreadable.append(f"{file}: {problem}{hint}")
+    written_of = f"{len(images) - len(unreadable)} of {len(images)} images written to {options.out}"
+    _report(f"{written_of} ({predictor.space})", writer.notes, unreadable, options.model)
     return 1 if unreadable else 0
 
 
-def _load(options: argparse.Namespace) -> tuple:
-    """Load the model and its processor, and find out what it predicts; check that the options fit it."""
-    from depth_anything_hf.prediction.devices import choose_device
-    from depth_anything_hf.prediction.predictor import load_model, set_resolution, space_of
+def _load(options: argparse.Namespace) -> DepthPredictor:
+    """Open the model, and check that the options fit it."""
+    from depth_anything_hf.prediction.predictor import DepthPredictor
 
-    model, processor = load_model(options.model)
-    model.to(choose_device(options.device))
-    if options.resolution is not None:
-        set_resolution(processor, model.config, options.resolution)
-    space = space_of(model, options.model, options.space)
+    predictor = DepthPredictor(
+        options.model, resolution=options.resolution, space=options.space, device=options.device
+    )
     if options.point_cloud:
-        check_space(space, options)
-    return model, processor, space
+        check_space(predictor.space, options)
+    return predictor
 
 
 def _report(written: str, notes: list[str], unreadable: list[str], model: str) -> None:
-    """Print what was written, what is to be known of it, and what could not be read."""
+    """Print which files were written, notes on them, and which images are unreadable."""
     print(written)
     for line in dict.fromkeys([*hint_at_better(model), *notes]):  # each once
         print(line)
@@ -215,45 +206,117 @@ def _check_options(options: argparse.Namespace) -> None:
         point_cloud(depth, options.intrinsics or [1.0, 1.0, 0.5, 0.5], edge_threshold=options.edge_threshold)
 
 
-def _open(file: Path, folder: Path, tiled: bool):
-    """Decode an image upright; for tiles onto the disk, so that its memory is free again before they are predicted."""
+def _predict_whole(
+    images: list[tuple[Path, Path]], predictor: DepthPredictor, writer: _Writer
+) -> Iterator[tuple[Path, Exception | None]]:
+    """Predict images, decoded ahead of the model and written behind it; yield each with the reason if it is unreadable."""
+    from depth_anything_hf.prediction.stream import WriteBehind, decode_ahead, decode_workers
+
+    size = 1 if predictor.device.type == "cpu" else GPU_BATCH
+    workers = decode_workers(predictor.device.type)
+    # One worker writes, in order: a row of depth.jsonl is dropped just before its file is written over.
+    with (
+        WriteBehind(workers=1, waiting=2 * size) as behind,
+        closing(decode_ahead((file for file, _ in images), _decode, workers, ahead=2 * size)) as decoded,
+    ):
+        pairs = zip(images, decoded, strict=True)
+        while batch := list(islice(pairs, size)):
+            readable = [image for _, image in batch if not isinstance(image, Exception)]
+            depths = iter(predictor(readable) if readable else [])
+            for (file, stem), image in batch:
+                if isinstance(image, Exception):
+                    yield file, image
+                else:
+                    behind.submit(writer.write, file, stem, image, next(depths))
+                    yield file, None
+
+
+def _predict_tiled(
+    images: list[tuple[Path, Path]], predictor: DepthPredictor, writer: _Writer
+) -> Iterator[tuple[Path, Exception | None]]:
+    """Predict images beyond memory, one after another; yield each with the reason if it is unreadable."""
+    from PIL import Image
+
+    from depth_anything_hf.prediction.tiling import PixelFile
+
+    for file, stem in images:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with Image.open(file) as image:
+                pixels = PixelFile(image, stem.parent)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            yield file, error
+            continue
+        with pixels:
+            writer.write_tiled(file, stem, pixels, predictor)
+        yield file, None
+
+
+def _decode(file: Path) -> Image | Exception:
+    """Decode an image upright, or return the reason why not."""
     from PIL import Image
 
     from depth_anything_hf.data.codes import upright_rgb
 
-    with Image.open(file) as image:
-        if not tiled:
+    try:
+        with Image.open(file) as image:
             return upright_rgb(image)
-        from depth_anything_hf.prediction.tiling import PixelFile
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        return error
 
-        return PixelFile(image, folder)
 
+class _Writer:
+    """Write what is predicted of images, one at a time, and keep depth.jsonl true."""
 
-def _write_depth(image, stem: Path, predictor: tuple, listing: Listing, options: argparse.Namespace) -> dict:
-    """Predict and write one image; return what its line of depth.jsonl says, from which the old line is gone."""
-    from depth_anything_hf.pictures.visualization import save_depth
-    from depth_anything_hf.prediction.predictor import predict_depth
+    def __init__(self, space: str, listing: Listing, options: argparse.Namespace):
+        self.space, self.listing, self.options = space, listing, options
+        self.notes: list[str] = []  # for the end of the run
 
-    model, processor, space = predictor
-    name = stem.with_name(stem.name + ".png").relative_to(options.out).as_posix()
-    if options.tile is None:
-        depth = predict_depth(model, processor, [image])[0].numpy()
-        listing.drop(name)
-        saved = save_depth(stem, depth, space)
-    else:
+    def write(self, file: Path, stem: Path, image: Image, depth: torch.Tensor) -> None:
+        """Write a depth map, `(height, width)`, and its point cloud."""
+        from depth_anything_hf.pictures.visualization import save_depth
+
+        name = self._name(stem)
+        self.listing.drop(name)
+        saved = save_depth(stem, depth.numpy(), self.space)
+        self._list(file, stem, image, self._row(file, name, saved))
+
+    def write_tiled(self, file: Path, stem: Path, pixels: PixelFile, predictor: DepthPredictor) -> None:
+        """Predict and write a depth map as its rows come, and its point cloud."""
         from depth_anything_hf.prediction.tiling import iter_tiled_depth, save_tiled_depth
 
+        name = self._name(stem)
+
         def rows() -> Iterator[TiledDepth]:
-            yield from iter_tiled_depth(model, processor, image, options.tile, options.overlap, space)
-            listing.drop(name)  # the codes are written once all rows are there
+            yield from iter_tiled_depth(predictor, pixels, self.options.tile, self.options.overlap)
+            self.listing.drop(name)  # the codes are written once all rows are there
 
-        saved = save_tiled_depth(stem, rows(), image.size[::-1], space)
-    row = {"depth_map_file_name": name, "depth_scale": saved["scale"], "depth_offset": saved["offset"], "space": space}
-    return row if options.tile is None else row | {"tiles": saved["tiles"], "unfit_tiles": saved["unfit"]}
+        saved = save_tiled_depth(stem, rows(), pixels.size[::-1], self.space)
+        row = self._row(file, name, saved) | {"tiles": saved["tiles"], "unfit_tiles": saved["unfit"]}
+        self._list(file, stem, pixels, row)
+        if saved["unfit"]:
+            counts = f"{saved['unfit']} of {saved['tiles']}"
+            self.notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
+
+    def _name(self, stem: Path) -> str:
+        return stem.with_name(stem.name + ".png").relative_to(self.options.out).as_posix()
+
+    def _row(self, file: Path, name: str, saved: Mapping[str, Any]) -> dict[str, Any]:
+        row = {"file_name": str(file), "depth_map_file_name": name}
+        return row | {"depth_scale": saved["scale"], "depth_offset": saved["offset"], "space": self.space}
+
+    def _list(self, file: Path, stem: Path, image: Image | PixelFile, row: dict[str, Any]) -> None:
+        """Write the point cloud, if one is asked for, and add the row."""
+        try:
+            if self.options.point_cloud:
+                row |= _write_cloud(image, file, stem, self.options)
+                self.notes.append(f"the camera of the point clouds is that of {row['intrinsics_source']}")
+        finally:  # the depth map is there, whatever became of the cloud
+            self.listing.add(row)
 
 
-def _write_cloud(image, file: Path, stem: Path, options: argparse.Namespace) -> dict:
-    """Write the point cloud of a depth map on disk; return what the line of depth.jsonl says of it."""
+def _write_cloud(image: Image | PixelFile, file: Path, stem: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Write the point cloud of a depth map on disk; return its part of the row of depth.jsonl."""
     import numpy as np
 
     from depth_anything_hf.pictures.point_cloud import depth_for_viewing, point_cloud, save_glb, save_ply
@@ -261,7 +324,10 @@ def _write_cloud(image, file: Path, stem: Path, options: argparse.Namespace) -> 
     depth = np.load(stem.with_name(stem.name + ".npy"))
     if options.view_depth:
         depth = depth_for_viewing(depth, *options.view_depth)
-    intrinsics, source = camera_of(file, depth.shape, options)
+    camera = camera_of(file, depth.shape, options)
+    if camera is None:
+        raise ValueError(f"{file} does not say with which focal length it was taken any more; pass --fov DEGREES.")
+    intrinsics, source = camera
     picture = image.crop((0, 0, *image.size))
     points, colors = point_cloud(depth, intrinsics, picture, edge_threshold=options.edge_threshold)
     save = {"ply": save_ply, "glb": save_glb}[options.point_cloud]

@@ -71,8 +71,7 @@ def main(arguments: list[str]) -> int:
     options = make_parser().parse_args(arguments)
 
     from depth_anything_hf.cli.inputs import Kind, check_out, find_inputs, name_outputs
-    from depth_anything_hf.prediction.devices import choose_device
-    from depth_anything_hf.prediction.predictor import load_model, set_resolution, space_of
+    from depth_anything_hf.prediction.predictor import DepthPredictor
     from depth_anything_hf.prediction.video import OUTPUTS, save_video_depth
 
     out = options.out.expanduser()  # shells leave the ~ in --out=~/depth
@@ -81,22 +80,20 @@ def main(arguments: list[str]) -> int:
     clips = name_outputs(found, out, [OUTPUTS[name] for name in options.outputs], verb="convert")
     if left_out:
         print(f"videos under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
-    model, processor = load_model(options.model)
-    model.to(choose_device(options.device))
-    if options.resolution is not None:
-        set_resolution(processor, model.config, options.resolution)
-    space = space_of(model, options.model, options.space)
+    predictor = DepthPredictor(
+        options.model, resolution=options.resolution, space=options.space, device=options.device
+    )
     problems = []
     for file, stem in clips:
         try:
-            report = save_video_depth(
-                file, stem, model, processor, space, options.outputs, options.smoothing, options.batch_size
-            )
+            report = save_video_depth(file, stem, predictor, options.outputs, options.smoothing, options.batch_size)
         except ValueError as error:
             problems.append(str(error))
             continue
         cuts = f", scene cuts at {', '.join(f'{time:.2f} s' for time in report.cuts)}" if report.cuts else ""
-        print(f"{file}: {report.frames} frames ({space}){cuts}: {', '.join(map(str, report.files.values()))}")
+        print(
+            f"{file}: {report.frames} frames ({predictor.space}){cuts}: {', '.join(map(str, report.files.values()))}"
+        )
         problems += [f"{file} is broken: {problem}; what could be decoded is written" for problem in report.problems]
     for line in hint_at_better(options.model):
         print(line)
@@ -106,7 +103,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _is_output(file: Path) -> bool:
-    """Say whether a video was written by an earlier run, to its end or not."""
+    """Return whether an earlier run wrote a video, to its end or not."""
     from depth_anything_hf.prediction.video import OUTPUTS
 
     return file.name.replace(".partial.", ".").endswith(tuple(OUTPUTS.values()))

@@ -1,11 +1,12 @@
-"""What is scored: models, or the predictions that were kept of them, over the images of this process."""
+"""What is scored: models, or predictions that were saved, over the images of this process."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from depth_anything_hf.data.whole_files import replacing, write_whole
+from depth_anything_hf.prediction.predictor import DepthPredictor
+from depth_anything_hf.prediction.stream import read_ahead
 
 Predictor = Callable[[Sequence[Image.Image]], list[torch.Tensor]]
 CARD = "contestant.json"
@@ -25,11 +28,12 @@ CARD = "contestant.json"
 
 @dataclass(frozen=True)
 class Contestant:
-    """Hold a model to score.
+    """A model to score.
 
     Args:
-        predict (`Callable`): Takes a list of RGB images, returns a `(height, width)` tensor for each.
-        metric (`bool`): Whether it predicts metres; else disparity of unknown scale and shift.
+        predict (`Callable`): Takes a list of RGB images, returns a `(height, width)` tensor for each, such as a
+            `DepthPredictor`.
+        metric (`bool`): Whether it predicts meters; else disparity of unknown scale and shift.
         revision (`str`, *optional*): Which weights these are, for the result file.
     """
 
@@ -43,7 +47,7 @@ class Contestant:
 
 
 class KeptPredictions:
-    """Stand for a model by the predictions that were kept of it.
+    """Saved predictions in place of a model.
 
     Args:
         folder (`Path`): Of the model, as `keep_prediction` and `finish_predictions` wrote it.
@@ -64,7 +68,7 @@ class KeptPredictions:
         self.metric, self.revision = card["metric"], card["revision"]
 
     def predictions(self, indices: Sequence[int], samples: Sequence[Any]) -> list[torch.Tensor]:
-        """Read what was predicted for samples.
+        """Read the predictions of samples.
 
         Raises:
             ValueError: The predictions are of other images.
@@ -79,18 +83,71 @@ class KeptPredictions:
         return [torch.from_numpy(np.load(_kept(self.folder, index))).float() for index in indices]
 
 
+AnyContestant = Contestant | KeptPredictions
+
+
+def open_contestant(
+    name: str,
+    resolution: int | None = None,
+    space: str | None = None,
+    device: str | torch.device | None = None,
+) -> Contestant:
+    """Open a model to score.
+
+    Args:
+        name (`str`): Hub id or folder of any depth model, or of an adapter.
+        resolution (`int`, *optional*): Shorter side of the network's input; default: the checkpoint's.
+        space (`str`, *optional*): `"disparity"` or `"depth"`, for a model whose config does not say.
+        device (`str` or `torch.device`, *optional*): Where it runs; default: by `choose_device`.
+
+    Returns:
+        `Contestant`: The model.
+
+    Raises:
+        ValueError: No depth model, its space is unknown, or a resolution that is not a multiple of its patch.
+    """
+    predictor = DepthPredictor(name, resolution=resolution, space=space, device=device)
+    return Contestant(predictor, predictor.space == "depth", predictor.revision)
+
+
+def open_kept(name: str, folder: Path) -> KeptPredictions:
+    """Open the predictions that `compare` saved of a model; the model itself is not needed.
+
+    Args:
+        name (`str`): The model's name in that comparison.
+        folder (`Path`): The folder `predictions` of that comparison.
+
+    Returns:
+        `KeptPredictions`: The predictions.
+
+    Raises:
+        FileNotFoundError: No complete predictions of that model there.
+    """
+    return KeptPredictions(folder / file_name_of(name))
+
+
+def file_name_of(model: str) -> str:
+    """Turn a model's name into the name of a folder.
+
+    Example:
+        >>> file_name_of("depth-anything/Depth-Anything-V2-Small-hf")
+        'depth-anything__Depth-Anything-V2-Small-hf'
+    """
+    return model.strip("/").replace("/", "__")
+
+
 def keep_prediction(folder: Path, index: int, depth: torch.Tensor) -> None:
-    """Keep what a model gave for an image."""
+    """Save the prediction of an image."""
     with replacing(_kept(folder, index), flush=False) as partial, partial.open("wb") as stream:
         np.save(stream, depth.float().numpy())
 
 
-def finish_predictions(folder: Path, model: Contestant | KeptPredictions, sources: Sequence[str]) -> None:
-    """Write down whose predictions a folder holds, when all are there.
+def finish_predictions(folder: Path, model: AnyContestant, sources: Sequence[str]) -> None:
+    """Write the card of a folder of predictions, once all are there.
 
     Args:
         folder: Of the model.
-        model: Whose they are.
+        model: The model that made them.
         sources: Where each image comes from, in order.
     """
     card = {"metric": model.metric, "revision": model.revision, "sources": list(sources)}
@@ -102,53 +159,60 @@ def _kept(folder: Path, index: int) -> Path:
 
 
 def predict_all(
-    models: Mapping[str, Contestant],
+    models: Mapping[str, AnyContestant],
     samples: Iterable[Any],
     batch_size: int,
     description: str,
     decode: Callable[[Any], Any] = lambda sample: sample,
 ) -> Iterator[tuple[int, Any, dict[str, torch.Tensor]]]:
-    """Predict this process's share of the samples with every model; each image is decoded once.
+    """Predict this process's share of the samples with every model; each image is decoded once, ahead of the models.
 
     Args:
         models (`Mapping[str, Contestant]`): By name.
-        samples (`Iterable`): Where it has an index, the other processes' samples are not asked for.
+        samples (`Iterable`): If it has an index, the samples of other processes are not read.
         batch_size (`int`): Images handed to a model at once.
         description (`str`): Of the progress bar.
-        decode (`Callable`): Makes of each something with an `image`.
+        decode (`Callable`): Turns each into an object with an `image`.
 
     Yields:
-        `tuple[int, Any, dict[str, torch.Tensor]]`: Place in the whole set, sample, and each model's prediction as it
-        gave it.
+        `tuple[int, Any, dict[str, torch.Tensor]]`: Place in the whole set, sample, and each model's prediction as the
+        model returned it.
 
     Raises:
-        ValueError: `batch_size` is below 1, or a model gave another number of maps than it was given images.
+        ValueError: `batch_size` is below 1, or a model returned more or fewer maps than there were images.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-    found = _own_share(samples, description)
-    while batch := list(itertools.islice(found, batch_size)):
-        indices, held = [index for index, _ in batch], [decode(sample) for _, sample in batch]
-        predictions = {name: model.predictions(indices, held) for name, model in models.items()}
-        for name, maps in predictions.items():
-            if len(maps) != len(held):
-                raise ValueError(f"{name or 'predict'} gave {len(maps)} maps for {len(held)} images.")
-        for place, (index, sample) in enumerate(zip(indices, held, strict=True)):
-            yield index, sample, {name: maps[place] for name, maps in predictions.items()}
+    share, total = _own_share(samples)
+    opened = ((index, decode(sample)) for index, sample in share)
+    silent = not PartialState().is_main_process
+    with (
+        closing(read_ahead(opened, batch_size)) as ahead,
+        tqdm(desc=description, unit="image", total=total, disable=silent) as bar,
+    ):
+        while batch := list(itertools.islice(ahead, batch_size)):
+            indices, held = [index for index, _ in batch], [sample for _, sample in batch]
+            predictions = {name: model.predictions(indices, held) for name, model in models.items()}
+            for name, maps in predictions.items():
+                if len(maps) != len(held):
+                    raise ValueError(f"{name or 'predict'} gave {len(maps)} maps for {len(held)} images.")
+            for place, (index, sample) in enumerate(batch):
+                yield index, sample, {name: maps[place] for name, maps in predictions.items()}
+                bar.update()
 
 
 def gather_rows(rows: list[tuple], what: str) -> list[tuple]:
-    """Bring the rows of all processes together, in the order of their first entry, the place in the set.
+    """Gather the rows of all processes, in the order of their first entry, the place in the set.
 
     Args:
         rows: Of this process.
-        what: What a row is of, for the message.
+        what: Word for the samples, for the message.
 
     Returns:
-        Those of all processes.
+        The rows of all processes.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no row.
     """
     if PartialState().num_processes > 1:
         rows = gather_object(rows)
@@ -175,15 +239,12 @@ def row_prior(images: Sequence[Image.Image]) -> list[torch.Tensor]:
     ]
 
 
-def _own_share(samples: Iterable, description: str) -> Iterator[tuple[int, Any]]:
-    state = PartialState()
-    first, step = state.process_index, state.num_processes
-    total = math.ceil(len(samples) / step) if hasattr(samples, "__len__") else None
-    with tqdm(desc=description, unit="image", total=total, disable=not state.is_main_process) as bar:
-        if hasattr(samples, "__getitem__") and total is not None:
-            found = ((i, samples[i]) for i in range(first, len(samples), step))
-        else:
-            found = itertools.islice(enumerate(samples), first, None, step)
-        for index, sample in found:
-            yield index, sample
-            bar.update()
+def _own_share(samples: Iterable) -> tuple[Iterator[tuple[int, Any]], int | None]:
+    """List this process's samples, with their places, and count them if that is possible."""
+    first, step = PartialState().process_index, PartialState().num_processes
+    if not isinstance(samples, Sized):
+        return itertools.islice(enumerate(samples), first, None, step), None
+    total = math.ceil(len(samples) / step)
+    if not hasattr(samples, "__getitem__"):
+        return itertools.islice(enumerate(samples), first, None, step), total
+    return ((i, samples[i]) for i in range(first, len(samples), step)), total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from depth_anything_hf.maps.geometry import masked_mean
+from depth_anything_hf.maps.geometry import masked_mean, off_apple_gpu
 
 METRIC_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
 
@@ -15,16 +15,16 @@ def depth_metrics(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Te
     | name | formula | better |
     |---|---|---|
     | `abs_rel` | mean of \(|d - d^*| / d^*\) | lower |
-    | `sq_rel` | mean of \((d - d^*)^2 / d^*\), metres | lower |
-    | `rmse` | root of the mean of \((d - d^*)^2\), metres | lower |
+    | `sq_rel` | mean of \((d - d^*)^2 / d^*\), meters | lower |
+    | `rmse` | root of the mean of \((d - d^*)^2\), meters | lower |
     | `rmse_log` | root of the mean of \(g^2\), \(g = \ln d - \ln d^*\) | lower |
     | `log10` | mean of \(|\log_{10} d - \log_{10} d^*|\) | lower |
     | `silog` | \(100 \sqrt{\mathrm{Var}(g)}\) | lower |
     | `delta1` to `delta3` | share of pixels with \(\max(d/d^*, d^*/d) < 1.25^k\) | higher |
 
     Args:
-        prediction (`torch.Tensor`): `(batch, height, width)`, metres, positive inside the mask.
-        target (`torch.Tensor`): Same shape, metres, positive inside the mask.
+        prediction (`torch.Tensor`): `(batch, height, width)`, meters, positive inside the mask.
+        target (`torch.Tensor`): Same shape, meters, positive inside the mask.
         mask (`torch.Tensor`): Bool, same shape.
 
     Returns:
@@ -33,11 +33,12 @@ def depth_metrics(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Te
     Source: Eigen et al., 2014; Depth Anything V1, section 4.2.
 
     Example:
-        >>> metres = torch.tensor([[[1.0, 2.0]]])
-        >>> scores = depth_metrics(2 * metres, metres, torch.ones(1, 1, 2, dtype=torch.bool))
+        >>> meters = torch.tensor([[[1.0, 2.0]]])
+        >>> scores = depth_metrics(2 * meters, meters, torch.ones(1, 1, 2, dtype=torch.bool))
         >>> scores["abs_rel"].item(), scores["delta1"].item(), scores["silog"].item()
         (1.0, 0.0, 0.0)
     """
+    prediction, target, mask = off_apple_gpu(prediction), off_apple_gpu(target), off_apple_gpu(mask)
     prediction = torch.where(mask, prediction.double(), 1.0)
     target = torch.where(mask, target.double(), 1.0)
     difference = prediction - target

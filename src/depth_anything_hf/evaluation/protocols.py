@@ -1,4 +1,4 @@
-"""What exactly is measured: a protocol is data, and is printed into every result.
+"""Protocols: what exactly is measured, as data that is printed into every result.
 
 The papers state one sentence (scale and shift after MiDaS, at the original resolution); no split, cap or crop of their
 evaluation was ever published, and the public harnesses disagree. Each protocol below names where its numbers are from.
@@ -32,8 +32,8 @@ class Protocol:
         options (`dict`): Of the reader: split, labels, ...
         images (`int`, *optional*): How many it must find; None for a folder of your own.
         crop (`str`): One of `CROPS`: which part of the ground truth counts.
-        min_depth (`float`, *optional*): Nearest depth that counts, metres.
-        max_depth (`float`, *optional*): Farthest depth that counts, metres; aligned disparity is floored at its inverse. None:
+        min_depth (`float`, *optional*): Nearest depth that counts, meters.
+        max_depth (`float`, *optional*): Farthest depth that counts, meters; aligned disparity is floored at its inverse. None:
             the farthest of each image.
         alignment (`str`): For relative models; metric models are scored as they are.
         source (`str`): Where these numbers are from.
@@ -68,9 +68,17 @@ class Protocol:
         if self.crop not in CROPS:
             raise ValueError(f"crop is {self.crop!r}; it must be one of {', '.join(CROPS)}.")
 
+    @property
+    def counts_pairs(self) -> bool:
+        """Whether pairs of points in the right order are counted, as on DA-2K; else errors of depth are averaged."""
+        return self.dataset == "da2k"
+
     def as_json(self) -> dict[str, Any]:
-        """Give the protocol for a result file."""
-        return asdict(self)
+        """Return the settings that apply, for a result file."""
+        settings = asdict(self)
+        if self.counts_pairs:
+            return {name: settings[name] for name in ("name", "dataset", "averaging", "source", "resolution")}
+        return settings
 
 
 def crop_mask(crop: str, height: int, width: int) -> torch.Tensor:
@@ -155,6 +163,7 @@ _ALL = (
     _diode("diode", 771),
     _diode("diode-indoor", 325, domain="indoors"),
     _diode("diode-outdoor", 446, domain="outdoor"),
+    Protocol("da2k", "da2k", averaging="over pairs", source="Depth Anything V2, section 6"),
     Protocol("folder", "folder", source="records of your own"),
 )  # fmt: skip
 PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
@@ -164,11 +173,11 @@ def protocol_for(dataset: str, name: str | None = None) -> Protocol:
     """Find a protocol.
 
     Args:
-        dataset (`str`): As the user names it: nyuv2, kitti, sintel, eth3d, ddad, diode, folder.
-        name (`str`, *optional*): A variant; left out, the one called as the data set.
+        dataset (`str`): As the user names it: nyuv2, kitti, sintel, eth3d, ddad, diode, da2k, folder.
+        name (`str`, *optional*): A variant; left out, the protocol with the name of the dataset.
 
     Returns:
-        `Protocol`: It.
+        `Protocol`: The protocol.
 
     Raises:
         ValueError: Unknown, or of another data set.

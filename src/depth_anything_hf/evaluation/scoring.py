@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
 from depth_anything_hf.evaluation.protocols import ALIGNMENTS
 from depth_anything_hf.maps.alignment import apply_fit, fit_median, fit_scale, fit_scale_shift
-from depth_anything_hf.maps.geometry import invert, masked_mean, valid_mask
+from depth_anything_hf.maps.geometry import invert, masked_mean, off_apple_gpu, valid_mask
 from depth_anything_hf.maps.resizing import resize_prediction
 
 SCORE_NAMES = (*METRIC_NAMES, "disparity_abs_rel", "scale")
@@ -34,8 +34,9 @@ def align(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, me
     """
     if method not in ALIGNMENTS:
         raise ValueError(f"alignment is {method!r}; it must be one of {', '.join(ALIGNMENTS)}.")
+    prediction, target, mask = off_apple_gpu(prediction), off_apple_gpu(target), off_apple_gpu(mask)
     prediction = torch.where(mask, prediction.double(), 0.0)
-    shift = 0.0
+    shift: torch.Tensor | float = 0.0
     if method == "scale_shift":
         scale, shift = fit_scale_shift(prediction, target, mask)
     elif method == "none":
@@ -75,7 +76,8 @@ def aligned_disparity(
         `tuple`: The aligned disparity, the ground truth's disparity and the mask of what counts, `(batch, height, width)`, and
         the scales `(batch,)`.
     """
-    mask = valid_mask(target, mask, space) & (target > 0)
+    mask = off_apple_gpu(valid_mask(target, mask, space) & (target > 0))
+    prediction, target = off_apple_gpu(prediction), off_apple_gpu(target)
     if cap is not None:
         mask = mask & (target <= cap if space == "depth" else target >= 1 / cap)
     if min_depth is not None:
@@ -108,11 +110,11 @@ def score_relative(
 
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`, the model's disparity at the ground truth's size.
-        target (`torch.Tensor`): Same shape: metres or disparity.
+        target (`torch.Tensor`): Same shape: meters or disparity.
         mask (`torch.Tensor`, *optional*): Bool, same shape. Pixels at infinity (disparity 0) are never scored.
         space (`str`): What `target` holds: `"depth"` or `"disparity"`.
-        cap (`float`, *optional*): Farthest depth that counts, metres. Left out: the farthest of each image.
-        min_depth (`float`, *optional*): Nearest depth that counts, metres.
+        cap (`float`, *optional*): Farthest depth that counts, meters. Left out: the farthest of each image.
+        min_depth (`float`, *optional*): Nearest depth that counts, meters.
         alignment (`str`): One of `ALIGNMENTS` but `"none"`: disparity of unknown scale cannot be scored as it is.
 
     Returns:
@@ -135,7 +137,7 @@ def score_relative(
     for name, limit in (("cap", cap), ("min_depth", min_depth)):
         if limit is not None and not limit > 0:
             raise ValueError(
-                f"{name} is {limit}; it must be positive metres, or None. The usual caps: 10 for NYUv2, 80 for KITTI."
+                f"{name} is {limit}; it must be positive meters, or None. The usual caps: 10 for NYUv2, 80 for KITTI."
             )
     aligned, disparity, mask, scale = aligned_disparity(prediction, target, mask, space, cap, min_depth, alignment)
     scores = depth_metrics(invert(aligned, mask), invert(disparity, mask), mask)
@@ -163,7 +165,8 @@ def aligned_depth(
         raise ValueError(
             f"min_depth is {min_depth} and max_depth {max_depth}; they must be positive, the smaller first."
         )
-    mask = valid_mask(target, mask, "depth") & (target >= min_depth) & (target <= max_depth)
+    mask = off_apple_gpu(valid_mask(target, mask, "depth") & (target >= min_depth) & (target <= max_depth))
+    prediction, target = off_apple_gpu(prediction), off_apple_gpu(target)
     _check_prediction(prediction, target, mask)
     aligned, scale = align(prediction, torch.where(mask, target.double(), 0.0), mask, alignment)
     return aligned.clamp(min_depth, max_depth), mask, scale
@@ -180,11 +183,11 @@ def score_metric(
     """Score metric predictions, as they are or aligned in depth.
 
     Args:
-        prediction (`torch.Tensor`): `(batch, height, width)`, metres; clamped to the range before scoring.
-        target (`torch.Tensor`): Same shape, metres.
+        prediction (`torch.Tensor`): `(batch, height, width)`, meters; clamped to the range before scoring.
+        target (`torch.Tensor`): Same shape, meters.
         mask (`torch.Tensor`, *optional*): Bool, same shape. Pixels beyond the range are never scored.
-        max_depth (`float`): Farthest depth that counts, metres.
-        min_depth (`float`): Nearest depth that counts, metres.
+        max_depth (`float`): Farthest depth that counts, meters.
+        min_depth (`float`): Nearest depth that counts, meters.
         alignment (`str`): One of `ALIGNMENTS`.
 
     Returns:
@@ -201,6 +204,7 @@ def score_metric(
         1.0
     """
     prediction, mask, scale = aligned_depth(prediction, target, mask, max_depth, min_depth, alignment)
+    target = off_apple_gpu(target)
     scores = depth_metrics(prediction, target, mask)
     # In disparity |1/p - 1/y| / (1/y) = |y - p| / p.
     error = torch.where(mask, (target.double() - prediction).abs() / prediction, 0.0)
@@ -224,12 +228,12 @@ def score_prediction(
 
     Args:
         predicted_depth (`torch.Tensor`): `(height, width)`, of any size.
-        target (`torch.Tensor`): `(height, width)`, metres or disparity.
+        target (`torch.Tensor`): `(height, width)`, meters or disparity.
         mask (`torch.Tensor`, *optional*): Bool, the target's shape.
         space (`str`): What `target` holds: `"depth"` or `"disparity"`.
-        metric (`bool`): Whether the model predicts metres; then nothing is aligned.
-        min_depth (`float`, *optional*): Nearest depth that counts, metres.
-        max_depth (`float`, *optional*): Farthest depth that counts, metres.
+        metric (`bool`): Whether the model predicts meters; then nothing is aligned.
+        min_depth (`float`, *optional*): Nearest depth that counts, meters.
+        max_depth (`float`, *optional*): Farthest depth that counts, meters.
         alignment (`str`): Of a relative prediction, one of `ALIGNMENTS`.
 
     Returns:
@@ -238,8 +242,9 @@ def score_prediction(
     Raises:
         ValueError: A metric model and ground truth in disparity.
     """
-    predicted = resize_prediction(predicted_depth[None], tuple(target.shape))[0]
-    # Scores are those of the valid pixels in any arrangement: a row of them, which for LiDAR is a hundredth of the map.
+    height, width = target.shape
+    predicted = off_apple_gpu(resize_prediction(predicted_depth[None], (height, width))[0])
+    # The valid pixels score the same in any arrangement: here in a row, which for LiDAR is a hundredth of the map.
     mask = valid_mask(target, mask, space).to(predicted.device)
     predicted, target = (
         F.pad(values[mask], (0, 1))[None, None] for values in (predicted, target.to(predicted.device))
@@ -251,7 +256,7 @@ def score_prediction(
         scores = score_metric(predicted, target, mask, max_depth or math.inf, min_depth or 1e-3)
     else:
         raise ValueError(
-            f"the ground truth is in {space!r} and the model metric; give ground truth in metres ('depth')."
+            f"the ground truth is in {space!r} and the model metric; give ground truth in meters ('depth')."
         )
     return torch.stack([scores[name][0] for name in SCORE_NAMES])
 

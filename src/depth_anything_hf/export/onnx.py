@@ -12,20 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
-from torch import nn
 
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.whole_files import filling
+from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant
-from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.export.bounds import LARGEST_ERROR
 from depth_anything_hf.export.check import Agreement, compare_with_pytorch, predict_onnx
 from depth_anything_hf.export.graph import annotate, check_installed, open_session, write_graph, write_int8
-from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.prediction.predictor import input_multiple, load_model, model_revision, predict_depth, space_of
+from depth_anything_hf.prediction.predictor import DepthPredictor, input_multiple
 from depth_anything_hf.scenes.simple import iter_synthetic_records
 from depth_anything_hf.version import __version__
 
@@ -127,14 +125,15 @@ def export_onnx(
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(LARGEST_ERROR)}.")
     photographs = _rendered_scenes() if images is None else _open_photographs(images)
     records = None if labeled is None else load_folder(labeled)
-    model, processor = load_model(name)
+    predictor = DepthPredictor(name, device="cpu")
+    model, processor = predictor.model, predictor.processor
     if model.config.model_type != "depth_anything":
         raise ValueError(
             f"{name} is of type {model.config.model_type!r}; export accepts only Depth Anything ('depth_anything'): no "
             "other graph was checked. For other families see Optimum, https://huggingface.co/docs/optimum-onnx."
         )
-    metadata = _metadata(name, model, processor) | {"dtype": dtype}
-    model = model.float()
+    metadata = _metadata(name, predictor) | {"dtype": dtype}
+    model.float()
     out.parent.mkdir(parents=True, exist_ok=True)
     with filling(out.parent) as folder:
         path = folder / out.name
@@ -147,7 +146,7 @@ def export_onnx(
             write_graph(model, path, half=dtype == "float16")
         session = open_session(path)
         agreements = compare_with_pytorch(model, processor, session, photographs)
-        scores = {} if records is None else _score_labeled(model, processor, session, dtype, records)
+        scores = {} if records is None else _score_labeled(predictor, session, dtype, records)
         report = ExportReport(out, dtype, images is not None, agreements, scores)
         _check_errors(name, report)
         checked = {"photographs": report.photographs, "images": len(photographs)} | report.summary()
@@ -189,15 +188,15 @@ def _rendered_scenes() -> dict[str, Image.Image]:
     return {f"scene {i}": scene["image"] for i, scene in enumerate(iter_synthetic_records(2, 480, 640))}
 
 
-def _metadata(name: str, model: nn.Module, processor: DepthAnythingImageProcessor) -> dict[str, str]:
+def _metadata(name: str, predictor: DepthPredictor) -> dict[str, str]:
     """Return the metadata for users of the file; numbers and lists as JSON."""
-    config = model.config
+    config, processor = predictor.model.config, predictor.processor
     settings = {
         "model": Path(name).resolve().name if Path(name).exists() else name,  # no path of this machine
-        "revision": model_revision(name, model),
+        "revision": predictor.revision,
         "library": f"depth_anything_hf {__version__}",
         "depth_estimation_type": config.depth_estimation_type,
-        "space": space_of(model, name),
+        "space": predictor.space,
         "max_depth": config.max_depth if config.depth_estimation_type == "metric" else None,
         "multiple": input_multiple(processor, config),
         "size": [processor.size["height"], processor.size["width"]],
@@ -208,19 +207,15 @@ def _metadata(name: str, model: nn.Module, processor: DepthAnythingImageProcesso
 
 
 def _score_labeled(
-    model: nn.Module,
-    processor: DepthAnythingImageProcessor,
-    session: InferenceSession,
-    dtype: str,
-    records: datasets.Dataset,
+    predictor: DepthPredictor, session: InferenceSession, dtype: str, records: datasets.Dataset
 ) -> dict[str, dict[str, float]]:
     """Score PyTorch and the file on labeled images: `abs_rel`, `delta1` and `images` of each."""
-    metric = model.config.depth_estimation_type == "metric"
+    metric = predictor.space == "depth"
     models: Mapping[str, Contestant] = {
-        "PyTorch float32": Contestant(partial(predict_depth, model, processor), metric),
-        f"ONNX {dtype}": Contestant(partial(predict_onnx, session, processor), metric),
+        "PyTorch float32": Contestant(predictor, metric),
+        f"ONNX {dtype}": Contestant(partial(predict_onnx, session, predictor.processor), metric),
     }
-    protocol = replace(PROTOCOLS["folder"], max_depth=model.config.max_depth if metric else None)
+    protocol = replace(PROTOCOLS["folder"], max_depth=predictor.model.config.max_depth if metric else None)
     scores = score_models(models, records, protocol, description="score on ground truth")
     summaries = {name: one.summary() for name, one in scores.items()}
     return {name: {key: one[key] for key in ("abs_rel", "delta1", "images")} for name, one in summaries.items()}

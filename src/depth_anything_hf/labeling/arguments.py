@@ -144,7 +144,7 @@ class Settings:
             ValueError: A resolution that is not a multiple of the patch size, or paths that are not kept.
         """
         from depth_anything_hf.maps.resizing import check_resolution
-        from depth_anything_hf.prediction.predictor import model_revision
+        from depth_anything_hf.prediction.weights import model_revision
 
         fast = device == "cuda"
         if args.keep_image == "reference" and source.whole_files:

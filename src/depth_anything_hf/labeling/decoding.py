@@ -22,7 +22,7 @@ LARGEST_ASPECT = 8.0  # longer side over shorter: the network's input grows with
 
 
 class Picture(NamedTuple):
-    """An input that can be labelled."""
+    """An input that can be labeled."""
 
     pixels: torch.Tensor  # (height, width, 3) uint8, upright
     input_size: tuple[int, int]  # height and width at which the network sees it
@@ -30,7 +30,7 @@ class Picture(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """An input that cannot be labelled, and why."""
+    """An input that cannot be labeled, and why."""
 
     reason: str
 
@@ -84,10 +84,10 @@ class Decoder(Dataset):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow refuses by itself what is too large; the rest concerns metadata
             try:
-                image = Image.open(io.BytesIO(data))
-                self.input_size(image.height, image.width)  # before the pixels are decoded
-                image.load()
-                image = upright_rgb(image)
+                opened = Image.open(io.BytesIO(data))
+                self.input_size(opened.height, opened.width)  # before the pixels are decoded
+                opened.load()
+                image = upright_rgb(opened)
             except RefusedError:
                 raise
             except UnidentifiedImageError as error:  # whose message is an address in memory
@@ -143,4 +143,4 @@ def _check_names(item: Item) -> None:
 
 
 class RefusedError(Exception):
-    """Says why an input is not labelled, in words that are shown as they are."""
+    """The reason why an input is not labeled, in words that are shown as they are."""

@@ -6,14 +6,12 @@ it. Batches hold pictures of one input size and of one block, so that a block's 
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
 import logging
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,17 +22,17 @@ from accelerate import PartialState
 from depth_anything_hf.labeling.arguments import LabelingArguments, Settings
 from depth_anything_hf.labeling.decoding import Decoder, Picture, Rejected
 from depth_anything_hf.labeling.feeding import decoded
+from depth_anything_hf.labeling.labels import Labeler, Labels, common_sizes
 from depth_anything_hf.labeling.manifest import claim_folder, finish_folder
 from depth_anything_hf.labeling.plan import BlockEnd, Work, schedule
-from depth_anything_hf.labeling.predicting import Labels, Predictor, common_sizes
 from depth_anything_hf.labeling.progress import LabelingBar
 from depth_anything_hf.labeling.shards import ShardFolder, encode_label, encode_picture
 from depth_anything_hf.labeling.sources import open_source
 from depth_anything_hf.labeling.teacher import load_teacher
 from depth_anything_hf.prediction.devices import choose_device
+from depth_anything_hf.prediction.stream import Shape, ShapeBatches, WriteBehind
 from depth_anything_hf.sharing.hub import push_folder
 
-HELD_BYTES = 2**31
 _logger = logging.getLogger(__name__)
 
 
@@ -77,8 +75,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
     choose_device(args.device)  # a wrong one is an error now
     state = PartialState(cpu=args.device == "cpu", timeout=timedelta(days=30))  # processes end at different times
     source = open_source(args.images, args.image_column, args.split, args.limit)
-    model, preparation, space, own_resolution = load_teacher(args.model, args.space)
-    model.to(state.device)
+    model, preparation, space, own_resolution = load_teacher(args.model, args.space, state.device)
     settings = Settings.resolve(args, source, model, preparation, space, own_resolution, state.device.type)
     folder = ShardFolder(Path(args.out_dir).expanduser())
     with state.main_process_first(), _clear_when_full(folder.path):
@@ -91,7 +88,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
         keep_file=settings.keep_image == "original",
         resize=_on_cpu(state),
     )
-    predictor = Predictor(
+    labeler = Labeler(
         model,
         preparation,
         space,
@@ -105,8 +102,8 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
     feed = schedule(source, settings.shard_size, finished, state)
     bar = LabelingBar(source, finished, state, disable=args.disable_tqdm or not state.is_main_process)
     with _clear_when_full(folder.path), bar, Writers(folder, settings) as writers:
-        run = _Run(predictor, writers, settings.batch_size, bar)
-        for work, result in decoded(feed, decoder, args.num_workers, _on_cpu(state)):
+        run = _Run(labeler, writers, settings.batch_size, bar)
+        for work, result in decoded(feed, decoder, args.num_workers or 0, _on_cpu(state)):
             run.take(work, result)
     state.wait_for_everyone()
     manifest = None
@@ -152,50 +149,39 @@ class Writers:
 
     def __init__(self, folder: ShardFolder, settings: Settings):
         self.folder, self.settings = folder, settings
-        self.encoders = ThreadPoolExecutor(min(os.cpu_count() or 1, 8), "encode")  # zlib lets Python's lock go
-        self.writer = ThreadPoolExecutor(1, "write")
-        self.images: collections.deque[Future] = collections.deque()
-        self.blocks: collections.deque[Future] = collections.deque()
+        # zlib lets Python's lock go.
+        self.encoders = WriteBehind(min(os.cpu_count() or 1, 8), waiting=4 * settings.batch_size)
+        self.blocks = WriteBehind(1, waiting=self.BLOCKS_WAITING)
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Writers:
+        for part in (self.blocks, self.encoders):  # a block needs its images: the encoders end first
+            self._stack.enter_context(part)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         """Finish all waiting work; after an error, drop it: the next run repeats it."""
-        try:
-            if error is None:
-                self._settle(self.blocks, 0)
-        finally:
-            for pool in (self.encoders, self.writer):
-                pool.shutdown(wait=True, cancel_futures=True)
+        self._stack.__exit__(kind, error, trace)
 
-    def encode(self, labels: Labels, place: int, key: str, image: dict, picture_file: bytes | None) -> Future:
+    def encode(self, labels: Labels, place: int, key: str, image: dict | None, picture_file: bytes | None) -> Future:
         """Encode one image of a batch; the result of the future is its record or its rejection."""
-        self._settle(self.images, 4 * self.settings.batch_size)
-        future = self.encoders.submit(self._record, labels, place, key, image, picture_file)
-        self.images.append(future)
-        return future
+        return self.encoders.submit(self._record, labels, place, key, image, picture_file)
 
-    def write(self, end: BlockEnd, outcomes: dict[str, Future | Rejected]) -> None:
+    def write(self, end: BlockEnd, outcomes: Mapping[str, Future | Rejected | None]) -> None:
         """Write a block once all its records are encoded."""
-        self._settle(self.blocks, self.BLOCKS_WAITING)
-        self.blocks.append(self.writer.submit(self.folder.write_block, end, outcomes))
-
-    def _settle(self, futures: collections.deque[Future], most: int) -> None:
-        """Wait until at most so many are unfinished; an error in any of them is raised here."""
-        while futures and (len(futures) > most or futures[0].done()):
-            futures.popleft().result()
+        self.blocks.submit(self.folder.write_block, end, outcomes)
 
     def _record(
-        self, labels: Labels, place: int, key: str, image: dict, picture_file: bytes | None
+        self, labels: Labels, place: int, key: str, image: dict | None, picture_file: bytes | None
     ) -> dict[str, Any] | Rejected:
         if labels.ready is not None:
             labels.ready.synchronize()
         if not labels.finite[place]:
             return Rejected("the teacher's output is not finite; float32 may help")
-        kept = {"bytes": picture_file, "path": Path(image.get("path") or key).name}
+        path = (image or {}).get("path")
+        kept = {"bytes": picture_file, "path": Path(path or key).name}
         if self.settings.keep_image == "reference":
-            kept = {"bytes": None, "path": image["path"]}
+            kept = {"bytes": None, "path": path}
         elif labels.pixels is not None:  # keep_image="resized"
             kept = {"bytes": encode_picture(labels.pixels[place].numpy()), "path": None}
         scale = float(labels.scale[place])
@@ -211,47 +197,34 @@ class Writers:
         }
 
 
-@dataclass
-class _Block:
-    """What is known of a block under way."""
-
-    outcomes: dict[str, Future | Rejected | None] = field(default_factory=dict)
-    buckets: dict[tuple[int, int], list[tuple[Work, Picture]]] = field(default_factory=dict)
-    held: int = 0  # bytes of the pictures in the buckets
-
-
 class _Run:
-    """Sort decoded pictures into batches of equal shape, and hand what becomes of them to the writers."""
+    """Label decoded pictures in batches of one shape, and pass the labels on to the writers, block by block."""
 
-    def __init__(self, predictor: Predictor, writers: Writers, batch_size: int, bar: LabelingBar):
-        self.predictor, self.writers, self.batch_size, self.bar = predictor, writers, batch_size, bar
-        self.block = _Block()
+    def __init__(self, labeler: Labeler, writers: Writers, batch_size: int, bar: LabelingBar):
+        self.labeler, self.writers, self.bar = labeler, writers, bar
+        self.batches: ShapeBatches[tuple[Work, Picture]] = ShapeBatches(batch_size)
+        self.outcomes: dict[str, Future | Rejected | None] = {}  # of the block under way, in order of the inputs
 
     def take(self, work: Work | BlockEnd, result: Picture | Rejected | None) -> None:
         """Take the next input or block end, in order."""
         if isinstance(work, BlockEnd):
-            for size in sorted(self.block.buckets):
-                self._label(size)
-            self.writers.write(work, self.block.outcomes)
-            self.block = _Block()
+            for size, members in self.batches.flush():
+                self._label(size, members)
+            self.writers.write(work, self.outcomes)
+            self.outcomes = {}
             return
-        self.block.outcomes[work.item.key] = result if isinstance(result, Rejected) else None
+        self.outcomes[work.item.key] = result if isinstance(result, Rejected) else None
         if isinstance(result, Rejected):
             self.bar.update(rejected=1)
-            return
-        bucket = self.block.buckets.setdefault(result.input_size, [])
-        bucket.append((work, result))
-        self.block.held += result.pixels.nbytes
-        if len(bucket) == self.batch_size:
-            self._label(result.input_size)
-        elif self.block.held > HELD_BYTES:  # many sizes of large pictures: rather a batch that is not full
-            self._label(max(self.block.buckets, key=lambda size: len(self.block.buckets[size])))
+        elif result is not None and (
+            full := self.batches.add(result.input_size, (work, result), result.pixels.nbytes)
+        ):
+            self._label(*full)
 
-    def _label(self, size: tuple[int, int]) -> None:
-        members = self.block.buckets.pop(size)
-        self.block.held -= sum(picture.pixels.nbytes for _, picture in members)
-        labels = self.predictor([picture.pixels for _, picture in members], size)
+    def _label(self, size: Shape, members: list[tuple[Work, Picture]]) -> None:
+        height, width = size
+        labels = self.labeler([picture.pixels for _, picture in members], (height, width))
         for place, (work, picture) in enumerate(members):
             outcome = self.writers.encode(labels, place, work.item.key, work.item.image, picture.file)
-            self.block.outcomes[work.item.key] = outcome
+            self.outcomes[work.item.key] = outcome
         self.bar.update(labeled=len(members))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import errno
-import queue
-import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -14,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from depth_anything_hf.labeling.decoding import Decoder, Picture, Rejected
 from depth_anything_hf.labeling.plan import BlockEnd, Work
+from depth_anything_hf.prediction.stream import read_ahead
 
 
 def decoded(
@@ -36,7 +34,7 @@ def decoded(
     under_way: collections.deque[Work | BlockEnd] = collections.deque()
 
     def handed_out():
-        for work in _read_ahead(feed, 4 * max(num_workers, 1)):
+        for work in read_ahead(feed, 4 * max(num_workers, 1)):
             under_way.append(work)
             yield work
 
@@ -52,14 +50,14 @@ def decoded(
     try:
         for result in loader:
             work = under_way.popleft()
-            if isinstance(result, _Failure):
+            if isinstance(result, _Failure) and isinstance(work, Work):
                 raise OSError(
                     result.errno,
                     f"{work.item.key} cannot be read ({result.message}). Check the disk or the network, and repeat the "
                     "same command to go on",
                 )
             if num_workers and on_cpu and result is not None and not isinstance(result, Rejected):
-                # A copy sets the worker's shared memory free, and its file handle, of which there are few.
+                # Copy, to release the worker's shared memory and its scarce file handle.
                 result = result._replace(pixels=result.pixels.clone())
             yield work, result
     except RuntimeError as error:
@@ -93,33 +91,3 @@ class _Reporting(Dataset):
 
 def _as_it_is(result):
     return result
-
-
-def _read_ahead(items: Iterable, size: int) -> Iterator:
-    """Iterate in a thread, so many items ahead: reading a file or the network must not stop the device."""
-    ready: queue.Queue = queue.Queue(size)
-    stopped, end = threading.Event(), object()
-
-    def put(value) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                return ready.put(value, timeout=0.1)
-
-    def run() -> None:
-        try:
-            for item in items:
-                put((item, None))
-                if stopped.is_set():
-                    return
-            put((end, None))
-        except BaseException as error:  # it is raised again where the items are used
-            put((end, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        while (entry := ready.get())[0] is not end:
-            yield entry[0]
-        if entry[1] is not None:
-            raise entry[1]
-    finally:
-        stopped.set()

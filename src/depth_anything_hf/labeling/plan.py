@@ -103,6 +103,7 @@ class _Reader:
     def __init__(self, items: Iterator[Item]):
         self.items, self.ended = items, False
         self.unreadable: str | None = None
+        self.ahead: Item
         self._advance()
 
     def take(self, size: int) -> Iterator[Item]:
@@ -115,7 +116,7 @@ class _Reader:
 
     def _advance(self) -> None:
         try:
-            self.ahead: Item = next(self.items)
+            self.ahead = next(self.items)
         except StopIteration:
             self.ended = True
         except (ValueError, EOFError, tarfile.TarError, OSError) as error:

@@ -83,7 +83,7 @@ class ShardFolder:
             entries[BlockId(*map(int, file.stem.split("-")))] = json.loads(file.read_text(encoding="utf-8"))
         return entries
 
-    def write_block(self, end: BlockEnd, outcomes: Mapping[str, Future | Rejected]) -> dict[str, Any]:
+    def write_block(self, end: BlockEnd, outcomes: Mapping[str, Future | Rejected | None]) -> dict[str, Any]:
         """Write a block's shard, check it, and then write its entry.
 
         Args:
@@ -98,7 +98,7 @@ class ShardFolder:
             OSError: The shard cannot be written or does not read back.
         """
         results = {key: out.result() if isinstance(out, Future) else out for key, out in outcomes.items()}
-        rows = [result for result in results.values() if not isinstance(result, Rejected)]
+        rows = [result for result in results.values() if isinstance(result, dict)]
         rejects = [{"key": key, "reason": out.reason} for key, out in results.items() if isinstance(out, Rejected)]
         if end.inputs != len(results):
             raise RuntimeError(

@@ -1,13 +1,14 @@
-"""Load a teacher for labelling: what it predicts, and how it wants its images."""
+"""Load a teacher for labeling: its model, what it predicts, and how it wants its images."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from depth_anything_hf.maps.resizing import fixed_aspect, resized_size
-from depth_anything_hf.prediction.predictor import input_multiple, load_model, space_of
+from depth_anything_hf.prediction.predictor import DepthPredictor, input_multiple, space_of
 
 OFFICIAL_RESOLUTION = 518  # for a processor that has none
 
@@ -23,28 +24,28 @@ class Preparation(NamedTuple):
     std: tuple[float, ...]
 
 
-def load_teacher(name: str, space: str | None = None) -> tuple[nn.Module, Preparation, str, int]:
+def load_teacher(
+    name: str, space: str | None = None, device: str | torch.device = "cpu"
+) -> tuple[nn.Module, Preparation, str, int]:
     """Load the model, how it wants its images, the space of its predictions, and its own resolution.
 
     Args:
         name (`str`): Hub id or folder of a depth model or of a LoRA adapter.
-        space (`str`, *optional*): Where its config does not tell.
+        space (`str`, *optional*): What it predicts, if its config does not say.
+        device (`str` or `torch.device`): Where it runs.
 
     Returns:
-        `tuple[nn.Module, Preparation, str, int]`: The model in evaluation mode, on the CPU.
+        `tuple[nn.Module, Preparation, str, int]`: The model in evaluation mode, in float32.
 
     Raises:
         ValueError: The space is unknown.
     """
-    model, processor = load_model(name)
+    teacher = DepthPredictor(name, space=space, device=device)
     # Weights that are stored in half precision are computed with in `dtype`, as any others.
+    model, processor = teacher.model.float(), teacher.processor
     preparation = preparation_of(processor, model.config)
-    return (
-        model.float(),
-        preparation,
-        space_of(model, name, space, processed=False),
-        own_resolution(processor, preparation),
-    )
+    network_space = space_of(model, name, space, processed=False)
+    return model, preparation, network_space, own_resolution(processor, preparation)
 
 
 def preparation_of(processor, config=None) -> Preparation:
@@ -81,7 +82,7 @@ def preparation_of(processor, config=None) -> Preparation:
 
 
 def own_resolution(processor, preparation: Preparation) -> int:
-    """Give the shorter side of the network's input by a checkpoint's own processor.
+    """Return the shorter side of the network's input by a checkpoint's own processor.
 
     It is no part of the `Preparation`, which a folder keeps beside the resolution that was taken.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from depth_anything_hf.maps.geometry import masked_mean, masked_median
+from depth_anything_hf.maps.geometry import masked_mean, masked_median, off_apple_gpu
 
 
 def fit_scale_shift(
@@ -35,6 +35,7 @@ def fit_scale_shift(
         >>> round(scale.item(), 6), round(shift.item(), 6)
         (3.0, 5.0)
     """
+    prediction, target, mask = off_apple_gpu(prediction), off_apple_gpu(target), off_apple_gpu(mask)
     if prediction.device.type != "cpu" or prediction.requires_grad or target.requires_grad or not len(prediction):
         return _fit_centered(prediction, target, mask)
     # An image at a time, its float64 copies stay in the cache.
@@ -95,7 +96,7 @@ def fit_scale(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
         >>> fit_scale(prediction, 3 * prediction, torch.ones(1, 1, 2, dtype=torch.bool)).item()
         3.0
     """
-    prediction, target = prediction.double(), target.double()
+    prediction, target, mask = off_apple_gpu(prediction).double(), off_apple_gpu(target).double(), off_apple_gpu(mask)
     energy = masked_mean(prediction.square(), mask)
     zero = energy == 0
     return torch.where(zero, 0.0, masked_mean(prediction * target, mask) / torch.where(zero, 1.0, energy))
@@ -119,8 +120,9 @@ def fit_median(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tenso
         >>> fit_median(prediction, torch.tensor([[[3.0, 6.0, 7.0]]]), torch.ones(1, 1, 3, dtype=torch.bool)).item()
         3.0
     """
-    middle = masked_median(prediction.double(), mask)
-    return torch.where(middle != 0, masked_median(target.double(), mask) / torch.where(middle != 0, middle, 1.0), 0.0)
+    prediction, target, mask = off_apple_gpu(prediction).double(), off_apple_gpu(target).double(), off_apple_gpu(mask)
+    middle = masked_median(prediction, mask)
+    return torch.where(middle != 0, masked_median(target, mask) / torch.where(middle != 0, middle, 1.0), 0.0)
 
 
 def apply_fit(prediction: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | float = 0.0) -> torch.Tensor:
@@ -138,5 +140,6 @@ def apply_fit(prediction: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
         >>> apply_fit(torch.ones(1, 1, 2), torch.tensor([2.0]), torch.tensor([0.5])).tolist()
         [[[2.5, 2.5]]]
     """
-    shift = torch.as_tensor(shift, dtype=torch.float64, device=prediction.device).expand_as(scale)
+    prediction, scale = off_apple_gpu(prediction), off_apple_gpu(scale)
+    shift = off_apple_gpu(torch.as_tensor(shift)).to(prediction.device, torch.float64).expand_as(scale)
     return prediction.double() * scale.double()[:, None, None] + shift[:, None, None]

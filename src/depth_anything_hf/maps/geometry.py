@@ -108,6 +108,19 @@ def kth_smallest(values: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.array(found, dtype=rows.dtype)).to(values.dtype)
 
 
+def off_apple_gpu(values: torch.Tensor) -> torch.Tensor:
+    """Bring values from an Apple GPU to the CPU, and leave any others where they are: that GPU has no float64.
+
+    Args:
+        values (`torch.Tensor`): Of any shape and type, before it becomes float64.
+
+    Example:
+        >>> off_apple_gpu(torch.ones(2)).double().device
+        device(type='cpu')
+    """
+    return values.cpu() if values.device.type == "mps" else values
+
+
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Average each image over its valid pixels.
 

@@ -3,7 +3,7 @@
 SPACES = ("depth", "disparity")
 
 
-def check_space(space: str) -> str:
+def check_space(space: str | None) -> str:
     """Return `space` if it is one of `"depth"` and `"disparity"`, and raise a `ValueError` otherwise."""
     if space not in SPACES:
         raise ValueError(

@@ -7,13 +7,15 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 
 from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.model.bundled import checkpoint_name
 from depth_anything_hf.model.choices import ADAPTED_DECODERS
-from depth_anything_hf.prediction.predictor import FINGERPRINT, adapter_base, load_model, weights_fingerprint
+from depth_anything_hf.prediction.predictor import FINGERPRINT, load_model
+from depth_anything_hf.prediction.weights import adapter_base, weights_fingerprint
 
 # transformers 5 renamed the attention's layers in memory; the left names are those of version 4.
 ATTENTION_LAYERS = r"query|key|value|attention\.output\.dense|q_proj|k_proj|v_proj|o_proj"
@@ -184,6 +186,7 @@ def merge_adapter(adapter: str | os.PathLike, out_dir: str | os.PathLike, **kwar
             f"{out_dir} holds an adapter, which transformers would add to the merged weights once more; choose another "
             "out_dir."
         )
+    model: Any
     model, processor = load_model(adapter, **kwargs)
     with filling(out_dir) as hidden:
         model.save_pretrained(hidden)

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def choose_device(name: str | None = None) -> str:
-    """Return the device to run on: the one that is named, or else CUDA, else MPS, else the CPU.
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device that a model runs on: the given one, or else this process's CUDA GPU, else MPS, else the CPU.
 
     Args:
-        name (`str`, *optional*): One of `DEVICES`; None is `"auto"`.
+        device (`str` or `torch.device`, *optional*): One of `DEVICES`, or any device of PyTorch; None is `"auto"`.
 
     Returns:
-        `str`: `"cpu"`, `"cuda"` or `"mps"`.
+        `torch.device`: With its number, where it is a CUDA GPU (`LOCAL_RANK`, which launchers set).
 
     Raises:
-        ValueError: PyTorch does not see the device.
+        ValueError: PyTorch finds no such device.
 
     Example:
         >>> choose_device("cpu")
-        'cpu'
+        device(type='cpu')
     """
     import torch
 
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name in (None, "auto"):
-        return next(device for device, found in there.items() if found)
-    if not there.get(name):
-        raise ValueError(f"device is {name!r}, and PyTorch finds no such device here; use 'auto' or 'cpu'.")
-    return name
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device in (None, "auto"):
+        device = next(name for name, is_there in found.items() if is_there)
+    chosen = torch.device(device)  # type: ignore[arg-type]  # no longer None
+    if not found.get(chosen.type, True):
+        raise ValueError(f"device is {str(device)!r}, and PyTorch finds no such device here; use 'auto' or 'cpu'.")
+    own_gpu = chosen.type == "cuda" and chosen.index is None
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if own_gpu else chosen

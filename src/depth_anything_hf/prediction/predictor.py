@@ -1,69 +1,187 @@
-"""Predict depth at full size for a list of images."""
+"""Open a depth model, place it, know what it predicts, and predict images at full size."""
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import inspect
-import json
 import math
 import re
-from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
+from typing import Any, overload
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from PIL import Image
-from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
-from transformers.utils import cached_file, is_torchvision_available
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils import is_torchvision_available
 
 from depth_anything_hf.maps.geometry import check_space
 from depth_anything_hf.maps.resizing import check_resolution, fixed_aspect, resize_prediction, shaped_size
 from depth_anything_hf.model.bundled import checkpoint_folder
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
+from depth_anything_hf.prediction.devices import choose_device
+from depth_anything_hf.prediction.stream import ShapeBatches
+from depth_anything_hf.prediction.weights import (
+    adapter_base,
+    adapter_config,
+    digest_of_model,
+    model_revision,
+    weights_fingerprint,
+)
 
 FINGERPRINT = "base_model_fingerprint"  # stands in an adapter's auto_mapping, which PEFT and transformers read past
 
 
-def load_model(name: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProcessor]:
+class DepthPredictor:
+    """Predict the depth of images with one model: opened, placed, and known in what it predicts.
+
+    Args:
+        name (`str`): Hub id or folder of a depth model or of a LoRA adapter, or "mini", which comes with the package.
+        resolution (`int`, *optional*): Shorter side of the network's input, pixels, a multiple of its patch size;
+            default: the checkpoint's.
+        space (`str`, *optional*): `"disparity"` or `"depth"`: what the model predicts, if its config does not say.
+        device (`str` or `torch.device`, *optional*): Where it runs; default: by `choose_device`.
+        dtype (`torch.dtype`, *optional*): Of the weights; default: as they are stored.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub; of an adapter, its own, not its base's.
+
+    Attributes:
+        model (`nn.Module`): In evaluation mode.
+        processor: Its image processor.
+        space (`str`): `"disparity"` (larger is nearer, unknown scale) or `"depth"` (meters).
+        revision (`str`): The commit on the Hub, or a digest of the weights; see `model_revision`.
+        device (`torch.device`): Where the model is now.
+
+    Raises:
+        ValueError: No depth model, its space is unknown, or a resolution that it does not take.
+
+    Example:
+        >>> predict = DepthPredictor("mini", device="cpu")
+        >>> photo = Image.new("RGB", (80, 60))
+        >>> predict(photo).shape, len(predict([photo, photo])), predict.space
+        (torch.Size([60, 80]), 2, 'disparity')
+    """
+
+    model: Any  # any depth model of transformers
+    processor: Any
+    space: str
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        resolution: int | None = None,
+        space: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        revision: str | None = None,
+    ):
+        model, processor = load_model(name, revision=revision, **({} if dtype is None else {"dtype": dtype}))
+        self._source: tuple[str, str | None] | None = (name, revision)
+        self._take(model, processor, name, resolution, space)
+        self.model.to(choose_device(device))
+
+    @classmethod
+    def from_model(
+        cls, model: nn.Module, processor: Any, *, resolution: int | None = None, space: str | None = None
+    ) -> DepthPredictor:
+        """Wrap a model in memory; it stays where it is, and nothing given is changed.
+
+        Args:
+            model (`nn.Module`): Any depth model whose output has `predicted_depth`.
+            processor: Its image processor.
+            resolution (`int`, *optional*): As of the class.
+            space (`str`, *optional*): As of the class.
+
+        Returns:
+            `DepthPredictor`: Its `revision` is the digest of the weights.
+        """
+        predictor = cls.__new__(cls)
+        predictor._source = None
+        predictor._take(model, processor, type(model).__name__, resolution, space)
+        return predictor
+
+    def _take(self, model: nn.Module, processor: Any, name: str, resolution: int | None, space: str | None) -> None:
+        self.model, self.processor = model, processor
+        if resolution is not None:
+            self.processor = copy.deepcopy(processor)
+            set_resolution(self.processor, model.config, resolution)
+        self.space = space_of(model, name, space)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now."""
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def revision(self) -> str:
+        """The commit on the Hub, or a digest of the weights."""
+        if self._source is None:
+            return digest_of_model(self.model)
+        return model_revision(self._source[0], self.model, self._source[1])
+
+    @overload
+    def __call__(self, images: Image.Image) -> torch.Tensor: ...
+
+    @overload
+    def __call__(self, images: Sequence[Image.Image]) -> list[torch.Tensor]: ...
+
+    def __call__(self, images: Image.Image | Sequence[Image.Image]) -> torch.Tensor | list[torch.Tensor]:
+        """Predict one image, or several; those of one input size go through the model together.
+
+        Args:
+            images (`Image.Image` or `Sequence[Image.Image]`): Of any sizes.
+
+        Returns:
+            `torch.Tensor`: `(height, width)` float32 on the CPU, in `space`; for several images a list of them.
+
+        Raises:
+            ValueError: `images` is empty.
+        """
+        if isinstance(images, Image.Image):
+            return predict_depth(self.model, self.processor, [images])[0]
+        return predict_depth(self.model, self.processor, images)
+
+
+def load_model(name: str, *, revision: str | None = None, **kwargs) -> tuple[nn.Module, Any]:
     """Load a depth model and its processor: Depth Anything as our classes, any other as transformers' own.
 
     Args:
         name (`str`): Hub id or folder, or "mini", which comes with the package; of a LoRA adapter, too, which is merged
             into its base model.
-        kwargs: Passed to `from_pretrained` of the model.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub; of an adapter, its own, not its base's.
+        kwargs: Passed to `from_pretrained` of the model, such as `dtype`.
 
     Returns:
         `tuple[nn.Module, DepthAnythingImageProcessor]`: The model, in evaluation mode on the CPU, and its processor.
 
     Raises:
         ValueError: The checkpoint is no depth model, or an adapter that names no base model, or one that does not fit
-            it, or was trained on other weights.
+            it, or was trained on other weights; or a revision of a folder.
     """
     name = checkpoint_folder(name)
-    base = adapter_base(name)
+    if revision is not None and Path(name).is_dir():
+        raise ValueError(f"revision is {revision!r}, but {name} is a folder, which has no revisions; leave it out.")
+    base = adapter_base(name, revision)
     if base is not None:
-        return _load_merged(name, base, **kwargs)
-    config = AutoConfig.from_pretrained(name)
+        return _load_merged(name, base, revision, **kwargs)
+    config = AutoConfig.from_pretrained(name, revision=revision)
     if config.model_type == "depth_anything":
-        model = DepthAnythingForDepthEstimation.from_pretrained(name, **kwargs)
-        return model.eval(), DepthAnythingImageProcessor.from_pretrained(name)
+        model = DepthAnythingForDepthEstimation.from_pretrained(name, revision=revision, **kwargs)
+        return model.eval(), DepthAnythingImageProcessor.from_pretrained(name, revision=revision or "main")
     if type(config) not in AutoModelForDepthEstimation._model_mapping:
         raise ValueError(
             f"{name} is of type {config.model_type!r}, which estimates no depth; choose a checkpoint that "
             "AutoModelForDepthEstimation loads, such as depth-anything/Depth-Anything-V2-Small-hf."
         )
-    model = AutoModelForDepthEstimation.from_pretrained(name, **kwargs)
-    return model.eval(), AutoImageProcessor.from_pretrained(name)
+    model = AutoModelForDepthEstimation.from_pretrained(name, revision=revision, **kwargs)
+    return model.eval(), AutoImageProcessor.from_pretrained(name, revision=revision)
 
 
 _SPACE_OF = {"dpt": "disparity", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth", "tipsv2_dpt": "depth"}
-_SPACE_OF_NETWORK = {"depth_pro": "disparity"}  # its processor makes metres of it
+_SPACE_OF_NETWORK = {"depth_pro": "disparity"}  # its processor turns that into meters
 
 
 def space_of(model: nn.Module, name: str, space: str | None = None, processed: bool = True) -> str:
@@ -72,24 +190,26 @@ def space_of(model: nn.Module, name: str, space: str | None = None, processed: b
     Args:
         model (`nn.Module`): A depth model of transformers.
         name (`str`): For the message.
-        space (`str`, *optional*): What the user says; wins.
-        processed (`bool`): Whether its processor has a hand in it, as in `predict_depth`; else the network's own output.
+        space (`str`, *optional*): What the user says; it wins.
+        processed (`bool`): True for predictions after the processor's own rules, as `predict_depth` returns them; False
+            for the network's own output.
 
     Returns:
         `str`: `"disparity"` or `"depth"`.
 
     Raises:
-        ValueError: Neither the user nor the config says it.
+        ValueError: Neither the user nor the config says what it predicts.
     """
-    kind = getattr(model.config, "depth_estimation_type", None)
+    config: Any = model.config
+    kind = getattr(config, "depth_estimation_type", "")
     spaces = _SPACE_OF if processed else _SPACE_OF | _SPACE_OF_NETWORK
-    known = {"relative": "disparity", "metric": "depth"}.get(kind) or spaces.get(model.config.model_type)
-    if (space or known) is None:
+    found = space or {"relative": "disparity", "metric": "depth"}.get(kind) or spaces.get(config.model_type)
+    if found is None:
         raise ValueError(
-            f"{name} ({model.config.model_type}) does not say whether it predicts disparity or depth; pass "
+            f"{name} ({config.model_type}) does not say whether it predicts disparity or depth; pass "
             "space='disparity' or space='depth'."
         )
-    return check_space(space or known)
+    return check_space(found)
 
 
 def input_multiple(processor, config=None) -> int:
@@ -113,7 +233,7 @@ def input_multiple(processor, config=None) -> int:
 
 
 def set_resolution(processor, config, resolution: int) -> None:
-    """Make a processor bring images to another resolution than its checkpoint's; one that squeezes them keeps its shape.
+    """Set the resolution to which a processor resizes images; one that squeezes them into one shape keeps that shape.
 
     Args:
         processor: Of transformers; changed.
@@ -133,40 +253,11 @@ def set_resolution(processor, config, resolution: int) -> None:
     processor.size = {"height": height, "width": width}
 
 
-def adapter_base(name: str) -> str | None:
-    """Find the base model of a folder or Hub repository that holds an adapter alone; None for a whole model."""
-    found = _adapter_config(name)
-    if found is None:
-        return None
-    path, config = found
-    if not config.get("base_model_name_or_path"):
-        raise ValueError(
-            f"{path} does not say which model the adapter belongs to; write its Hub id or folder there, as "
-            "base_model_name_or_path."
-        )
-    return config["base_model_name_or_path"]
-
-
-def _adapter_config(name: str) -> tuple[str, dict] | None:
-    """Read adapter_config.json and say where it lies; None for a whole model."""
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    if find_file(name, "config.json") is not None:
-        return None
-    path = find_adapter_config_file(name)
-    return None if path is None else (path, json.loads(Path(path).read_text(encoding="utf-8")))
-
-
-def find_file(name: str, file: str) -> str | None:
-    """Find a file of a folder or Hub repository; None if it has no such file."""
-    return cached_file(checkpoint_folder(name), file, _raise_exceptions_for_missing_entries=False)
-
-
-def _load_merged(name: str, base: str, **kwargs) -> tuple[nn.Module, DepthAnythingImageProcessor]:
+def _load_merged(name: str, base: str, revision: str | None, **kwargs) -> tuple[nn.Module, Any]:
     """Merge an adapter into its base model, after checks that it belongs there: on other weights it makes noise."""
     from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 
-    path, config = _adapter_config(name)
+    path, config = adapter_config(name, revision) or (name, {})
     trained_on = (config.get("auto_mapping") or {}).get(FINGERPRINT)
     if trained_on is not None and trained_on != (found := weights_fingerprint(base)):
         raise ValueError(
@@ -176,9 +267,9 @@ def _load_merged(name: str, base: str, **kwargs) -> tuple[nn.Module, DepthAnythi
     model, processor = load_model(base, **kwargs)
     names = _adapter_names(model)
     try:
-        adapted = PeftModel.from_pretrained(model, name, key_mapping=names)
+        adapted = PeftModel.from_pretrained(model, name, key_mapping=names, revision=revision)
         strangers = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-        strangers ^= load_peft_weights(name, device="cpu", key_mapping=names).keys()
+        strangers ^= load_peft_weights(name, device="cpu", key_mapping=names, revision=revision).keys()
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"the adapter {name} does not fit {base}: {error}") from error
     if strangers:
@@ -199,68 +290,10 @@ def _adapter_names(model: nn.Module) -> dict[str, str]:
     return {rf"\.{re.escape(one)}\.(?=lora_)": f".{other}." for one, other in pairs.items()}
 
 
-def weights_fingerprint(name: str) -> str | None:
-    """Identify the weights of a checkpoint as they lie in its files, by names and values.
-
-    Args:
-        name (`str`): Hub id or folder.
-
-    Returns:
-        `str`, *optional*: "sha256:" and 16 hexadecimal digits; None where there are no safetensors files.
-    """
-    paths = [find_file(name, "model.safetensors")]
-    if paths == [None]:
-        index = find_file(name, "model.safetensors.index.json")
-        if index is None:
-            return None
-        shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
-        paths = [find_file(name, shard) for shard in sorted(shards)]
-    digest = hashlib.sha256()
-    with ExitStack() as stack:
-        owners = {}
-        for path in paths:
-            file = stack.enter_context(safe_open(path, "pt"))
-            owners |= dict.fromkeys(file.keys(), file)
-        for key, file in sorted(owners.items(), key=lambda owner: owner[0]):
-            digest.update(key.encode())
-            digest.update(file.get_tensor(key).flatten().view(torch.uint8).numpy())
-    return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def model_revision(name: str, model: nn.Module) -> str:
-    """Identify a model: its commit on the Hub, or a digest of its weights.
-
-    Args:
-        name (`str`): Hub id or folder.
-        model (`nn.Module`): Loaded from there.
-
-    Returns:
-        `str`: The commit, or "sha256:" and 16 hexadecimal digits of the weights.
-    """
-    if not Path(checkpoint_folder(name)).exists():
-        commit = getattr(model.config, "_commit_hash", None) or _commit_on_hub(name)
-        if commit and adapter_base(name) is None:  # an adapter's commit is not its base's
-            return commit
-    digest = hashlib.sha256()
-    for key, values in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(values.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def _commit_on_hub(name: str) -> str | None:
-    """Read off the cache which commit was loaded: transformers' config does not keep it any more."""
-    try:
-        path = try_to_load_from_cache(name, "config.json")
-    except ValueError:  # no id of the Hub
-        return None
-    return extract_commit_hash(path, None) if isinstance(path, str) else None
-
-
 @torch.no_grad()
 def predict_depth(
     model: nn.Module,
-    processor: DepthAnythingImageProcessor,
+    processor: Any,
     images: Sequence[Image.Image],
     mode: str = "bilinear",
     full_size: bool = True,
@@ -277,7 +310,7 @@ def predict_depth(
 
     Returns:
         `list[torch.Tensor]`: For each image `(height, width)` float32 on the CPU: disparity, larger when nearer, for a
-        relative model; metres for a metric one.
+        relative model; meters for a metric one.
 
     Raises:
         ValueError: `images` is empty.
@@ -294,22 +327,27 @@ def predict_depth(
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one.")
     device = next(model.parameters()).device
-    inputs = [processor(image, return_tensors="pt")["pixel_values"][0] for image in images]
-    by_shape = defaultdict(list)
-    for i, pixel_values in enumerate(inputs):
-        by_shape[pixel_values.shape].append(i)
-    predictions: list[torch.Tensor] = [None] * len(images)
+    batches: ShapeBatches[tuple[int, torch.Tensor]] = ShapeBatches(len(images))
+    predictions: dict[int, torch.Tensor] = {}
+
+    def predict(members: list[tuple[int, torch.Tensor]]) -> None:
+        sizes = [images[i].size[::-1] if full_size else None for i, _ in members]
+        outputs = model(pixel_values=torch.stack([pixel_values for _, pixel_values in members]).to(device))
+        for (i, _), depth in zip(members, _full_size(outputs, processor, sizes, mode), strict=True):
+            predictions[i] = depth.cpu()
+
     was_training = model.training
     model.eval()
     try:
-        for members in by_shape.values():
-            batch = torch.stack([inputs[i] for i in members]).to(device)
-            sizes = [images[i].size[::-1] if full_size else None for i in members]
-            for i, depth in zip(members, _full_size(model(pixel_values=batch), processor, sizes, mode), strict=True):
-                predictions[i] = depth.cpu()
+        for i, image in enumerate(images):
+            pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]
+            if full := batches.add(tuple(pixel_values.shape), (i, pixel_values), pixel_values.nbytes):
+                predict(full[1])
+        for _, members in batches.flush():
+            predict(members)
     finally:
         model.train(was_training)
-    return predictions
+    return [predictions[i] for i in range(len(images))]
 
 
 def _full_size(outputs, processor, sizes: list[tuple[int, int] | None], mode: str) -> list[torch.Tensor]:

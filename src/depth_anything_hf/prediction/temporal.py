@@ -1,6 +1,6 @@
 r"""Depth of a video that does not flicker: each frame's prediction is aligned with those before it.
 
-A model that sees one frame at a time gives each its own scale and shift (in disparity) or scale (in metres). They are
+A model that sees one frame at a time gives each its own scale and shift (in disparity) or scale (in meters). They are
 fitted to the frame before, already corrected, and taken out. Two things keep that from going wrong over many frames:
 
 - The fit is symmetric. Least squares from a noisy prediction to a noisy past finds too small a scale, always, and a
@@ -23,15 +23,15 @@ import torch
 import torch.nn.functional as F
 
 from depth_anything_hf.maps.alignment import fit_scale_shift
-from depth_anything_hf.maps.geometry import check_space, kth_smallest, masked_mean, masked_median
+from depth_anything_hf.maps.geometry import check_space, kth_smallest, masked_mean, masked_median, off_apple_gpu
 
 SMOOTHING = 20  # frames
 _TRIMMED = 0.2  # share of the pixels that a fit leaves out: those that moved
 _ROUNDS = 4  # of fitting and trimming; further ones changed scales by 0.02 % in the median, 0.8 % at most
 _LARGEST_SCALE = 2.0  # a correction beyond this, or below its inverse, is no jitter
 _PIXELS = 2**15  # that a fit looks at, at most
-# Chosen on photographs and procedural scenes: a pan keeps the colours, another exposure the layout, a cut neither.
-_OTHER_COLORS = 0.25  # share of the pixels that would have to change colour
+# Chosen on photographs and procedural scenes: a pan keeps the colors, another exposure the layout, a cut neither.
+_OTHER_COLORS = 0.25  # share of the pixels that would have to change color
 _SAME_LAYOUT = 0.7  # correlation of the brightness
 
 
@@ -43,7 +43,7 @@ def check_smoothing(smoothing: float) -> float:
 
 
 class AlignedFrame(NamedTuple):
-    """Hold a frame's aligned prediction: `values = scale * prediction + shift`."""
+    """A frame's aligned prediction: `values = scale * prediction + shift`."""
 
     values: torch.Tensor  # (height, width) float32
     scale: float
@@ -85,7 +85,7 @@ class TemporalAligner:
         """Align a frame's prediction.
 
         Args:
-            prediction (`torch.Tensor`): `(height, width)`, float: disparity or metres; NaN and infinity are no values.
+            prediction (`torch.Tensor`): `(height, width)`, float: disparity or meters; NaN and infinity are no values.
             image (`torch.Tensor`): `(3, any height, any width)`, uint8: what the frame shows.
 
         Returns:
@@ -105,7 +105,9 @@ class TemporalAligner:
         return AlignedFrame(scale * prediction.float() + shift, scale, shift, correction is None)
 
     def _correction(self, grid: torch.Tensor, small: torch.Tensor) -> tuple[float, float] | None:
-        if self._past is None or grid.shape != self._past.shape or is_scene_cut(self._image, small):
+        if self._past is None or self._image is None or grid.shape != self._past.shape:
+            return None
+        if is_scene_cut(self._image, small):
             return None
         mask = torch.isfinite(grid) & torch.isfinite(self._past)
         scale, shift = fit_to_past(grid, self._past, mask, self.space)
@@ -127,7 +129,7 @@ def fit_to_past(
     In disparity: \(s = \sqrt{\sigma^2_{past} / \sigma^2_{prediction}}\), the geometric mean of the slopes of past on
     prediction and, inverted, of prediction on past, with the shift that makes the means equal. The fifth of the pixels
     with the largest residuals is left out and the rest is fitted again, four times (the concentration steps of least
-    trimmed squares). In metres: the median of the pixels' ratios, without a shift.
+    trimmed squares). In meters: the median of the pixels' ratios, without a shift.
 
     Args:
         prediction (`torch.Tensor`): `(height, width)`, float.
@@ -149,7 +151,8 @@ def fit_to_past(
         >>> [round(number, 6) for number in fit_to_past(past / 2 + 3, past, everywhere)]
         [2.0, -6.0]
     """
-    prediction, past, mask = prediction[None].double(), past[None].double(), mask[None]  # (1, height, width)
+    prediction, past, mask = (off_apple_gpu(one)[None] for one in (prediction, past, mask))  # (1, height, width)
+    prediction, past = prediction.double(), past.double()
     if check_space(space) == "depth":
         mask = mask & (prediction > 0)
         return masked_median(past / torch.where(mask, prediction, 1.0), mask).item(), 0.0
@@ -169,9 +172,9 @@ def _fit_symmetric(prediction: torch.Tensor, past: torch.Tensor, mask: torch.Ten
 
 
 def is_scene_cut(before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Tell whether a frame shows another scene than the one before: other colours, and another layout.
+    """Check whether a frame shows another scene than the one before: other colors, and another layout.
 
-    More than a quarter of the pixels would have to change their colour (8 levels a channel) for the histograms to be
+    More than a quarter of the pixels would have to change their color (8 levels a channel) for the histograms to be
     equal, and the brightness of 6 x 8 fields correlates by less than 0.7. Each alone also happens within a scene: the
     first by exposure or a flash, the second by a fast pan.
 
@@ -195,7 +198,7 @@ def is_scene_cut(before: torch.Tensor, after: torch.Tensor) -> bool:
 
 
 def _signature(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a frame's histogram of colours (512,), which sums to 1, and its brightness (6, 8), less the mean."""
+    """Return a frame's histogram of colors (512,), which sums to 1, and its brightness (6, 8), less the mean."""
     red, green, blue = (image >> 5).long().flatten(1)
     colors = torch.bincount(64 * red + 8 * green + blue, minlength=512) / red.numel()
     layout = F.adaptive_avg_pool2d(image.float().mean(0)[None, None], (6, 8))[0, 0]
@@ -203,13 +206,13 @@ def _signature(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _thin_out(values: torch.Tensor) -> torch.Tensor:
-    """Take every so manieth row and column of (..., height, width), until few enough pixels are left."""
+    """Take every n-th row and column of (..., height, width), so that few enough pixels are left."""
     step = max(1, math.ceil(math.sqrt(values.shape[-2] * values.shape[-1] / _PIXELS)))
     return values[..., ::step, ::step].clone()
 
 
 class RunningRange:
-    """Follow the range of a video's values slowly, so that its colours do not flicker.
+    """Follow the range of a video's values slowly, so that its colors do not flicker.
 
     State: the range so far, and how many frames it is of. Each end is the moving average of the frames' 2nd or 98th
     percentile: of all frames until there are as many as `smoothing`, an exponential one from there on.
@@ -247,8 +250,8 @@ class RunningRange:
         if inside.numel():
             self._number += 1
             share = 1 / min(self.smoothing, self._number)
-            ends = zip(self._range, _robust_ends(inside), strict=True)
-            self._range = tuple(old + share * (new - old) for old, new in ends)
+            (old_low, old_high), (low, high) = self._range, _robust_ends(inside)
+            self._range = old_low + share * (low - old_low), old_high + share * (high - old_high)
         return self._range
 
 

@@ -15,13 +15,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image
-from torch import nn
 from tqdm.auto import tqdm
 
 from depth_anything_hf.data.codes import encode_depth_map, upright_rgb
@@ -29,7 +28,7 @@ from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale, fit_scale_shift
 from depth_anything_hf.maps.geometry import check_space, disparity_of_prediction
 from depth_anything_hf.pictures.visualization import paint, robust_range
-from depth_anything_hf.prediction.predictor import predict_depth, space_of
+from depth_anything_hf.prediction.predictor import DepthPredictor
 
 _STRIP = 64  # rows that are handled at a time
 _CELL = 4  # pixels of the overview: a fit compares means over cells, as the overview lacks the tile's detail
@@ -45,7 +44,7 @@ class TiledDepth(NamedTuple):
 
 
 class PixelFile:
-    """Hold the pixels of a photograph in an unnamed file, so that they take no memory. Use it in `with`.
+    """Store the pixels of a photograph in an unnamed file, so that they take no memory. Use it in `with`.
 
     Args:
         image (`Image.Image`): As opened, of any mode; its EXIF rotation is applied.
@@ -61,7 +60,7 @@ class PixelFile:
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # turned as a whole
             image = upright_rgb(image)
         self.size = image.size
-        self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self._file: IO[bytes] = TemporaryFile(dir=None if folder is None else os.fspath(folder))  # noqa: SIM115 - closed by __exit__
         for top in range(0, image.height, _STRIP):
             strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
             self._file.write(np.asarray(upright_rgb(strip)).data)
@@ -101,7 +100,7 @@ def tile_overlap(tile: int, overlap: int | None = None) -> int:
     """
     if overlap is None and tile < 4:
         raise ValueError(
-            f"tile is {tile} pixels; it must be at least 4, so that neighbours overlap by a quarter: 518 gives all detail."
+            f"tile is {tile} pixels; it must be at least 4, so that neighbors overlap by a quarter: 518 gives all detail."
         )
     overlap = tile // 4 if overlap is None else overlap
     if not 1 <= overlap <= tile // 2:
@@ -112,7 +111,7 @@ def tile_overlap(tile: int, overlap: int | None = None) -> int:
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Place the fewest tiles along a side so that neighbours share at least `overlap` pixels, evenly.
+    """Place the fewest tiles along a side so that neighbors share at least `overlap` pixels, evenly.
 
     Args:
         length (`int`): Of the side, pixels.
@@ -162,14 +161,9 @@ def tile_weights(length: int, starts: list[int], tile: int) -> torch.Tensor:
 
 
 def iter_tiled_depth(
-    model: nn.Module,
-    processor,
-    image: Image.Image | PixelFile,
-    tile: int = 1036,
-    overlap: int | None = None,
-    space: str | None = None,
+    predictor: DepthPredictor, image: Image.Image | PixelFile, tile: int = 1036, overlap: int | None = None
 ) -> Iterator[TiledDepth]:
-    """Predict an image tile by tile, and give its rows from top to bottom as they are finished.
+    """Predict an image tile by tile, and yield its rows from top to bottom as they are finished.
 
     Each tile gets the scale and shift of its least-squares fit to the overview, in the model's space; from a metric model
     the scale alone, since a crop looks as if taken by a longer lens, which scales depth and does not shift it. A tile
@@ -177,28 +171,25 @@ def iter_tiled_depth(
     unfit: the overview stands in for it. A sky or a bare wall can be such.
 
     Args:
-        model (`nn.Module`): Any depth model whose output has `predicted_depth`.
-        processor: Its own; decides at what size the model sees a tile.
+        predictor (`DepthPredictor`): Its processor decides at what size the model sees a tile.
         image (`Image.Image` or `PixelFile`): RGB.
         tile (`int`): Side of a tile, pixels of the image. As large as the model's input (518), it gives all the detail
             that the model can; twice as large, a quarter of the work.
-        overlap (`int`, *optional*): Least overlap of neighbours, pixels; left out, a quarter of a tile.
-        space (`str`, *optional*): What the model predicts, where its config does not say it.
+        overlap (`int`, *optional*): Least overlap of neighbors, pixels; left out, a quarter of a tile.
 
     Yields:
         `TiledDepth`: The next rows, a few at a time; the tiles are counted with the first rows that they finish.
 
     Raises:
-        ValueError: The tile or the overlap is out of range, or nothing says what the model predicts.
+        ValueError: The tile or the overlap is out of range.
     """
-    space = space_of(model, type(model).__name__, space)
     overlap = tile_overlap(tile, overlap)
     width, height = image.size
     tops, lefts = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
     down, across = tile_weights(height, tops, tile), tile_weights(width, lefts, tile)
-    overview = predict_depth(model, processor, [_shrunk(image, tile)])[0]  # its shorter side is a tile's at most
+    overview = predictor(_shrunk(image, tile))  # its shorter side is a tile's at most
     side = (down.shape[1], across.shape[1])
-    cells = tuple(
+    rows, columns = (
         max(round(part * small / whole / _CELL), 2)
         for part, small, whole in zip(side, overview.shape, (height, width), strict=True)
     )
@@ -206,12 +197,12 @@ def iter_tiled_depth(
     with tqdm(total=len(tops) * len(lefts), desc="tiles", unit="tile", leave=False) as bar:
         for i, top in enumerate(tops):
             unfit = 0
-            for left, columns in zip(lefts, across, strict=True):
+            for left, weights in zip(lefts, across, strict=True):
                 box = (left, top, left + side[1], top + side[0])
                 region = _region(overview, box, (height, width))
-                aligned = _aligned(predict_depth(model, processor, [image.crop(box)])[0], region, cells, space)
+                aligned = _aligned(predictor(image.crop(box)), region, (rows, columns), predictor.space)
                 unfit += aligned is None
-                held[:, left : box[2]] += down[i][:, None] * columns * (region if aligned is None else aligned)
+                held[:, left : box[2]] += down[i][:, None] * weights * (region if aligned is None else aligned)
                 bar.update()
             finished = (tops[i + 1] if i + 1 < len(tops) else height) - top
             for first in range(0, finished, _STRIP):
@@ -222,25 +213,18 @@ def iter_tiled_depth(
 
 
 def predict_tiled(
-    model: nn.Module,
-    processor,
-    image: Image.Image | PixelFile,
-    tile: int = 1036,
-    overlap: int | None = None,
-    space: str | None = None,
+    predictor: DepthPredictor, image: Image.Image | PixelFile, tile: int = 1036, overlap: int | None = None
 ) -> TiledDepth:
     """Predict an image tile by tile, as `iter_tiled_depth`, and return all of it.
 
     Args:
-        model (`nn.Module`): See `iter_tiled_depth`, as for all that follow.
-        processor: Of the model.
+        predictor (`DepthPredictor`): See `iter_tiled_depth`, as for all that follow.
         image (`Image.Image` or `PixelFile`): RGB.
         tile (`int`): Side of a tile, pixels of the image.
-        overlap (`int`, *optional*): Least overlap of neighbours, pixels.
-        space (`str`, *optional*): What the model predicts.
+        overlap (`int`, *optional*): Least overlap of neighbors, pixels.
 
     Returns:
-        `TiledDepth`: `depth` `(height, width)`: disparity of a relative model, metres of a metric one.
+        `TiledDepth`: `depth` `(height, width)`: disparity of a relative model, meters of a metric one.
 
     Raises:
         ValueError: See `iter_tiled_depth`.
@@ -251,13 +235,14 @@ def predict_tiled(
         >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
         >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
         >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
-        >>> tiled = predict_tiled(model, processor, Image.new("RGB", (150, 100)), tile=80)
+        >>> predictor = DepthPredictor.from_model(model, processor)
+        >>> tiled = predict_tiled(predictor, Image.new("RGB", (150, 100)), tile=80)
         >>> tiled.depth.shape, tiled.tiles
         (torch.Size([100, 150]), 6)
     """
     depth = torch.empty(image.size[::-1])
     top = tiles = unfit = 0
-    for rows in iter_tiled_depth(model, processor, image, tile, overlap, space):
+    for rows in iter_tiled_depth(predictor, image, tile, overlap):
         depth[top : top + len(rows.depth)] = rows.depth
         top, tiles, unfit = top + len(rows.depth), tiles + rows.tiles, unfit + rows.unfit
     return TiledDepth(depth, tiles, unfit)
@@ -294,21 +279,22 @@ def _aligned(
     prediction: torch.Tensor, region: torch.Tensor, cells: tuple[int, int], space: str
 ) -> torch.Tensor | None:
     """Bring a tile to the overview's scale and shift by means over cells; None if it does not agree with it."""
-    means = [F.interpolate(values[None, None], cells, mode="area")[0].double() for values in (prediction, region)]
-    everywhere = torch.ones_like(means[0], dtype=torch.bool)
+    mean, wanted = (F.interpolate(one[None, None], cells, mode="area")[0].double() for one in (prediction, region))
+    everywhere = torch.ones_like(mean, dtype=torch.bool)
     if space == "disparity":
-        scale, shift = fit_scale_shift(*means, everywhere)
+        scale, shift = fit_scale_shift(mean, wanted, everywhere)
     else:
-        scale, shift = fit_scale(*means, everywhere), 0.0
-    missed = (apply_fit(means[0], scale, shift) - means[1]).square().mean()
-    if not (scale > 0 and missed <= (1 - _LEAST_AGREEMENT) * means[1].var(correction=0)):  # False for NaN, too
+        scale = fit_scale(mean, wanted, everywhere)
+        shift = torch.zeros_like(scale)
+    missed = (apply_fit(mean, scale, shift) - wanted).square().mean()
+    if not (scale > 0 and missed <= (1 - _LEAST_AGREEMENT) * wanted.var(correction=0)):  # False for NaN, too
         return None
     return apply_fit(prediction[None], scale, shift)[0].clamp(min=0).float()
 
 
 def save_tiled_depth(
     path_stem: str | os.PathLike, rows: Iterable[TiledDepth], size: tuple[int, int], space: str = "disparity"
-) -> dict[str, Path | float | int]:
+) -> dict[str, Any]:
     """Write a prediction as its rows come: the files of `save_depth`, without ever holding the map.
 
     Args:
@@ -366,7 +352,7 @@ def save_tiled_depth(
 
 
 def _painted(strips: Callable[[], Iterator[np.ndarray]], size: tuple[int, int], space: str) -> Iterator[np.ndarray]:
-    """Colour a map strip by strip, `(rows, width, 3)` uint8, on the range of at most a megapixel of it."""
+    """Color a map strip by strip, `(rows, width, 3)` uint8, on the range of at most a megapixel of it."""
     step = math.ceil(math.sqrt(size[0] * size[1] / 10**6))
     sample = torch.from_numpy(np.concatenate([strip[::step, ::step] for strip in strips()]))
     disparity, known = disparity_of_prediction(sample, space)
@@ -376,8 +362,8 @@ def _painted(strips: Callable[[], Iterator[np.ndarray]], size: tuple[int, int], 
 
 
 def _write_png(path: Path, size: tuple[int, int], bits: int, strips: Iterable[np.ndarray]) -> None:
-    """Write a PNG strip by strip, which Pillow cannot: 16-bit grey `(rows, width)` or 8-bit RGB `(rows, width, 3)`."""
-    pixel, color_type = (2, 0) if bits == 16 else (3, 2)  # bytes; grey or RGB
+    """Write a PNG strip by strip, which Pillow cannot: 16-bit gray `(rows, width)` or 8-bit RGB `(rows, width, 3)`."""
+    pixel, color_type = (2, 0) if bits == 16 else (3, 2)  # bytes; gray or RGB
 
     with replacing(path, flush=False) as partial, partial.open("wb") as stream:
 

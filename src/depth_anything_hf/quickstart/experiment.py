@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 from transformers import Dinov2Config, ProgressCallback
 
@@ -21,7 +20,7 @@ from depth_anything_hf.model.bundled import MINI, checkpoint_folder
 from depth_anything_hf.model.configuration import config_for_encoder
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
-from depth_anything_hf.prediction.predictor import predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.scenes.simple import UNLABELED_DOMAIN, Domain, iter_synthetic_records
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
@@ -263,9 +262,6 @@ def _save_images(records: Sequence[dict], folder: Path) -> Path:
     return folder
 
 
-def predictor(
-    model: DepthAnythingForDepthEstimation, plan: Plan
-) -> Callable[[Sequence[Image.Image]], list[torch.Tensor]]:
-    """Return a function that predicts full-size depth with a quickstart model."""
-    processor = new_processor(plan)
-    return lambda images: predict_depth(model, processor, images)
+def predictor(model: DepthAnythingForDepthEstimation, plan: Plan) -> DepthPredictor:
+    """Return a predictor with a quickstart model."""
+    return DepthPredictor.from_model(model, new_processor(plan))

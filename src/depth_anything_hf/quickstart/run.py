@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +15,8 @@ from transformers.utils import logging as transformers_logging
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.whole_files import write_whole
+from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
-from depth_anything_hf.evaluation.dataset import score_models
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.export.stock import prove_stock_pipeline
 from depth_anything_hf.model.bundled import MINI
@@ -95,7 +96,7 @@ def run(
         plan, out_dir / "student", plan.student_steps, plan.seed + 1, labeled, labels, feature_encoder=feature_encoder
     )
     student = cast(DepthAnythingForDepthEstimation, learning.model)
-    predictors = {
+    predictors: dict[str, Callable] = {
         "teacher": predictor(teacher, plan),
         "student": predictor(student, plan),
         "prior (disparity = image row)": row_prior,

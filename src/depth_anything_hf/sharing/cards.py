@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from transformers import AutoConfig, PretrainedConfig
 from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import predict_depth, space_of
+from depth_anything_hf.prediction.weights import files_digest
 from depth_anything_hf.scenes.simple import iter_synthetic_records
 from depth_anything_hf.sharing.eval_results import eval_results, results_section
 from depth_anything_hf.sharing.licenses import UNKNOWN, Source, is_hub_id, license_of, license_text, settle_license
@@ -85,7 +85,7 @@ class Provenance:
         if not path.is_file():
             return cls()
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["weights"] != weights_digest(folder):
+        if found["weights"] != files_digest(folder):
             raise ValueError(
                 f"{path} describes other weights than those beside it. Call the trainer's create_model_card after saving "
                 "the weights, or remove the file to share them without a record."
@@ -99,16 +99,6 @@ class Provenance:
     def replace_sources(self, role: str, sources: Sequence[Source]) -> None:
         """Replace the sources of one role."""
         self.sources = [*(one for one in self.sources if one.role != role), *sources]
-
-
-def weights_digest(folder: Path) -> str | None:
-    """Compute the SHA-256 over all weight files of a folder; None if it has none."""
-    digest, files = hashlib.sha256(), sorted(folder.glob("*.safetensors"))
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest() if files else None
 
 
 def library_versions() -> dict[str, str]:
@@ -161,7 +151,7 @@ def write_model_card(
         limits=provenance.limits,
         versions=", ".join(f"{name} {number}" for name, number in provenance.versions.items()) or NOT_STATED,
     )
-    provenance.weights = weights_digest(folder)
+    provenance.weights = files_digest(folder)
     provenance.save(folder)
     if may_write_card(folder):
         write_whole(folder / CARD, str(card))

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 from torch import nn
 
-from depth_anything_hf.prediction.predictor import model_revision
+from depth_anything_hf.prediction.weights import model_revision
 from depth_anything_hf.sharing.licenses import shown_name
 
 DA2K = {"name": "da2k", "dataset": "da2k", "averaging": "over pairs", "source": "Depth Anything V2, section 6"}

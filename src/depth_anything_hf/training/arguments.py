@@ -19,7 +19,9 @@ from depth_anything_hf.training.fields import (
 
 
 @dataclass
-class DepthAnythingTrainingArguments(LossFields, ViewFields, OptimizationFields, OutputFields, TrainingArguments):
+class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None: decided by the device
+    LossFields, ViewFields, OptimizationFields, OutputFields, TrainingArguments
+):
     r"""Arguments of `DepthAnythingTrainer`: those of `TrainingArguments`, and the papers' own.
 
     Fields left at None take the value of the `preset`; after construction none of them is None.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import get_peft_model
 from torch.utils.data import ConcatDataset
@@ -18,7 +18,8 @@ from depth_anything_hf.model.bundled import checkpoint_folder
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.prediction.adapters import depth_lora_config, describe_adapter
-from depth_anything_hf.prediction.predictor import adapter_base, find_file, input_multiple, load_model
+from depth_anything_hf.prediction.predictor import input_multiple, load_model
+from depth_anything_hf.prediction.weights import adapter_base, find_file
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.fields import RecipeArguments
 from depth_anything_hf.training.resuming import last_whole_checkpoint
@@ -39,13 +40,14 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         ValueError: Data and model do not fit.
         FileNotFoundError: A folder is missing or empty.
     """
-    terms = loss_terms(recipe.losses)  # before any data is read
-    labeled = _concatenated([_labeled(path, recipe.reader_options) for path in recipe.labeled])
+    terms = loss_terms(cast(dict, recipe.losses))  # before any data is read
+    options, eval_options = cast(dict, recipe.reader_options), cast(dict, recipe.eval_reader_options)
+    labeled = _concatenated([_labeled(path, options) for path in recipe.labeled])
     if recipe.stream:
         unlabeled = stream_folder(*recipe.unlabeled, seed=args.seed)
     else:
         unlabeled = _concatenated([_unlabeled(path, recipe.teacher) for path in recipe.unlabeled])
-    evaluated = _concatenated([_labeled(path, recipe.eval_reader_options) for path in recipe.eval])
+    evaluated = _concatenated([_labeled(path, eval_options) for path in recipe.eval])
     set_seed(args.seed)  # of a fresh decoder
     model = _start_model(recipe)
     trainer = DepthAnythingTrainer(
@@ -59,7 +61,7 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         feature_encoder=recipe.feature_encoder,
         losses=terms,
     )
-    checkpoint = None if recipe.restart else last_whole_checkpoint(args.output_dir)
+    checkpoint = None if recipe.restart else last_whole_checkpoint(args.output_dir or ".")
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     if recipe.lora_rank:
         metrics |= {
@@ -70,8 +72,11 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
     if evaluated is not None:
         metrics |= trainer.evaluate()
     trainer.save_metrics("all", metrics)
-    told = {"finetuned_from": recipe.model or recipe.encoder, "dataset": [*recipe.labeled, *recipe.unlabeled]}
-    trainer.push_to_hub(**told) if args.push_to_hub else trainer.create_model_card(**told)
+    facts: dict[str, Any] = {
+        "finetuned_from": recipe.model or recipe.encoder,
+        "dataset": [*recipe.labeled, *recipe.unlabeled],
+    }
+    trainer.push_to_hub(**facts) if args.push_to_hub else trainer.create_model_card(**facts)
     return metrics
 
 
@@ -83,7 +88,7 @@ def _start_model(recipe: RecipeArguments):
                 f"model {recipe.model} is an adapter; merge it first (depth_anything_hf.prediction.adapters.merge_adapter) and give "
                 "the merged folder."
             )
-        model = DepthAnythingForDepthEstimation.from_pretrained(checkpoint_folder(recipe.model))
+        model = DepthAnythingForDepthEstimation.from_pretrained(recipe.model)
         if recipe.max_depth is not None and model.config.max_depth != recipe.max_depth:
             raise ValueError(
                 f"max_depth is {recipe.max_depth:g}, and {recipe.model} is {model.config.depth_estimation_type} with a "
@@ -92,7 +97,7 @@ def _start_model(recipe: RecipeArguments):
             )
     else:
         model = DepthAnythingForDepthEstimation.from_encoder(
-            checkpoint_folder(recipe.encoder), recipe.version, recipe.max_depth, recipe.with_neck
+            checkpoint_folder(cast(str, recipe.encoder)), recipe.version, recipe.max_depth, recipe.with_neck
         )
     if not recipe.lora_rank:
         return model
@@ -100,9 +105,9 @@ def _start_model(recipe: RecipeArguments):
 
 
 def start_processor(recipe: RecipeArguments, config) -> DepthAnythingImageProcessor:
-    """Make the processor of a run: that of the model it goes on from, with the crop that the recipe gives.
+    """Make the processor of a run: the processor of the start model, with the crop of the recipe.
 
-    How the model sees images, squeezed or in their own shape, is a part of what it has learnt.
+    The shape in which the model sees images, squeezed or their own, is a part of what it has learned.
 
     Args:
         recipe (`RecipeArguments`): A fresh decoder, or a model without a processor, gets the official one.
@@ -114,10 +119,9 @@ def start_processor(recipe: RecipeArguments, config) -> DepthAnythingImageProces
     Raises:
         ValueError: A side that is no multiple of the patch size.
     """
-    has_own = recipe.model is not None and find_file(recipe.model, IMAGE_PROCESSOR_NAME) is not None
-    processor = DepthAnythingImageProcessor()
-    if has_own:
-        processor = DepthAnythingImageProcessor.from_pretrained(checkpoint_folder(recipe.model))
+    processor, has_own = DepthAnythingImageProcessor(), False
+    if recipe.model is not None and find_file(recipe.model, IMAGE_PROCESSOR_NAME) is not None:
+        processor, has_own = DepthAnythingImageProcessor.from_pretrained(recipe.model), True
     processor.ensure_multiple_of = multiple = input_multiple(processor if has_own else None, config)
     size = {}
     for side, given in (("height", recipe.image_height), ("width", recipe.image_width)):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.pictures.visualization import colorize
-from depth_anything_hf.prediction.predictor import predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor, predict_depth
 from depth_anything_hf.prediction.temporal import TemporalAligner
 from depth_anything_hf.prediction.video import DepthFrame, Frame, iter_video_depth
 from depth_anything_hf.scenes.simple import render_scenes
@@ -32,7 +32,11 @@ def walk():
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_depth__without_smoothing_is_the_prediction(model, tiny_processor, walk, batch_size):
-    found = list(iter_video_depth(frames_of(walk), model, tiny_processor, "disparity", 1, batch_size))
+    found = list(
+        iter_video_depth(
+            frames_of(walk), DepthPredictor.from_model(model, tiny_processor, space="disparity"), 1, batch_size
+        )
+    )
     expected = predict_depth(model, tiny_processor, [Image.fromarray(image) for image in walk])
     assert len(found) == len(walk)
     for i, (frame, depth) in enumerate(zip(found, expected, strict=True)):
@@ -46,7 +50,11 @@ def test_depth__without_smoothing_is_the_prediction(model, tiny_processor, walk,
 @pytest.mark.parametrize("space", ["disparity", "depth"])
 def test_depth__is_aligned_with_the_past(make_model, tiny_processor, walk, space):
     model = make_model(max_depth=20.0 if space == "depth" else None)
-    found = list(iter_video_depth(frames_of(walk), model, tiny_processor, space, 5, batch_size=2))
+    found = list(
+        iter_video_depth(
+            frames_of(walk), DepthPredictor.from_model(model, tiny_processor, space=space), 5, batch_size=2
+        )
+    )
     align = TemporalAligner(space, 5)
     for frame, image in zip(found, walk, strict=True):
         prediction = predict_depth(model, tiny_processor, [Image.fromarray(image)])[0]
@@ -59,7 +67,9 @@ def test_depth__is_aligned_with_the_past(make_model, tiny_processor, walk, space
 
 
 def test_depth__colors_run_on_and_start_anew_at_a_cut(model, tiny_processor, walk):
-    found = list(iter_video_depth(frames_of(walk), model, tiny_processor, "disparity"))
+    found = list(
+        iter_video_depth(frames_of(walk), DepthPredictor.from_model(model, tiny_processor, space="disparity"))
+    )
     own = [np.percentile(frame.depth, (2, 98), method="nearest") for frame in found]
     for i in (0, 3):
         np.testing.assert_allclose(found[i].color_range, own[i], rtol=1e-5)
@@ -69,7 +79,7 @@ def test_depth__colors_run_on_and_start_anew_at_a_cut(model, tiny_processor, wal
 
 def test_depth__metres_are_shown_as_disparity(make_model, tiny_processor, walk):
     model = make_model(max_depth=20.0)
-    frame = next(iter_video_depth(frames_of(walk), model, tiny_processor, "depth"))
+    frame = next(iter_video_depth(frames_of(walk), DepthPredictor.from_model(model, tiny_processor, space="depth")))
     nearest, farthest = (np.unravel_index(pick(frame.depth), frame.depth.shape) for pick in (np.argmin, np.argmax))
     assert frame.picture[nearest].tolist() == [252, 255, 164]  # the brightest colour
     assert frame.picture[farthest].tolist() == [0, 0, 4]
@@ -98,7 +108,9 @@ def test_depth__holds_a_batch_of_frames_at_most(model, tiny_processor, batch_siz
             yield Frame(picture, Fraction(i, 25))
             del picture
 
-    for frame in iter_video_depth(frames(), model, tiny_processor, "disparity", batch_size=batch_size):
+    for frame in iter_video_depth(
+        frames(), DepthPredictor.from_model(model, tiny_processor, space="disparity"), batch_size=batch_size
+    ):
         del frame
     assert most <= batch_size + 1  # the last one of the batch before
 
@@ -107,7 +119,7 @@ def test_depth__memory_does_not_grow_with_the_video(model, tiny_processor):
     def peak(count):
         frames = (Frame(np.full((48, 64, 3), i, dtype=np.uint8), Fraction(i, 25)) for i in range(count))
         tracemalloc.start()
-        for frame in iter_video_depth(frames, model, tiny_processor, "disparity"):
+        for frame in iter_video_depth(frames, DepthPredictor.from_model(model, tiny_processor, space="disparity")):
             frame.picture  # noqa: B018
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -122,5 +134,9 @@ def test_depth__memory_does_not_grow_with_the_video(model, tiny_processor):
     [({"batch_size": 0}, "batch_size is 0"), ({"smoothing": 0}, "at least 1 frame"), ({"space": "m"}, "space is 'm'")],
 )
 def test_depth__refuses_senseless_settings(model, tiny_processor, walk, options, message):
+    def first(space="disparity", **options):
+        predictor = DepthPredictor.from_model(model, tiny_processor, space=space)
+        return next(iter_video_depth(frames_of(walk), predictor, **options))
+
     with pytest.raises(ValueError, match=message):
-        next(iter_video_depth(frames_of(walk), model, tiny_processor, **({"space": "disparity"} | options)))
+        first(**options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_hf.prediction.predictor import predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor, predict_depth
 from depth_anything_hf.prediction.video import (
     VideoReader,
     VideoReport,
@@ -25,7 +25,9 @@ def save(make_model, tiny_processor, tmp_path):
     def save(clip, space="disparity", **options):
         model = make_model(max_depth=20.0 if space == "depth" else None)
         stem = tmp_path / "out" / "clip"
-        return save_video_depth(clip, stem, model, tiny_processor, space, disable_tqdm=True, **options)
+        return save_video_depth(
+            clip, stem, DepthPredictor.from_model(model, tiny_processor, space=space), disable_tqdm=True, **options
+        )
 
     return save
 
@@ -80,7 +82,7 @@ def test_save__the_16_bit_depth_is_what_was_predicted(write_clip, scenes, save, 
     report = save(clip, space, outputs=["depth"])
     model = make_model(max_depth=20.0 if space == "depth" else None)
     with VideoReader(clip) as reader:
-        expected = list(iter_video_depth(reader, model, tiny_processor, space))
+        expected = list(iter_video_depth(reader, DepthPredictor.from_model(model, tiny_processor, space=space)))
     rows = [json.loads(line) for line in report.files["frames"].read_text().splitlines()]
     found = list(read_depth_video(report.files["depth"]))
     assert len(found) == len(rows) == len(expected) == 3

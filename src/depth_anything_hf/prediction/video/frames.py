@@ -12,57 +12,49 @@ from itertools import islice
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from depth_anything_hf.maps.geometry import disparity_of_prediction
 from depth_anything_hf.pictures.visualization import paint
-from depth_anything_hf.prediction.predictor import predict_depth
+from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.prediction.temporal import SMOOTHING, RunningRange, TemporalAligner
 from depth_anything_hf.prediction.video.reading import Frame
 
 
 @dataclass(frozen=True)
 class DepthFrame:
-    """Hold a frame and its depth."""
+    """Store a frame and its depth."""
 
     image: np.ndarray  # (height, width, 3) uint8 RGB
     time: Fraction  # seconds
-    depth: np.ndarray  # (height, width) float32: disparity or metres, aligned with the past
+    depth: np.ndarray  # (height, width) float32: disparity or meters, aligned with the past
     space: str  # "disparity" or "depth"
     scale: float  # of the alignment: depth = scale * prediction + shift
     shift: float
     cut: bool  # whether a scene begins here, and the alignment anew
-    color_range: tuple[float, float]  # disparity of the darkest and of the brightest colour
+    color_range: tuple[float, float]  # disparity of the darkest and of the brightest color
 
     @cached_property
     def picture(self) -> np.ndarray:
-        """The depth in colours, on the range that runs through the video: (height, width, 3) uint8."""
+        """The depth in colors, on the range that runs through the video: (height, width, 3) uint8."""
         return paint(self.depth, self.space, *self.color_range)
 
 
 def iter_video_depth(
-    frames: Iterable[Frame],
-    model: nn.Module,
-    processor,
-    space: str,
-    smoothing: float = SMOOTHING,
-    batch_size: int = 1,
+    frames: Iterable[Frame], predictor: DepthPredictor, smoothing: float = SMOOTHING, batch_size: int = 1
 ) -> Iterator[DepthFrame]:
-    """Predict the depth of a video's frames; a batch of them is held at a time, however many there are.
+    """Predict the depth of a video's frames, with one batch of them in memory, however many there are.
 
     Args:
         frames (`Iterable[Frame]`): In order, such as a `VideoReader`.
-        model (`nn.Module`): A depth model, where it is to run.
-        processor: The model's.
-        space (`str`): What it predicts: `"disparity"` or `"depth"`; `inference.space_of` finds it out.
-        smoothing (`float`): Frames over which alignment and colours follow the video; 1 leaves every frame as it is.
+        predictor (`DepthPredictor`): Predicts the frames.
+        smoothing (`float`): Frames over which alignment and colors follow the video; 1 leaves every frame as it is.
         batch_size (`int`): Frames that go through the model together.
 
     Yields:
         `DepthFrame`: One for each frame, in order.
 
     Raises:
-        ValueError: Unknown space, `smoothing` or `batch_size` below 1, or an image is not `(height, width, 3)` uint8.
+        ValueError: `smoothing` or `batch_size` below 1, or an image is not `(height, width, 3)` uint8.
 
     Example:
         >>> from transformers import Dinov2Config
@@ -72,21 +64,25 @@ def iter_video_depth(
         >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
         >>> image = np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)
         >>> frames = (Frame(image, Fraction(i, 25)) for i in range(3))
-        >>> [(frame.depth.shape, frame.cut) for frame in iter_video_depth(frames, model, processor, "disparity")]
+        >>> predictor = DepthPredictor.from_model(model, processor)
+        >>> [(frame.depth.shape, frame.cut) for frame in iter_video_depth(frames, predictor)]
         [((48, 64), True), ((48, 64), False), ((48, 64), False)]
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1 frame.")
+    space = predictor.space
     align, follow = TemporalAligner(space, smoothing), RunningRange(smoothing)
-    for frame, prediction in _predict(iter(frames), model, processor, batch_size):
+    for frame, prediction in _predict(iter(frames), predictor, batch_size):
         aligned = align(prediction, torch.from_numpy(frame.image).movedim(2, 0))
         color_range = follow(*disparity_of_prediction(aligned.values, space), restart=aligned.cut)
         yield DepthFrame(frame.image, frame.time, aligned.values.numpy(), space, *aligned[1:], color_range)
 
 
-def _predict(frames: Iterator[Frame], model: nn.Module, processor, batch_size: int) -> Iterator[tuple]:
+def _predict(
+    frames: Iterator[Frame], predictor: DepthPredictor, batch_size: int
+) -> Iterator[tuple[Frame, torch.Tensor]]:
     """Yield frames with their predictions, and let go of each before the next batch is read."""
     while batch := deque(islice(frames, batch_size)):
-        predictions = deque(predict_depth(model, processor, [Image.fromarray(frame.image) for frame in batch]))
+        predictions = deque(predictor([Image.fromarray(frame.image) for frame in batch]))
         while batch:
             yield batch.popleft(), predictions.popleft()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -16,7 +16,7 @@ _MISSING_END = 0.5  # seconds that a whole file may lack: the length of another 
 
 
 class Frame(NamedTuple):
-    """Hold a frame of a video."""
+    """A frame of a video."""
 
     image: np.ndarray  # (height, width, 3) uint8 RGB, upright
     time: Fraction  # seconds; a whole multiple of the reader's `time_base`, greater than that of the frame before
@@ -64,13 +64,14 @@ class VideoReader:
                 f"{self.path} cannot be opened as a video ({error}); it is none, or it was cut off: an MP4 whose "
                 "index was never written is lost."
             ) from error
-        self._stream = self._container.streams.best("video")
-        if self._stream is None:
-            held = sorted({stream.type for stream in self._container.streams}) or ["nothing"]
+        stream = self._container.streams.best("video")
+        if not isinstance(stream, av.VideoStream):
+            held = sorted({str(one.type) for one in self._container.streams}) or ["nothing"]
             self._container.close()
             raise ValueError(f"{self.path} holds no video stream (but {', '.join(held)}); give a video file.")
+        self._stream = stream
         self._stream.thread_type = "AUTO"
-        self.time_base = self._stream.time_base
+        self.time_base = self._stream.time_base or Fraction(1, av.time_base)
         self.rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         self.problems: list[str] = []
         frames = self._decode()
@@ -78,7 +79,7 @@ class VideoReader:
         if first is None:
             self._container.close()
             raise ValueError(f"{self.path} holds no frame that can be decoded ({'; '.join(self.problems)}).")
-        self._size = {"width": first.width, "height": first.height}  # which may change within a stream
+        self._width, self._height = first.width, first.height  # which may change within a stream
         self._matrix = _display_matrix(first)
         aspect = self._stream.sample_aspect_ratio or Fraction(1)
         self.pixel_aspect = 1 / aspect if _swaps_sides(self._matrix) else aspect
@@ -99,11 +100,12 @@ class VideoReader:
 
     @property
     def _stated_length(self) -> float:
-        """What the header says, in seconds; 0 = nothing."""
+        """The length in the header, in seconds; 0 = none."""
         return (self._container.duration or 0) / av.time_base
 
     def __iter__(self) -> Iterator[Frame]:
-        start, last = None, None
+        start: int | None = None
+        last: int | None = None
         step = max(1, round(1 / (self.rate * self.time_base)))  # ticks a frame
         for frame in self._frames:
             if start is None:
@@ -112,7 +114,7 @@ class VideoReader:
             if ticks is None or (last is not None and ticks <= last):
                 ticks = 0 if last is None else last + step
             last = ticks
-            image = frame.to_ndarray(format="rgb24", **self._size)
+            image = frame.to_ndarray(format="rgb24", width=self._width, height=self._height)
             yield Frame(_upright(image, self._matrix), ticks * self.time_base)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
@@ -148,7 +150,7 @@ class VideoReader:
 
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray:
     """Return the part (2, 2) of the matrix that turns and mirrors: a point (x, y) becomes (x, y) @ matrix."""
-    held = frame.side_data.get("DISPLAYMATRIX")
+    held: Any = frame.side_data.get("DISPLAYMATRIX")
     if held is None:
         return np.eye(2)
     return np.frombuffer(held, dtype=np.int32).reshape(3, 3)[:2, :2]

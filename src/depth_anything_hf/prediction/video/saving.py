@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import av
 import numpy as np
-from torch import nn
 from tqdm.auto import tqdm
 
 from depth_anything_hf.data.codes import decode_depth_map, encode_depth_map
 from depth_anything_hf.data.whole_files import put_in_place
+from depth_anything_hf.prediction.predictor import DepthPredictor
+from depth_anything_hf.prediction.stream import WriteBehind, read_ahead
 from depth_anything_hf.prediction.temporal import SMOOTHING
 from depth_anything_hf.prediction.video.frames import DepthFrame, iter_video_depth
 from depth_anything_hf.prediction.video.reading import VideoReader
@@ -29,7 +30,7 @@ OUTPUTS = {"color": "_color.mp4", "depth": "_depth.mkv", "side-by-side": "_side_
 
 @dataclass(frozen=True)
 class VideoReport:
-    """Hold what became of a video."""
+    """Report on a video that was written."""
 
     frames: int
     cuts: list[float]  # seconds at which another scene begins, the first frame left out
@@ -40,9 +41,7 @@ class VideoReport:
 def save_video_depth(
     path: str | os.PathLike,
     path_stem: str | os.PathLike,
-    model: nn.Module,
-    processor,
-    space: str,
+    predictor: DepthPredictor,
     outputs: Sequence[str] = tuple(OUTPUTS),
     smoothing: float = SMOOTHING,
     batch_size: int = 1,
@@ -50,17 +49,17 @@ def save_video_depth(
 ) -> VideoReport:
     """Write the depth of a video as videos of the same rate, times and size, upright; without sound.
 
+    Frames are read ahead of the model and written behind it, a few at a time.
+
     Args:
-        path (`str` or `os.PathLike`): Of the video; what of it can be decoded is taken.
+        path (`str` or `os.PathLike`): Of the video; of a broken one, the frames that can be decoded are taken.
         path_stem (`str` or `os.PathLike`): Path without ending; folders are made, files replaced when the new ones are
             whole.
-        model (`nn.Module`): A depth model, where it is to run.
-        processor: The model's.
-        space (`str`): What it predicts: `"disparity"` or `"depth"`; `inference.space_of` finds it out.
-        outputs (`Sequence[str]`): Any of `"color"` (`<stem>_color.mp4`), `"side-by-side"` (frame and colours,
+        predictor (`DepthPredictor`): Predicts the frames.
+        outputs (`Sequence[str]`): Any of `"color"` (`<stem>_color.mp4`), `"side-by-side"` (frame and colors,
             `<stem>_side_by_side.mp4`) and `"depth"` (16-bit codes, `<stem>_depth.mkv`, and `<stem>_depth.jsonl`, which
             lists each frame's time, scale and offset: `read_depth_video` reads both).
-        smoothing (`float`): Frames over which alignment and colours follow the video; 1 leaves every frame as it is.
+        smoothing (`float`): Frames over which alignment and colors follow the video; 1 leaves every frame as it is.
         batch_size (`int`): Frames that go through the model together.
         disable_tqdm (`bool`): No progress bar.
 
@@ -84,7 +83,11 @@ def save_video_depth(
         ...         writer.write(np.full((48, 64, 3), 60 * i, dtype=np.uint8), Fraction(i, 25))
         >>> stem = folder / "clip"
         >>> report = save_video_depth(
-        ...     folder / "clip.mp4", stem, model, processor, "disparity", outputs=["depth"], disable_tqdm=True
+        ...     folder / "clip.mp4",
+        ...     stem,
+        ...     DepthPredictor.from_model(model, processor),
+        ...     outputs=["depth"],
+        ...     disable_tqdm=True,
         ... )
         >>> report.frames, report.files["depth"].name, report.problems
         (3, 'clip_depth.mkv', [])
@@ -93,13 +96,21 @@ def save_video_depth(
         raise ValueError(f"outputs is {list(outputs)}; choose from {', '.join(OUTPUTS)}.")
     stem = Path(path_stem).expanduser()
     files = {name: stem.with_name(stem.name + end) for name, end in OUTPUTS.items() if name in outputs}
-    count, cuts = 0, []
+    count = 0
+    cuts: list[float] = []
     with VideoReader(path) as reader, ExitStack() as stack:
-        write = [_open_output(stack, name, file, reader) for name, file in files.items()]
-        frames = iter_video_depth(reader, model, processor, space, smoothing, batch_size)
-        for frame in tqdm(frames, reader.path.name, reader.frame_count, unit="frame", disable=disable_tqdm):
-            for write_one in write:
+        outputs_open = [_open_output(stack, name, file, reader) for name, file in files.items()]
+
+        def write(frame: DepthFrame) -> None:
+            for write_one in outputs_open:
                 write_one(frame)
+
+        # Both threads have ended before the files are closed, which they use.
+        writer = stack.enter_context(WriteBehind(workers=1, waiting=batch_size))
+        ahead = stack.enter_context(closing(read_ahead(reader, batch_size)))
+        frames = iter_video_depth(ahead, predictor, smoothing, batch_size)
+        for frame in tqdm(frames, reader.path.name, reader.frame_count, unit="frame", disable=disable_tqdm):
+            writer.submit(write, frame)
             if frame.cut and count:
                 cuts.append(float(frame.time))
             count += 1
@@ -120,7 +131,7 @@ def _open_output(stack: ExitStack, name: str, path: Path, reader: VideoReader) -
     def write_codes(frame: DepthFrame) -> None:
         codes, scale, offset = encode_depth_map(frame.depth)
         writer.write(codes, frame.time)
-        row = {"time": float(frame.time), "ticks": round(frame.time / reader.time_base)}
+        row: dict[str, Any] = {"time": float(frame.time), "ticks": round(frame.time / reader.time_base)}
         row |= {"time_base": str(reader.time_base), "depth_scale": scale, "depth_offset": offset, "space": frame.space}
         row |= {"cut": frame.cut, "alignment_scale": frame.scale, "alignment_shift": frame.shift}
         listing.write(json.dumps(row) + "\n")
@@ -148,7 +159,7 @@ def read_depth_video(path: str | os.PathLike) -> Iterator[tuple[Fraction, np.nda
 
     Yields:
         `tuple[Fraction, np.ndarray, np.ndarray]`: Time in seconds, exact; values `(height, width)` float32, disparity
-        or metres, within half a code (1/131068 of the frame's range) of what was predicted; and `(height, width)` bool,
+        or meters, within half a code (1/131068 of the frame's range) of what was predicted; and `(height, width)` bool,
         where there is a value.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -61,7 +62,9 @@ class VideoWriter:
     ):
         self.path, self.rate, self.pixel_aspect = Path(path).expanduser(), Fraction(rate), Fraction(pixel_aspect)
         self.time_base = Fraction(time_base or 1 / self.rate)
-        self._codec, self._stream, self._shape = codec, None, None
+        self._codec = codec
+        self._stream: av.VideoStream | None = None
+        self._shape: tuple[tuple[int, ...], np.dtype] | None = None
 
     def __enter__(self) -> VideoWriter:
         self._partial = partial_path(self.path)
@@ -83,12 +86,13 @@ class VideoWriter:
 
     def write(self, picture: np.ndarray, time: Fraction) -> None:
         """Append a picture that is shown from `time` on, in seconds."""
-        if self._stream is None:
-            self._start(picture)
-        if (picture.shape, picture.dtype) != self._shape:
+        if self._stream is None or self._shape is None:
+            self._stream, self._shape = self._start(picture), (picture.shape, picture.dtype)
+        shape, dtype = self._shape
+        if (picture.shape, picture.dtype) != (shape, dtype):
             raise ValueError(
-                f"a picture is {picture.dtype} of shape {picture.shape}, the first was {self._shape[1]} of shape "
-                f"{self._shape[0]}; all pictures of a video are alike."
+                f"a picture is {picture.dtype} of shape {picture.shape}, the first was {dtype} of shape {shape}; all "
+                "pictures of a video are alike."
             )
         if picture.dtype == np.uint16:
             frame = av.VideoFrame.from_ndarray(picture, format=_CODES)
@@ -100,17 +104,18 @@ class VideoWriter:
         frame.pts, frame.time_base = round(time / self.time_base), self.time_base
         self._container.mux(self._stream.encode(frame))
 
-    def _start(self, picture: np.ndarray) -> None:
+    def _start(self, picture: np.ndarray) -> av.VideoStream:
         """Open the stream that the first picture needs."""
+        stream: Any
         kind = (picture.dtype, picture.ndim, picture.shape[2:])
         if kind == (np.uint16, 2, ()):
-            self._stream = self._container.add_stream("ffv1", self.rate, options={"level": "3"})
-            self._stream.pix_fmt = _CODES
+            stream = self._container.add_stream("ffv1", self.rate, options={"level": "3"})
+            stream.pix_fmt = _CODES
         elif kind == (np.uint8, 3, (3,)):
             codec = self._codec or picture_codec(av.codecs_available)
-            self._stream = self._container.add_stream(codec, self.rate, options=PICTURE_CODECS[codec])
-            self._stream.pix_fmt = "yuv420p"
-            context = self._stream.codec_context
+            stream = self._container.add_stream(codec, self.rate, options=PICTURE_CODECS[codec])
+            stream.pix_fmt = "yuv420p"
+            context = stream.codec_context
             context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
             context.color_primaries = context.color_trc = _BT709
         else:
@@ -120,10 +125,10 @@ class VideoWriter:
             )
         height, width = picture.shape[:2]
         odd = picture.dtype == np.uint8
-        self._stream.height, self._stream.width = height + odd * (height % 2), width + odd * (width % 2)
-        self._stream.codec_context.time_base = self._stream.time_base = self.time_base
-        self._stream.codec_context.sample_aspect_ratio = self.pixel_aspect
-        self._shape = (picture.shape, picture.dtype)
+        stream.height, stream.width = height + odd * (height % 2), width + odd * (width % 2)
+        stream.codec_context.time_base = stream.time_base = self.time_base
+        stream.codec_context.sample_aspect_ratio = self.pixel_aspect
+        return stream
 
 
 def picture_codec(available: set[str]) -> str:
@@ -152,6 +157,6 @@ def picture_codec(available: set[str]) -> str:
 
 
 def partial_path(path: Path) -> Path:
-    """Name a file as long as it is not whole: `clip.mp4` is `clip.partial.mp4`. Makes its folder."""
+    """Return the name of a file until it is complete: for `clip.mp4` it is `clip.partial.mp4`. Makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f"{path.stem}.partial{path.suffix}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ _COMMON = ((1, 1), (3, 4), (2, 3), (427, 640), (9, 16), (4, 3), (3, 2), (640, 42
 
 
 def common_sizes(resolution: int, multiple: int, aspect: float | None = None) -> frozenset[tuple[int, int]]:
-    """List the network's input sizes for pictures of the common aspect ratios; of a network of one shape, that.
+    """List the network's input sizes for pictures of the common aspect ratios; a network of one shape has one size.
 
     Example:
         >>> sorted(common_sizes(518, 14))[:3]
@@ -33,7 +33,7 @@ def common_sizes(resolution: int, multiple: int, aspect: float | None = None) ->
 
 
 class Labels(NamedTuple):
-    """What a batch became; on CUDA not to be read before `ready` was waited for."""
+    """The labels of a batch; on CUDA not to be read before `ready` was waited for."""
 
     codes: torch.Tensor  # (batch, height, width) uint16, 0 = no label
     scale: torch.Tensor  # (batch,) float32, units per code
@@ -43,8 +43,17 @@ class Labels(NamedTuple):
     ready: torch.cuda.Event | None
 
 
+def _to_cpu(labels: Labels) -> Labels:
+    """Copy labels from a CUDA GPU without waiting for it; `ready` is set once they are there."""
+    codes, scale, low, finite = (part.to("cpu", non_blocking=True) for part in labels[:4])
+    pixels = None if labels.pixels is None else labels.pixels.to("cpu", non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return Labels(codes, scale, low, finite, pixels, ready)
+
+
 def quantize(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Quantise maps to 16 bits, each over its own range, on their device: `data.codes.encode_depth_map` in float32.
+    """Quantize maps to 16 bits, each over its own range, on their device: `data.codes.encode_depth_map` in float32.
 
     Args:
         values (`torch.Tensor`): `(batch, height, width)`, float32.
@@ -72,7 +81,7 @@ def quantize(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, to
     return codes, scale, low
 
 
-class Predictor:
+class Labeler:
     """Label batches of pictures of one input size.
 
     Args:
@@ -82,7 +91,7 @@ class Predictor:
         batch_size (`int`): Of full batches; compiled shapes are filled up to it.
         dtype (`torch.dtype`): Of autocast; float32 switches it off.
         compiled_sizes (`frozenset`): Input sizes for which the network is compiled.
-        return_pixels (`bool`): Return what the network saw.
+        return_pixels (`bool`): Return the pixels that the network saw.
     """
 
     def __init__(
@@ -95,7 +104,8 @@ class Predictor:
         compiled_sizes: frozenset[tuple[int, int]] = frozenset(),
         return_pixels: bool = False,
     ):
-        self.model = model.eval().to(memory_format=torch.channels_last)  # the decoder's convolutions: 3 % on a CPU
+        # Channels last makes the decoder's convolutions faster: 3 % on a CPU.
+        self.model: nn.Module = cast(Any, model.eval()).to(memory_format=torch.channels_last)
         self.device = next(model.parameters()).device
         self.space, self.batch_size, self.dtype, self.return_pixels = space, batch_size, dtype, return_pixels
         mean, std = (torch.tensor(x, device=self.device)[:, None, None] for x in (preparation.mean, preparation.std))
@@ -120,13 +130,8 @@ class Predictor:
         values = self._predict(seen.movedim(-1, 1) * self.gain + self.shift)
         finite = torch.isfinite(values)
         codes, scale, low = quantize(values, finite & (values >= 0 if self.space == "disparity" else values > 0))
-        labels = (codes, scale, low, finite.flatten(1).all(1), seen if self.return_pixels else None)
-        if self.device.type != "cuda":
-            return Labels(*labels, ready=None)
-        labels = [None if values is None else values.to("cpu", non_blocking=True) for values in labels]
-        ready = torch.cuda.Event()
-        ready.record()
-        return Labels(*labels, ready=ready)
+        labels = Labels(codes, scale, low, finite.flatten(1).all(1), seen if self.return_pixels else None, None)
+        return labels if self.device.type != "cuda" else _to_cpu(labels)
 
     def _resized(self, pixels: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
         """Bring pictures to the input size; those of one size together."""
@@ -138,7 +143,7 @@ class Predictor:
     def _predict(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Run the network at the pictures' size, compiled where that is chosen: the batch is then filled up."""
         size = tuple(pixel_values.shape[-2:])
-        if size not in self.compiled_sizes:
+        if self.compiled is None or size not in self.compiled_sizes:
             return self._depth(pixel_values)
         missing = self.batch_size - len(pixel_values)
         filled = torch.cat([pixel_values, pixel_values[-1:].expand(missing, -1, -1, -1)]) if missing else pixel_values
@@ -148,5 +153,5 @@ class Predictor:
         low = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype) if low else nullcontext():
             values = self.model(pixel_values=pixel_values).predicted_depth.float()
-        size = tuple(pixel_values.shape[-2:])
-        return values if tuple(values.shape[-2:]) == size else resize_prediction(values, size)
+        height, width = pixel_values.shape[-2:]
+        return values if values.shape[-2:] == (height, width) else resize_prediction(values, (height, width))

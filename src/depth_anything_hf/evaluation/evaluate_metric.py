@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import datasets
 import evaluate
@@ -20,7 +21,7 @@ _DESCRIPTION = "Monocular depth estimation: abs_rel, delta1 and their kin, each 
 _CITATION = "Eigen et al., 2014; Ranftl et al., 2020 (alignment); Yang et al., 2024 (Depth Anything)."
 _INPUTS = """
 Args:
-    predictions: Maps `(height, width)` of any sizes: disparity of a relative model, metres of a metric one.
+    predictions: Maps `(height, width)` of any sizes: disparity of a relative model, meters of a metric one.
     references: Ground truth, a map for each prediction; predictions are brought to its size.
     masks: Optional, bool maps of the references' sizes: which pixels count. Holes (0, NaN) never do.
 Returns:
@@ -33,11 +34,11 @@ class DepthEstimationMetric(evaluate.Metric):
 
     Args:
         config_name (`str`, *optional*): A protocol of `evaluation.protocols`, for its range, crop and alignment.
-        space (`str`): What the references hold: `"depth"` (metres) or `"disparity"`.
-        metric (`bool`): Whether the model predicts metres, which are scored as they are; else disparity of unknown
+        space (`str`): What the references hold: `"depth"` (meters) or `"disparity"`.
+        metric (`bool`): Whether the model predicts meters, which are scored as they are; else disparity of unknown
             scale and shift.
-        min_depth (`float`, *optional*): Nearest depth that counts, metres. Left out: the protocol's.
-        max_depth (`float`, *optional*): Farthest depth that counts, metres. Left out: the protocol's.
+        min_depth (`float`, *optional*): Nearest depth that counts, meters. Left out: the protocol's.
+        max_depth (`float`, *optional*): Farthest depth that counts, meters. Left out: the protocol's.
         alignment (`str`, *optional*): Of relative predictions: `"scale_shift"`, `"scale"` or `"median"`. Left out: the
             protocol's.
         kwargs: Passed to `evaluate.Metric`.
@@ -68,11 +69,11 @@ class DepthEstimationMetric(evaluate.Metric):
             raise ValueError(f"config_name is {config_name!r}; it must be a protocol: {', '.join(PROTOCOLS)}.")
         if kwargs.get("num_process", 1) != 1:
             raise ValueError("num_process must be 1: gather the predictions, or score with score_models.")
-        given = {"min_depth": min_depth, "max_depth": max_depth, "alignment": alignment}
-        given = {name: value for name, value in given.items() if value is not None}
+        asked = {"min_depth": min_depth, "max_depth": max_depth, "alignment": alignment}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         self.protocol = replace(PROTOCOLS[config_name or "folder"], **given)
         self.space, self.metric = space, metric
-        self._rows = []
+        self._rows: list[torch.Tensor] = []
         super().__init__(config_name=config_name, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -137,7 +138,7 @@ def compute_metrics_fn(depth_estimation_type: str, **options) -> Callable[..., d
     With `batch_eval_metrics=True` each batch is scored at once. The labels are those of training, at the model's size.
 
     Args:
-        depth_estimation_type (`str`): The model's: `"relative"` (labels are disparity) or `"metric"` (metres).
+        depth_estimation_type (`str`): The model's: `"relative"` (labels are disparity) or `"metric"` (meters).
         options: Passed to `DepthEstimationMetric`: `max_depth`, ...
 
     Returns:

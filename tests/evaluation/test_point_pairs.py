@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.data.readers.da2k import PointPairs
+from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant, row_prior
-from depth_anything_hf.evaluation.da2k import PairScores, score_da2k, score_pairs
+from depth_anything_hf.evaluation.point_pairs import PairScores, score_pairs
+from depth_anything_hf.evaluation.protocols import PROTOCOLS
 
 # Rows 0 to 1, columns 0 to 2: disparity.
 DISPARITY = torch.tensor([[6.0, 5.0, 4.0], [3.0, 2.0, 2.0]])
@@ -139,7 +141,7 @@ def samples():
 def test_score_da2k__models_side_by_side():
     # Lower is nearer: right, right, tie, wrong. In metres: wrong, wrong, tie, right.
     models = {"rows": Contestant(row_prior), "metres": Contestant(row_prior, metric=True)}
-    scores = score_da2k(models, samples())
+    scores = score_models(models, samples(), PROTOCOLS["da2k"])
     assert scores["rows"].correct.tolist() == [True, True, False, False]
     assert scores["metres"].correct.tolist() == [False, False, False, True]
     for one in scores.values():
@@ -158,7 +160,7 @@ def test_score_da2k__batch_size_does_not_matter(batch_size):
         asked.append(len(images))
         return row_prior(images)
 
-    scores = score_da2k({"rows": Contestant(predict)}, iter(samples()), batch_size)["rows"]
+    scores = score_models({"rows": Contestant(predict)}, iter(samples()), PROTOCOLS["da2k"], batch_size)["rows"]
     assert scores.correct.tolist() == [True, True, False, False]
     assert (sum(asked), max(asked)) == (4, min(batch_size, 4))
 
@@ -167,22 +169,26 @@ def test_score_da2k__prediction_is_brought_to_the_size_of_the_image():
     # Two columns, 0 and 1, over 5: column 3 becomes 3/4, column 1 becomes 1/4.
     sample = photograph(pairs=[((0, 1), (2, 3)), ((1, 2), (1, 1))], closer=(1, 0), size=(3, 5))
     half = torch.tensor([[0.0, 1.0]], dtype=torch.float16).expand(2, 2)
-    scores = score_da2k({"half": Contestant(lambda images: [half])}, [sample])["half"]
+    scores = score_models({"half": Contestant(lambda images: [half])}, [sample], PROTOCOLS["da2k"])["half"]
     assert scores.correct.tolist() == [True, True]
 
 
 def test_score_da2k__errors_name_the_image():
     outside = photograph(7, pairs=[((0, 0), (0, 3))], closer=(0,))
     with pytest.raises(ValueError, match=r"images/indoor/7.jpg: points .* outside the image of 2 x 3"):
-        score_da2k({"rows": Contestant(row_prior)}, [photograph(), outside])
+        score_models({"rows": Contestant(row_prior)}, [photograph(), outside], PROTOCOLS["da2k"])
     with pytest.raises(ValueError, match=r"images/indoor/0.jpg: the prediction is NaN"):
-        score_da2k({"nan": Contestant(lambda images: [torch.full((2, 3), math.nan)])}, [photograph()])
+        score_models(
+            {"nan": Contestant(lambda images: [torch.full((2, 3), math.nan)])}, [photograph()], PROTOCOLS["da2k"]
+        )
 
 
 def test_score_da2k__rejects():
     with pytest.raises(ValueError, match="0 images"):
-        score_da2k({"rows": Contestant(row_prior)}, [])
+        score_models({"rows": Contestant(row_prior)}, [], PROTOCOLS["da2k"])
     with pytest.raises(ValueError, match="batch_size is 0"):
-        score_da2k({"rows": Contestant(row_prior)}, [photograph()], batch_size=0)
+        score_models({"rows": Contestant(row_prior)}, [photograph()], PROTOCOLS["da2k"], batch_size=0)
     with pytest.raises(ValueError, match="rows gave 1 maps for 2 images"):
-        score_da2k({"rows": Contestant(lambda images: row_prior(images)[1:])}, [photograph(), photograph()])
+        score_models(
+            {"rows": Contestant(lambda images: row_prior(images)[1:])}, [photograph(), photograph()], PROTOCOLS["da2k"]
+        )

@@ -1,28 +1,24 @@
-"""DA-2K: which of two pixels is closer, counted over pairs."""
+"""Which of two pixels is closer, counted over pairs: how DA-2K is scored."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from depth_anything_hf.data.readers.da2k import PointPairs
-from depth_anything_hf.evaluation.contestants import Contestant, gather_rows, predict_all
-from depth_anything_hf.maps.resizing import resize_prediction
-
 
 @dataclass(frozen=True)
 class PairScores:
-    """Hold the answers of a model, one entry a pair in every field.
+    """Store the answers of a model, one entry a pair in every field.
 
     Args:
         correct (`torch.Tensor`): `(pairs,)` bool.
-        ties (`torch.Tensor`): `(pairs,)` bool: both pixels were given the same depth. A tie is never correct.
-        scenes (`list[str]`): Kind of scene.
+        ties (`torch.Tensor`): `(pairs,)` bool: both pixels have the same predicted depth. A tie is never correct.
+        scenes (`list[str]`): The kind of scene.
         sources (`list[str]`): The image.
     """
 
@@ -32,13 +28,13 @@ class PairScores:
     sources: list[str]
 
     def summary(self) -> dict[str, float]:
-        """Give the shares of correct pairs, in [0, 1]; NaN without pairs.
+        """Compute the shares of correct pairs, in [0, 1]; NaN without pairs.
 
         Returns:
-            `dict[str, float]`: `accuracy`, pooled over the pairs (the number that the paper prints); `mean_of_scenes`,
-            each scene counting alike; the counts `pairs` and `ties`; and `scene/NAME` for each scene.
+            `dict[str, float]`: `accuracy`, pooled over the pairs (the number in the paper); `mean_of_scenes`,
+            each scene with the same weight; the counts `pairs` and `ties`; and `scene/NAME` for each scene.
         """
-        members = defaultdict(list)
+        members: dict[str, list[bool]] = defaultdict(list)
         for right, scene in zip(self.correct.tolist(), self.scenes, strict=True):
             members[scene].append(right)
         by_scene = {f"scene/{scene}": sum(rights) / len(rights) for scene, rights in sorted(members.items())}
@@ -57,13 +53,13 @@ def score_pairs(
     closer: torch.Tensor | np.ndarray,
     metric: bool = False,
 ) -> torch.Tensor:
-    """Say for which pairs of pixels the prediction puts the right one closer; a tie is wrong.
+    """Check for which pairs of pixels the prediction puts the right one closer; a tie is wrong.
 
     Args:
         predicted_depth (`torch.Tensor`): `(height, width)` at the image's size.
         pairs (`torch.Tensor` or `np.ndarray`): `(pairs, 2, 2)`, int64: pair, point, (row, column).
         closer (`torch.Tensor` or `np.ndarray`): `(pairs,)`, int64: 0 where the first point is closer, 1 the second.
-        metric (`bool`): Whether the prediction is in metres, where smaller is closer; else larger is (disparity).
+        metric (`bool`): Whether the prediction is in meters, where smaller is closer; else larger is (disparity).
 
     Returns:
         `torch.Tensor`: `(pairs,)`, bool.
@@ -77,11 +73,20 @@ def score_pairs(
         >>> score_pairs(torch.tensor([[3.0, 1.0, 1.0]]), [[[0, 0], [0, 1]], [[0, 1], [0, 2]]], [0, 0]).tolist()
         [True, False]
     """
-    return _lead(predicted_depth, pairs, closer, metric) > 0
+    return pair_leads(predicted_depth, pairs, closer, metric) > 0
 
 
-def _lead(predicted_depth: torch.Tensor, pairs, closer, metric: bool) -> torch.Tensor:
-    """Compute by how much the closer point of each pair is predicted closer, `(pairs,)`."""
+def pair_leads(
+    predicted_depth: torch.Tensor,
+    pairs: torch.Tensor | np.ndarray,
+    closer: torch.Tensor | np.ndarray,
+    metric: bool = False,
+) -> torch.Tensor:
+    """Compute by how much the closer point of each pair is predicted closer; arguments as of `score_pairs`.
+
+    Returns:
+        `torch.Tensor`: `(pairs,)` float64: positive where the prediction is right, 0 for a tie.
+    """
     pairs, closer = torch.as_tensor(pairs).reshape(-1, 2, 2), torch.as_tensor(closer).reshape(-1)
     size = torch.tensor(predicted_depth.shape)
     outside = ((pairs < 0) | (pairs >= size)).flatten(1).any(dim=1)
@@ -98,46 +103,8 @@ def _lead(predicted_depth: torch.Tensor, pairs, closer, metric: bool) -> torch.T
     return -lead if metric else lead
 
 
-def score_da2k(
-    models: Mapping[str, Contestant],
-    samples: Iterable[PointPairs],
-    batch_size: int = 8,
-    description: str = "scoring",
-) -> dict[str, PairScores]:
-    """Score models side by side on DA-2K; each image is decoded once.
-
-    In several processes (Accelerate) each scores every so-many-th image, and all get all the scores.
-
-    Args:
-        models (`Mapping[str, Contestant]`): By name.
-        samples (`Iterable[PointPairs]`): As `data.readers.da2k.read_da2k` gives them.
-        batch_size (`int`): Images handed to a predictor at once.
-        description (`str`): Of the progress bar.
-
-    Returns:
-        `dict[str, PairScores]`: For each model, one entry a pair, in order.
-
-    Raises:
-        ValueError: A point lies outside its image, a prediction is broken, there are no samples, or `batch_size` is
-            below 1.
-
-    Source: Depth Anything V2, section 6: no alignment, prediction at the image's size.
-    """
-    rows = []
-    for index, sample, predictions in predict_all(models, samples, batch_size, description):
-        leads = {}
-        for name, depth in predictions.items():
-            depth = resize_prediction(depth[None], (sample.image.height, sample.image.width))[0]
-            try:
-                leads[name] = _lead(depth, sample.pairs, sample.closer, models[name].metric).tolist()
-            except ValueError as error:
-                raise ValueError(f"{sample.source}: {error}") from error
-        rows.append((index, sample.scene, sample.source, leads))
-    rows = gather_rows(rows, "images")
-    return {name: _table(rows, name) for name in models}
-
-
-def _table(rows: list[tuple], name: str) -> PairScores:
+def pair_scores(rows: Sequence[tuple], name: str) -> PairScores:
+    """Make the table of a model from rows (place, scene, source, leads of the pairs by model)."""
     flat = [(lead, scene, source) for _, scene, source, leads in rows for lead in leads[name]]
     leads = torch.tensor([lead for lead, _, _ in flat], dtype=torch.float64)
     return PairScores(leads > 0, leads == 0, [scene for _, scene, _ in flat], [source for _, _, source in flat])

@@ -12,8 +12,8 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.evaluation import metric as metric_file
-from depth_anything_hf.evaluation.metric import DepthEstimationMetric, compute_metrics_fn
+from depth_anything_hf.evaluation import evaluate_metric as metric_file
+from depth_anything_hf.evaluation.evaluate_metric import DepthEstimationMetric, compute_metrics_fn
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
 from depth_anything_hf.training.collator import DepthCollator
 

@@ -12,19 +12,10 @@ from transformers.utils import is_torchvision_available
 
 from depth_anything_hf.data.folder import write_image_folder
 from depth_anything_hf.data.records import DepthSample, encode_record
-from depth_anything_hf.evaluation.comparison import (
-    PRIOR,
-    compare,
-    compare_pairs,
-    error_map,
-    open_contestant,
-    open_kept,
-    open_samples,
-    write_results,
-)
-from depth_anything_hf.evaluation.contestants import Contestant
-from depth_anything_hf.evaluation.dataset import score_dataset
+from depth_anything_hf.evaluation.compare import PRIOR, compare, open_samples, score_dataset
+from depth_anything_hf.evaluation.contestants import Contestant, open_contestant, open_kept
 from depth_anything_hf.evaluation.protocols import PROTOCOLS, Protocol
+from depth_anything_hf.evaluation.report import error_map, write_results
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
@@ -170,7 +161,7 @@ def test_docs__name_every_protocol_as_it_is(protocol):
     assert (None if far == "the farthest" else float(far)) == protocol.max_depth
 
 
-def test_compare_pairs__accuracy_over_pairs_and_over_scenes(tmp_path):
+def test_compare__of_da2k_accuracy_over_pairs_and_over_scenes(tmp_path):
     """Of four pairs in two scenes `red` has three right: 75 % of the pairs, and (2 / 3 + 1) / 2 of the scenes."""
     near, far = [0, 0], [2, 3]
     annotations = {}
@@ -184,7 +175,11 @@ def test_compare_pairs__accuracy_over_pairs_and_over_scenes(tmp_path):
             for flip in flips
         ]
     (tmp_path / "annotations.json").write_text(json.dumps(annotations))
-    table = compare_pairs({"red": Contestant(red, revision="abc")}, str(tmp_path), tmp_path / "out")
+    samples = open_samples(PROTOCOLS["da2k"], str(tmp_path))
+    results = compare({"red": Contestant(red, revision="abc")}, samples, PROTOCOLS["da2k"], tmp_path / "out")
+    table = write_results(results)
+    assert table == (tmp_path / "out" / "results.md").read_text()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.json", "results.md"]
     assert "| red | 75.0 | 83.3 | 100.0 | 66.7 | 4 |" in table
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["revisions"] == {"red": "abc"}

@@ -6,7 +6,7 @@ from torch import nn
 from transformers.modeling_outputs import DepthEstimatorOutput
 
 from depth_anything_hf.data.codes import decode_depth_map, encode_depth_map
-from depth_anything_hf.labeling.predicting import Predictor, common_sizes, quantize
+from depth_anything_hf.labeling.labels import Labeler, common_sizes, quantize
 from depth_anything_hf.labeling.teacher import Preparation, preparation_of
 from depth_anything_hf.losses.affine_invariant import affine_invariant_loss
 from depth_anything_hf.prediction.predictor import predict_depth
@@ -152,14 +152,14 @@ def test_common_sizes__hold_those_of_cameras(height, width):
             assert Decoder(518, 14, aspect).input_size(*size) in common_sizes(518, 14, aspect)
 
 
-# --- Predictor
+# --- Labeler
 
 
-def test_predictor__by_hand():
+def test_labeler__by_hand():
     red = torch.tensor([[10, 20], [40, 30]], dtype=torch.uint8)
     pixels = red[..., None].expand(2, 2, 3)
     preparation = Preparation(1, False, 0.5, (5.0, 0.0, 0.0), (10.0, 1.0, 1.0))
-    labels = Predictor(Red(), preparation, "disparity", 2)([pixels], (2, 2))  # (value / 2 - 5) / 10: 0, 0.5, 1.5, 1
+    labels = Labeler(Red(), preparation, "disparity", 2)([pixels], (2, 2))  # (value / 2 - 5) / 10: 0, 0.5, 1.5, 1
     assert labels.codes.tolist() == [[[1, 21846], [65535, 43690]]]
     assert labels.scale.tolist() == pytest.approx([1.5 / 65534])
     assert labels.low.tolist() == pytest.approx([0.0], abs=1e-7)
@@ -167,16 +167,16 @@ def test_predictor__by_hand():
 
 
 @pytest.mark.parametrize(("space", "codes"), [("disparity", [0, 1, 65535]), ("depth", [0, 0, 1])])
-def test_predictor__values_that_the_space_forbids_are_no_labels(space, codes):
+def test_labeler__values_that_the_space_forbids_are_no_labels(space, codes):
     pixels = torch.tensor([10, 20, 30], dtype=torch.uint8)[None, :, None].expand(1, 3, 3)
     preparation = Preparation(1, False, 1.0, (20.0,) * 3, (1.0,) * 3)  # -10, 0, 10
-    labels = Predictor(Red(), preparation, space, 1)([pixels], (1, 3))
+    labels = Labeler(Red(), preparation, space, 1)([pixels], (1, 3))
     assert labels.codes.tolist() == [[codes]]
     assert labels.finite.tolist() == [True]
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-def test_predictor__flags_output_that_is_not_finite(bad, noise_image):
+def test_labeler__flags_output_that_is_not_finite(bad, noise_image):
     class Broken(Red):
         def forward(self, pixel_values):
             out = super().forward(pixel_values).predicted_depth.clone()
@@ -184,23 +184,23 @@ def test_predictor__flags_output_that_is_not_finite(bad, noise_image):
             return DepthEstimatorOutput(predicted_depth=out)
 
     pictures = [pixels_of(noise_image(4, 6, seed)) for seed in range(3)]
-    labels = Predictor(Broken(), PLAIN, "disparity", 3)(pictures, (4, 6))
+    labels = Labeler(Broken(), PLAIN, "disparity", 3)(pictures, (4, 6))
     assert labels.finite.tolist() == [True, False, True]
     assert labels.codes[1, 2, 3] == 0
-    alone = Predictor(Red(), PLAIN, "disparity", 3)(pictures, (4, 6))
+    alone = Labeler(Red(), PLAIN, "disparity", 3)(pictures, (4, 6))
     assert torch.equal(labels.codes[0].int(), alone.codes[0].int())  # the neighbours do not suffer
 
 
-def test_predictor__brings_smaller_predictions_to_the_input_size():
+def test_labeler__brings_smaller_predictions_to_the_input_size():
     pixels = torch.arange(16, dtype=torch.uint8).reshape(4, 4, 1).expand(4, 4, 3)
-    labels = Predictor(Red(every=3), PLAIN, "disparity", 1)([pixels], (4, 4))
+    labels = Labeler(Red(every=3), PLAIN, "disparity", 1)([pixels], (4, 4))
     # 0, 3, 12, 15 at the corners, and linear between
     assert np.allclose(decoded(labels.codes[0], labels.scale, labels.low)[0], pixels[..., 0], atol=1e-3)
 
 
-def test_predictor__returns_what_the_network_saw(noise_image):
+def test_labeler__returns_what_the_network_saw(noise_image):
     large, small = pixels_of(noise_image(8, 12)), pixels_of(noise_image(4, 6, 1))
-    labels = Predictor(Red(), PLAIN, "disparity", 2, return_pixels=True)([large, small], (4, 6))
+    labels = Labeler(Red(), PLAIN, "disparity", 2, return_pixels=True)([large, small], (4, 6))
     assert (labels.pixels.dtype, labels.pixels.shape) == (torch.uint8, (2, 4, 6, 3))
     assert torch.equal(labels.pixels[1], small)
     for i in range(2):
@@ -209,11 +209,11 @@ def test_predictor__returns_what_the_network_saw(noise_image):
 
 
 @pytest.mark.parametrize("space", ["disparity", "depth"])
-def test_predictor__is_the_model_where_nothing_is_resized(make_model, tiny_processor, noise_image, space):
+def test_labeler__is_the_model_where_nothing_is_resized(make_model, tiny_processor, noise_image, space):
     model = make_model(max_depth=20 if space == "depth" else None)  # in training mode
     nn.init.constant_(model.head.conv3.bias, 0.5)
     image = noise_image(56, 70)
-    labels = Predictor(model, preparation_of(tiny_processor), space, 1)([pixels_of(image)], (56, 70))
+    labels = Labeler(model, preparation_of(tiny_processor), space, 1)([pixels_of(image)], (56, 70))
     with torch.no_grad():
         expected = model.eval()(**tiny_processor(image, return_tensors="pt")).predicted_depth[0].numpy()
     values, mask = decoded(labels.codes[0], labels.scale, labels.low)
@@ -223,11 +223,11 @@ def test_predictor__is_the_model_where_nothing_is_resized(make_model, tiny_proce
     assert np.abs(values - expected).max() < 0.51 * labels.scale.item() + 1e-5 * expected.max()
 
 
-def test_predictor__is_predict_depth(make_model, tiny_processor, draw):
+def test_labeler__is_predict_depth(make_model, tiny_processor, draw):
     """Within 2 %: the processor resizes by Pillow or torchvision, which round to grey levels at other places."""
     model = make_model().eval()
     nn.init.constant_(model.head.conv3.bias, 0.5)
-    predictor = Predictor(model, preparation_of(tiny_processor), "disparity", 1)
+    predictor = Labeler(model, preparation_of(tiny_processor), "disparity", 1)
     for seed, (width, height) in enumerate([(80, 60), (57, 81), (200, 120), (30, 40)]):
         image = draw(width, height, seed)
         (expected,) = predict_depth(model, tiny_processor, [image], full_size=False)
@@ -239,10 +239,10 @@ def test_predictor__is_predict_depth(make_model, tiny_processor, draw):
         assert np.abs(values - expected.numpy()).max() < 0.02 * spread
 
 
-def test_predictor__mixed_sizes_are_those_of_one_by_one(make_model, tiny_processor, draw):
+def test_labeler__mixed_sizes_are_those_of_one_by_one(make_model, tiny_processor, draw):
     model = make_model()
     nn.init.constant_(model.head.conv3.bias, 0.5)
-    predictor = Predictor(model, preparation_of(tiny_processor), "disparity", 4)
+    predictor = Labeler(model, preparation_of(tiny_processor), "disparity", 4)
     pictures = [pixels_of(draw(*size, seed)) for seed, size in enumerate([(80, 60), (100, 75), (70, 56), (80, 60)])]
     together = predictor(pictures, (56, 70))
     for i, picture in enumerate(pictures):
@@ -253,22 +253,22 @@ def test_predictor__mixed_sizes_are_those_of_one_by_one(make_model, tiny_process
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_predictor__fills_compiled_batches(monkeypatch, noise_image, count):
+def test_labeler__fills_compiled_batches(monkeypatch, noise_image, count):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # the filling alone: no compiler in a test
     pictures = [pixels_of(noise_image(4, 6, seed)) for seed in range(count)]
     model, plain = Red(), Red()
-    found = Predictor(model, PLAIN, "disparity", 4, compiled_sizes=frozenset({(4, 6)}))(pictures, (4, 6))
-    expected = Predictor(plain, PLAIN, "disparity", 4)(pictures, (4, 6))
+    found = Labeler(model, PLAIN, "disparity", 4, compiled_sizes=frozenset({(4, 6)}))(pictures, (4, 6))
+    expected = Labeler(plain, PLAIN, "disparity", 4)(pictures, (4, 6))
     assert (model.batches, plain.batches) == ([4], [count])
     assert found.codes.tolist() == expected.codes.tolist()
     assert torch.equal(found.scale, expected.scale)
-    other = Predictor(model, PLAIN, "disparity", 4, compiled_sizes=frozenset({(4, 6)}))
+    other = Labeler(model, PLAIN, "disparity", 4, compiled_sizes=frozenset({(4, 6)}))
     model.batches.clear()
     other(pictures, (6, 4))  # not a size that is compiled
     assert model.batches == [count]
 
 
-def test_predictor__compiles_every_common_size(monkeypatch):
+def test_labeler__compiles_every_common_size(monkeypatch):
     """PyTorch's own limit is 8 shapes, and what comes after them runs uncompiled: by then, another last bit."""
     sizes, compile_it, shapes = common_sizes(518, 14), torch.compile, []
 
@@ -276,18 +276,18 @@ def test_predictor__compiles_every_common_size(monkeypatch):
         return lambda *given: shapes.append(1) or graph.forward(*given)
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_it(function, backend=backend, **options))
-    predictor = Predictor(Red(), PLAIN, "disparity", 1, compiled_sizes=sizes)
+    predictor = Labeler(Red(), PLAIN, "disparity", 1, compiled_sizes=sizes)
     for count, size in enumerate(sorted(sizes), start=1):
         predictor([torch.zeros(*size, 3, dtype=torch.uint8)], size)
         assert len(shapes) == count
     assert len(sizes) == 9
 
 
-def test_predictor__autocast_is_near_float32(make_model, tiny_processor, draw):
+def test_labeler__autocast_is_near_float32(make_model, tiny_processor, draw):
     model = make_model(max_depth=20)
     preparation, picture = preparation_of(tiny_processor), pixels_of(draw(70, 56))
     exact, low = (
-        Predictor(model, preparation, "depth", 1, dtype)([picture], (56, 70))
+        Labeler(model, preparation, "depth", 1, dtype)([picture], (56, 70))
         for dtype in (torch.float32, torch.bfloat16)
     )
     one, other = (decoded(x.codes[0], x.scale, x.low)[0] for x in (exact, low))
