@@ -54,6 +54,7 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples__run_as_they_stand(page, workplace):
     names = {"__name__": "__main__"}

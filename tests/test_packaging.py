@@ -74,6 +74,7 @@ def test_data_file__is_in_the_package(name):
     assert found.is_file()  # false for a link that leads nowhere
 
 
+@pytest.mark.slow
 def test_data_files__are_built_into_the_distribution(tmp_path):
     pytest.importorskip("setuptools")
     result = subprocess.run(

@@ -102,6 +102,7 @@ def unet_output(script, pipe, batch):
 # ---------------------------------------------------------------------------------------------------- the step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_untrained_controlnet_changes_nothing_and_one_step_makes_it_change_something(script, bases, batch, kind):
     pipe = script.load_pipeline(bases[kind], None, CPU, torch.float32)
@@ -135,6 +136,7 @@ def test_the_copy_of_the_encoder_is_exact_even_where_the_frozen_one_is_rounded(s
     assert pipe.vae.dtype == pipe.controlnet.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_lowers_the_loss_of_a_fixed_batch(script, bases, batch, kind):
     pipe = script.load_pipeline(bases[kind], None, CPU, torch.float32)
@@ -218,6 +220,7 @@ def test_half_precision_is_close_to_float32(script, bases, batch):
 # ---------------------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_writes_a_controlnet_that_diffusers_loads(script, arguments, bases, tmp_path, kind):
     out = tmp_path / "new" / "controlnet"
@@ -240,6 +243,7 @@ def test_a_run_writes_a_controlnet_that_diffusers_loads(script, arguments, bases
     assert picture.size == (16, 16)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_without_interruption(script, arguments, tmp_path):
     more = ["--accumulate", "2", "--learning-rate", "0.01", "--save-every", "2"]
     whole, halves, broken = (tmp_path / name for name in ("whole", "halves", "broken"))
@@ -272,6 +276,7 @@ def _new(folder):
     return (folder / "log.jsonl").open("a")
 
 
+@pytest.mark.slow
 def test_the_seed_decides_a_run(script, arguments, tmp_path):
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         script.main(arguments(tmp_path / name, "--steps", "1", "--seed", seed))
@@ -279,6 +284,7 @@ def test_the_seed_decides_a_run(script, arguments, tmp_path):
     assert not same(trained(tmp_path / "a"), trained(tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is_and_other_settings_are_refused(script, arguments, tmp_path, capsys):
     script.main(arguments(tmp_path, "--steps", "1"))
     before = trained(tmp_path)
@@ -347,12 +353,14 @@ def test_captions_of_the_records_are_the_prompts(script, arguments, labels, tmp_
     assert run.example["prompts"] == captions[:1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["2", "9"])  # there are three shards
 def test_worker_processes_read_the_shards(script, arguments, tmp_path, workers):
     script.main([*arguments(tmp_path), "--steps", "2", "--workers", workers])
     assert all(np.isfinite(losses(tmp_path)))
 
 
+@pytest.mark.slow
 def test_errors(script, arguments, bases, tmp_path, monkeypatch):
     other = save_controlnet(tmp_path / "other", bases["sdxl"])
     with pytest.raises(ValueError, match="other was trained for another base model"):

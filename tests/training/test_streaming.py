@@ -221,6 +221,7 @@ def resumed_at(make_batches, straight, used, workers, count):
     return drawn(batches, count, workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_resume__at_every_batch_gives_what_a_straight_run_gives(workers):
     def batches():

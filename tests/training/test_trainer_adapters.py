@@ -16,6 +16,8 @@ from depth_anything_hf.prediction.predictor import FINGERPRINT, load_model, weig
 from depth_anything_hf.training.collator import DepthCollator
 from depth_anything_hf.training.recipe import parse_recipe
 
+pytestmark = pytest.mark.slow
+
 DECODERS = ["full", "lora", "frozen"]
 
 
