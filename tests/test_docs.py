@@ -107,6 +107,17 @@ def test_docs__names_of_the_package_exist():
         resolve(name)
 
 
+def test_api_reference__has_a_page_for_every_room():
+    asked = {
+        path.stem: "help of every subcommand" if path.stem == "cli" else f"::: depth_anything_hf.{path.stem}\n"
+        for path in (ROOT / "docs/api").glob("*.md")
+        if path.stem != "index"
+    }
+    assert asked.keys() == set(ROOMS)
+    for room, line in asked.items():
+        assert line in (ROOT / f"docs/api/{room}.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("row", PAPER_ROWS, ids=lambda row: row.split("|")[2].strip()[:40])
 def test_paper_index__names_arguments_of_the_code(row):
     _, _, _, code, arguments, _ = row.split("|")
