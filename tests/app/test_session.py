@@ -107,6 +107,7 @@ def test_predict_files__the_same_name_twice(predict, photos, noise_image, tmp_pa
     assert len((session.folder / "depth.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_predict_files__a_large_image_has_a_small_preview_and_full_values(predict, noise_image, tmp_path):
     noise_image(400, 1600).save(tmp_path / "large.png")
     session, _ = predict([tmp_path / "large.png"])

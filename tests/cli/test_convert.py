@@ -29,6 +29,7 @@ def metric_folder(official_file, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_convert__folder_loads_in_the_stock_pipeline(metric_folder, noise_image):
     assert {path.name for path in metric_folder.iterdir()} == {
         "config.json",
@@ -70,6 +71,7 @@ def test_convert__to_official_gives_the_file_back(out, written, metric_folder, o
     assert "exists; give another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "other", "blocks", "name"),
     [

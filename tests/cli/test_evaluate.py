@@ -45,6 +45,7 @@ def run(place, *more):
     )
 
 
+@pytest.mark.slow
 def test_evaluate__writes_and_prints_the_table(place, capsys):
     assert run(place, "--save-predictions") == 0
     table = capsys.readouterr().out

@@ -95,6 +95,7 @@ def test_predict__folders_whose_images_are_called_alike_get_subfolders(run, chec
         assert_decodes(tmp_path / "out", row, checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [("day1/images", "day2/images"), ("day1/images/1.png", "day2/images/1.png"), ("day1/images/*.*", "day2/images")],

@@ -48,6 +48,7 @@ def test_push__dry_run_sends_nothing_and_needs_no_token(hub, student, monkeypatc
     assert "there is no token for the Hub" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_push__public_where_nobody_says_private(hub, student):
     assert main(["push", str(student), "--repo-id", "me/student"]) == 0
     assert not hub.model("me/student").private

@@ -175,6 +175,7 @@ def test_label_images__metric_teacher_gives_depth(label, photos, save_teacher, t
         np.testing.assert_allclose(sample.values, values, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_label_images__adapter_teacher(label, labeled, photos, teacher, tmp_path):
     model, processor = load_model(teacher)
     adapted = get_peft_model(model, depth_lora_config(rank=2))
@@ -191,6 +192,7 @@ def test_label_images__adapter_teacher(label, labeled, photos, teacher, tmp_path
         np.testing.assert_allclose(sample.values[sample.mask], values[sample.mask], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_label_images__student_trains_on_the_shards(labeled, teacher, tmp_path):
     command = ["train", "--model", teacher, "--unlabeled", str(labeled), "--output_dir", str(tmp_path / "student")]
     command += ["--max_steps", "2", "--per_device_train_batch_size", "4", "--image_height", "56", "--image_width"]
@@ -202,6 +204,7 @@ def test_label_images__student_trains_on_the_shards(labeled, teacher, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_label_images__holds_a_bounded_number_of_images(label, save_photos, tmp_path, monkeypatch):
     # What is read ahead of the device, and what waits to be written, must not grow with the inputs.
     photos = save_photos(tmp_path / "in", 90)

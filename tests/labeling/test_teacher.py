@@ -37,6 +37,7 @@ def test_load_teacher__labels_with_models_of_transformers(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_load_teacher__weights_in_half_precision(dtype, teacher, label, tmp_path):
     model, processor = load_model(teacher)

@@ -154,6 +154,7 @@ def unsigned(folder):
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_load_model__base_of_another_width_is_an_error(adapt, base, tmp_path, tiny_processor, decoder):
     adapt(base, decoder).save_pretrained(tmp_path / "adapter")
@@ -232,6 +233,7 @@ def test_load_model__merged_model_does_not_pass_for_its_base(adapt, base, tmp_pa
 # --- merging
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_merge_adapter__is_a_stock_checkpoint_of_the_same_model(adapt, base, tmp_path, noise_image, decoder):
     model = adapt(base, decoder)
@@ -273,6 +275,7 @@ def on_mini(adapt, tmp_path):
     return model, str(tmp_path / "adapter")
 
 
+@pytest.mark.slow
 def test_save_pretrained__names_mini_and_not_where_it_is_installed(on_mini):
     model, folder = on_mini
     assert adapter_base(folder) == MINI
@@ -282,6 +285,7 @@ def test_save_pretrained__names_mini_and_not_where_it_is_installed(on_mini):
     assert model.peft_config["default"].base_model_name_or_path == checkpoint_folder(MINI)
 
 
+@pytest.mark.slow
 def test_load_model__finds_mini_from_anywhere(on_mini, tmp_path, monkeypatch):
     model, _ = on_mini
     monkeypatch.chdir(tmp_path)

@@ -277,6 +277,7 @@ def test_cut__scenes_differ_from_one_another_and_not_from_themselves():
         assert not is_scene_cut(image, (image * 0.8).byte())
 
 
+@pytest.mark.slow
 def test_cut__photographs(real_data):
     files = sorted((real_data / "unlabeled" / "images").iterdir())
     images = []

@@ -1,10 +1,13 @@
 """The benchmark of flicker runs, in a small form, and shows what it is there to show."""
 
+import pytest
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+pytestmark = pytest.mark.slow
 
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "video_flicker.py"
 

@@ -126,6 +126,7 @@ def test_who_looks_at_a_table_is_in_its_room(seed, monkeypatch):
         assert 0 < eye[2] < world.half[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seed"), [("room", 215), ("room", 607), ("room", 1360), ("backdrop", 308)])
 def test_no_sky_is_seen_past_walls(kind, seed):
     style = WorldStyle(kinds={kind: 1.0}, **PLAIN)
@@ -137,6 +138,7 @@ def test_no_backdrop_ends_in_view():
     assert not render_worlds(range(280, 340), 12, 16, style).sky.any()
 
 
+@pytest.mark.slow
 def test_the_own_bonnet_is_seen_from_a_car_and_before_it():
     seen = 0
     for seed in range(300):
@@ -156,6 +158,7 @@ def test_the_own_bonnet_is_seen_from_a_car_and_before_it():
     assert seen > 15
 
 
+@pytest.mark.slow
 def test_kinds_keep_their_shares(monkeypatch):
     """Also of country, whose camera often stands within a hill's bounding box, and sometimes in the hill."""
     calls, counted = [], 0
