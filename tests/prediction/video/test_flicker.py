@@ -1,11 +1,12 @@
 """The benchmark of flicker runs, in a small form, and shows what it is there to show."""
 
-import pytest
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 pytestmark = pytest.mark.slow
 
