@@ -86,6 +86,7 @@ def test_predict_files__without_a_checkpoint(photos, tmp_path):
         predict_files(photos, [], Checkpoints(device="cpu"), tmp_path, Limits())
 
 
+@pytest.mark.slow
 def test_predict_files__stops_at_the_limits(predict, photos, noise_image, tmp_path):
     session, problems = predict([photos[0]] * 5, limits=Limits(images=2))
     assert len(session.photographs) == 2

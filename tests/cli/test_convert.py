@@ -56,6 +56,7 @@ def test_convert__folder_loads_in_the_stock_pipeline(metric_folder, noise_image)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("out", "written"),
     [("checkpoints", "checkpoints/depth_anything_v2_metric_vits.pth"), ("new/my.pth", "new/my.pth")],

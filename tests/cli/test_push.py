@@ -54,6 +54,7 @@ def test_push__public_where_nobody_says_private(hub, student):
     assert not hub.model("me/student").private
 
 
+@pytest.mark.slow
 def test_push__break_in_the_middle_ends_with_what_to_do(hub, student, capsys):
     hub.breaks["upload"] = 100
     command = ["push", str(student), "--repo-id", "me/student"]

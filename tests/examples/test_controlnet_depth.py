@@ -66,6 +66,7 @@ def test_a_photograph_is_painted_anew(script, arguments, tmp_path, capsys, kind)
     assert (control.min(), control.max()) == (0, 255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_depth", [None, 20.0])
 def test_the_control_image_is_that_of_the_models_depth(
     script, arguments, make_model, tiny_processor, tmp_path, max_depth

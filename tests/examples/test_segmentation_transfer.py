@@ -378,6 +378,7 @@ def test_predict_classes__has_the_size_of_the_image(example, build):
 # --- training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["mask2former", "upernet"])
 def test_make_optimizer__two_rates_and_what_does_not_decay(example, build, decoder):
     model = build(decoder)

@@ -183,6 +183,7 @@ def test_the_control_image_reaches_the_loss(script, bases, batch, tmp_path):
     assert values[0] == values[1] != values[2]
 
 
+@pytest.mark.slow
 def test_prompts_are_encoded_as_when_a_picture_is_generated(script, bases):
     time_ids = torch.arange(12.0).reshape(2, 6)
     pipe = script.load_pipeline(bases["sd"], None, CPU, torch.float32)
@@ -200,6 +201,7 @@ def test_prompts_are_encoded_as_when_a_picture_is_generated(script, bases):
     assert (embeds[1] == 0).all()  # as SDXL's pipeline does without a negative prompt
 
 
+@pytest.mark.slow
 def test_half_precision_is_close_to_float32(script, bases, batch):
     values = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -295,6 +297,7 @@ def test_a_finished_run_is_left_as_it_is_and_other_settings_are_refused(script, 
         script.main(arguments(tmp_path, "--steps", "2", "--learning-rate", "0.5"))
 
 
+@pytest.mark.slow
 def test_accumulated_passes_are_the_mean_of_their_losses(script, arguments, bases, tmp_path):
     unet = diffusers.UNet2DConditionModel.from_pretrained(bases["sd"], subfolder="unet")
     loud = diffusers.ControlNetModel.from_unet(unet)

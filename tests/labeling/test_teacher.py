@@ -11,6 +11,7 @@ from depth_anything_hf.model.bundled import MINI
 from depth_anything_hf.prediction.predictor import load_model, predict_depth, space_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "space", "multiple", "aspect"),
     [("dpt", "disparity", 16, 1.0), ("zoedepth", "depth", 16, None), ("glpn", "depth", 32, None)],

@@ -168,6 +168,7 @@ def test_load_model__base_of_another_width_is_an_error(adapt, base, tmp_path, ti
         load_model(unsigned(tmp_path / "adapter"))
 
 
+@pytest.mark.slow
 def test_load_model__base_of_another_depth_is_an_error(adapt, base, tmp_path, tiny_processor):
     # PEFT leaves the blocks without an adapter as they are, and adapters without a block out.
     encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=5, num_attention_heads=2)
@@ -217,6 +218,7 @@ def test_load_model__adapter_with_whole_neck_and_head(base, tmp_path):
     torch.testing.assert_close(predicted(loaded), predicted(model), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_load_model__merged_model_does_not_pass_for_its_base(adapt, base, tmp_path):
     adapt(base, "frozen").save_pretrained(tmp_path / "adapter")
     merged, _ = load_model(str(tmp_path / "adapter"))

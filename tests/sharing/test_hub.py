@@ -73,6 +73,7 @@ def sent(hub):
 # --- a model
 
 
+@pytest.mark.slow
 def test_push_to_hub__model_loads_by_its_id(hub, student, noise_image):
     assert push_to_hub(student, "me/student", private=True, message="first") == f"{hub.address}/me/student"
     repo = hub.model("me/student")

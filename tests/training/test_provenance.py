@@ -77,6 +77,7 @@ def test_push_to_hub__licence_that_the_base_forbids(hub, make_trainer, saved, la
     assert hub.model("me/student").files == {}
 
 
+@pytest.mark.slow
 def test_create_model_card__student_names_teacher_encoder_and_both_streams(
     make_trainer, make_model, make_encoder, saved, labeled, photographs
 ):

@@ -275,6 +275,7 @@ def one_step(workplace, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_train__from_mini_keeps_its_geometry(one_step, workplace, tmp_path):
     assert one_step(MINI) == json.loads((Path(checkpoint_folder(MINI)) / "preprocessor_config.json").read_text())
 
@@ -291,6 +292,7 @@ def test_train__the_encoder_of_mini_takes_a_fresh_decoder(workplace, tmp_path):
     assert not torch.equal(made.head.conv1.weight, mini.head.conv1.weight)
 
 
+@pytest.mark.slow
 def test_train__sizes_given_win_one_by_one(one_step):
     saved = one_step(MINI, "--image_height", "64")
     assert saved["size"] == {"height": 64, "width": 128}

@@ -69,6 +69,7 @@ def test_train__teacher_stage_lowers_the_loss(make_trainer, make_model, labeled)
     assert "unlabeled_loss" not in trainer.keeper.logs[0]
 
 
+@pytest.mark.slow
 def test_train__student_with_offline_labels_logs_every_loss(make_trainer, make_model, labeled, pseudo_labeled):
     trainer = make_trainer(
         make_model(), {"feature_alignment_weight": 0.0}, train_dataset=labeled, unlabeled_dataset=pseudo_labeled
@@ -184,6 +185,7 @@ def test_compute_loss__does_not_see_the_teachers_scale(make_trainer, make_model,
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_compute_loss__is_the_mean_of_the_three_logged_terms(
     make_trainer, make_model, make_encoder, labeled, pseudo_labeled
 ):
@@ -505,6 +507,7 @@ def test_collator__serves_the_stock_trainer(make_model, processor, labeled, tmp_
 # What stops a run
 
 
+@pytest.mark.slow
 def test_train__nan_weight_stops_with_the_sources(make_trainer, make_model, labeled):
     model = make_model()
     with torch.no_grad():

@@ -52,6 +52,7 @@ def test_train__stream_goes_on_at_the_record_where_it_stopped(run, tmp_path, wor
     assert resumed.args.ignore_data_skip is False
 
 
+@pytest.mark.slow
 def test_train__stream_alone_is_swept_record_by_record(make_trainer, make_model, stream):
     trainer = make_trainer(
         make_model(),

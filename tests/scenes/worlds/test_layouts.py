@@ -192,6 +192,7 @@ def test_wrong_styles_are_refused(given, message):
         WorldStyle(**given)
 
 
+@pytest.mark.slow
 def test_a_flat_picture_keeps_its_level():
     """The stretch to full contrast must not blacken what has none."""
     flat = 0.2 + 0.002 * torch.randn(3, 24, 32, generator=torch.Generator().manual_seed(0))
@@ -199,6 +200,7 @@ def test_a_flat_picture_keeps_its_level():
     assert levels.median() > 90  # of 255; it was 41
 
 
+@pytest.mark.slow
 def test_pictures_do_not_depend_on_the_number_of_threads():
     linear = torch.rand(3, 192, 256, generator=torch.Generator().manual_seed(0))
     one = [_develop(linear, seed, True) for seed in range(8)]
