@@ -45,6 +45,8 @@ setup(
     ],
     extras_require={
         **extras,
+        "dev": ["build>=1.2", "mypy>=1.15", "pre-commit>=4", "ruff==0.17.6", "twine>=6.1"],
+        "docs": ["latex2mathml>=3.77", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
         "test": ["pytest>=8", "pytest-xdist>=3.2", "ruff==0.17.6", "playwright>=1.50", *every_extra],
     },
     entry_points={"console_scripts": ["depth-anything-hf=depth_anything_hf.cli.main:main"]},

@@ -25,7 +25,8 @@ pytest_plugins = ["tests.hub_server"]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run the whole suite in parallel where pytest-xdist is; a part of it is done sooner in one process.
+    """Run the whole suite, or all but its slow tests, in parallel where pytest-xdist is; a smaller part is done sooner
+    in one process.
 
     Not in `addopts`, where `-n` would be an error without pytest-xdist. Whole files go to a process: fixtures of a
     module are made once.

@@ -1,10 +1,13 @@
 import importlib.metadata
+import re
 import subprocess
 import sys
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 import depth_anything_hf
 
@@ -71,6 +74,7 @@ def test_data_file__is_in_the_package(name):
     assert found.is_file()  # false for a link that leads nowhere
 
 
+@pytest.mark.slow
 def test_data_files__are_built_into_the_distribution(tmp_path):
     pytest.importorskip("setuptools")
     result = subprocess.run(
@@ -86,3 +90,16 @@ def test_data_files__are_built_into_the_distribution(tmp_path):
     assert {f"depth_anything_hf/{name}" for name in DATA_FILES} <= built
     sources = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
     assert sources <= built
+
+
+def test_version__is_that_of_the_citation_and_has_an_entry_in_the_changelog():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == depth_anything_hf.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## {depth_anything_hf.__version__} - " in changes
+    new_modules = re.findall(
+        r"`([a-z_.]+)`", "".join(line.split("|")[2] for line in changes.splitlines() if "` |" in line)
+    )
+    assert len(new_modules) > 20
+    for name in new_modules:
+        assert find_spec(f"depth_anything_hf.{name}") is not None, name

@@ -21,6 +21,8 @@ from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImag
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.scenes.simple import iter_synthetic_records
 
+pytestmark = pytest.mark.slow
+
 playwright = pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright (extra test)")
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:

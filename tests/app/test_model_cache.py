@@ -34,6 +34,7 @@ def test_predict__a_resolution_holds_for_one_call(save_checkpoint, noise_image):
     assert not np.array_equal(finer, own)
 
 
+@pytest.mark.slow
 def test_predict__threads_do_not_mix_up_their_resolutions(save_checkpoint, noise_image):
     name, image, checkpoints = save_checkpoint("model"), noise_image(60, 80), Checkpoints(device="cpu")
     asked = [None, 56, 84, 112] * 3

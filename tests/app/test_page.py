@@ -20,6 +20,7 @@ def environment(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_build_page__refuses_what_cannot_be_shown(environment, tmp_path):
     with pytest.raises(ValueError, match="models is empty"):
         build_page([])
@@ -27,6 +28,7 @@ def test_build_page__refuses_what_cannot_be_shown(environment, tmp_path):
         build_page([str(tmp_path / "none")])
 
 
+@pytest.mark.slow
 def test_build_page__is_private(environment, save_checkpoint, tmp_path):
     page = build_page([save_checkpoint("model")], Limits())
     root = Path(os.environ["GRADIO_TEMP_DIR"])
@@ -39,6 +41,7 @@ def test_build_page__is_private(environment, save_checkpoint, tmp_path):
     assert {one.api_visibility for one in page.fns.values()} == {"private"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("any_checkpoint", [True, False])
 def test_build_page__strangers_choose_among_the_given_checkpoints(any_checkpoint, environment, save_checkpoint):
     models = [save_checkpoint("a"), save_checkpoint("b", 20.0), save_checkpoint("c")]
@@ -55,6 +58,7 @@ def test_build_page__strangers_choose_among_the_given_checkpoints(any_checkpoint
                 part.preprocess("/etc")
 
 
+@pytest.mark.slow
 def test_launch_page__bounds_uploads_and_listens_on_this_machine(environment, save_checkpoint):
     limits = Limits(upload_megabytes=3)
     page = build_page([save_checkpoint("model")], limits)

@@ -86,6 +86,7 @@ def test_predict_files__without_a_checkpoint(photos, tmp_path):
         predict_files(photos, [], Checkpoints(device="cpu"), tmp_path, Limits())
 
 
+@pytest.mark.slow
 def test_predict_files__stops_at_the_limits(predict, photos, noise_image, tmp_path):
     session, problems = predict([photos[0]] * 5, limits=Limits(images=2))
     assert len(session.photographs) == 2
@@ -107,6 +108,7 @@ def test_predict_files__the_same_name_twice(predict, photos, noise_image, tmp_pa
     assert len((session.folder / "depth.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_predict_files__a_large_image_has_a_small_preview_and_full_values(predict, noise_image, tmp_path):
     noise_image(400, 1600).save(tmp_path / "large.png")
     session, _ = predict([tmp_path / "large.png"])

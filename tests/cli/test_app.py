@@ -19,6 +19,7 @@ def test_app__is_for_this_machine_unless_asked():
     assert (options.max_upload_mb, options.max_megapixels) == (50, 50)
 
 
+@pytest.mark.slow
 def test_app__wrong_options_are_told_before_anything_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="upload_megabytes is 0; it must be above 0"):
         main(["--max-upload-mb", "0"])
@@ -26,6 +27,7 @@ def test_app__wrong_options_are_told_before_anything_is_loaded(tmp_path):
         main(["--model", str(tmp_path / "none")])
 
 
+@pytest.mark.slow
 def test_app__serves_this_machine_alone_and_leaves_nothing_behind(make_model, tiny_processor, tmp_path):
     make_model().save_pretrained(tmp_path / "model")
     tiny_processor.save_pretrained(tmp_path / "model")

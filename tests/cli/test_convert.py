@@ -29,6 +29,7 @@ def metric_folder(official_file, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_convert__folder_loads_in_the_stock_pipeline(metric_folder, noise_image):
     assert {path.name for path in metric_folder.iterdir()} == {
         "config.json",
@@ -55,6 +56,7 @@ def test_convert__folder_loads_in_the_stock_pipeline(metric_folder, noise_image)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("out", "written"),
     [("checkpoints", "checkpoints/depth_anything_v2_metric_vits.pth"), ("new/my.pth", "new/my.pth")],
@@ -70,6 +72,7 @@ def test_convert__to_official_gives_the_file_back(out, written, metric_folder, o
     assert "exists; give another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "other", "blocks", "name"),
     [

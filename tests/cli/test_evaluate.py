@@ -45,6 +45,7 @@ def run(place, *more):
     )
 
 
+@pytest.mark.slow
 def test_evaluate__writes_and_prints_the_table(place, capsys):
     assert run(place, "--save-predictions") == 0
     table = capsys.readouterr().out
@@ -66,6 +67,7 @@ def test_evaluate__writes_and_prints_the_table(place, capsys):
     assert again["revisions"] == results["revisions"]
 
 
+@pytest.mark.slow
 def test_evaluate__alignment_is_written_into_the_protocol(place):
     assert run(place, "--alignment", "median", "--resolution", "84") == 0
     protocol = json.loads((place / "out" / "results.json").read_text())["protocol"]

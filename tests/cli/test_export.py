@@ -11,6 +11,7 @@ from depth_anything_hf.scenes.simple import iter_synthetic_records
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_export__int8_prints_what_it_loses_and_no_noise(make_model, tiny_processor, tmp_path, capsys, caplog, recwarn):
     for part in (make_model(), tiny_processor):
         part.save_pretrained(tmp_path / "student")

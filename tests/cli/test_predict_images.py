@@ -80,6 +80,7 @@ def test_predict__tries_a_named_file_whatever_its_name(tile, run, checkpoint, sa
             assert_decodes(tmp_path / "out", row, checkpoint)
 
 
+@pytest.mark.slow
 def test_predict__folders_whose_images_are_called_alike_get_subfolders(run, checkpoint, save_photo, tmp_path):
     for name in ("A/1.png", "B/1.png", "B/deep/2.png", "C/3.png"):
         save_photo(name)
@@ -95,6 +96,7 @@ def test_predict__folders_whose_images_are_called_alike_get_subfolders(run, chec
         assert_decodes(tmp_path / "out", row, checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [("day1/images", "day2/images"), ("day1/images/1.png", "day2/images/1.png"), ("day1/images/*.*", "day2/images")],
@@ -195,6 +197,7 @@ def test_predict__a_folder_that_is_written_itself_is_searched_but_for_the_output
     assert set(listed(tmp_path / "photos")) == {name}
 
 
+@pytest.mark.slow
 def test_predict__a_named_file_is_taken_wherever_it_lies(run, checkpoint, save_photo, tmp_path, capsys):
     save_photo("1.png")
     assert run("1.png") == 0

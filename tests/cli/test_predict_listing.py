@@ -57,6 +57,7 @@ def decodes(out, row, model, photo, tile=None):
     return np.allclose(decoded, expected.numpy(), atol=row["depth_scale"], rtol=0)
 
 
+@pytest.mark.slow
 def test_predict__a_later_run_keeps_the_rows_of_others_and_replaces_its_own(models, photos, tmp_path):
     relative, metric = models
     assert predict([photos / "a.png", photos / "b.png"], relative, tmp_path / "out") == 0
@@ -80,6 +81,7 @@ def test_predict__an_image_that_cannot_be_read_any_more_keeps_its_row(models, ph
     assert listed(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [[], ["--tile", "20"]], ids=["whole", "tiles"])
 def test_predict__a_file_that_cannot_be_written_costs_no_row_but_its_own(tile, models, photos, tmp_path, capsys):
     out = tmp_path / "out"
@@ -104,6 +106,7 @@ def test_predict__a_point_cloud_that_cannot_be_written_costs_no_row(models, phot
     assert decodes(out, row, models[1], photos / "a.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [None, 20], ids=["whole", "tiles"])
 def test_predict__a_killed_run_leaves_rows_that_decode(tile, models, photos, noise_image, tmp_path):
     out, options = tmp_path / "out", [] if tile is None else ["--tile", str(tile)]

@@ -48,11 +48,13 @@ def test_push__dry_run_sends_nothing_and_needs_no_token(hub, student, monkeypatc
     assert "there is no token for the Hub" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_push__public_where_nobody_says_private(hub, student):
     assert main(["push", str(student), "--repo-id", "me/student"]) == 0
     assert not hub.model("me/student").private
 
 
+@pytest.mark.slow
 def test_push__break_in_the_middle_ends_with_what_to_do(hub, student, capsys):
     hub.breaks["upload"] = 100
     command = ["push", str(student), "--repo-id", "me/student"]

@@ -3,6 +3,8 @@ import urllib.request
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 gradio = pytest.importorskip("gradio", reason="the web page needs the extra app")
 
 

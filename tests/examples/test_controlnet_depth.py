@@ -51,6 +51,7 @@ def pixels(path):
     return np.asarray(Image.open(path)).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_photograph_is_painted_anew(script, arguments, tmp_path, capsys, kind):
     assert script.main(arguments(kind=kind)) == 0
@@ -65,6 +66,7 @@ def test_a_photograph_is_painted_anew(script, arguments, tmp_path, capsys, kind)
     assert (control.min(), control.max()) == (0, 255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_depth", [None, 20.0])
 def test_the_control_image_is_that_of_the_models_depth(
     script, arguments, make_model, tiny_processor, tmp_path, max_depth
@@ -77,6 +79,7 @@ def test_the_control_image_is_that_of_the_models_depth(
     assert np.abs(found - np.asarray(expected)).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_picture_and_nothing_is_overwritten_by_another(script, arguments, tmp_path):
     out = tmp_path / "new" / "out"
     script.main(arguments("--seed", "3"))
@@ -88,6 +91,7 @@ def test_the_seed_decides_the_picture_and_nothing_is_overwritten_by_another(scri
     assert np.array_equal(first, pixels(out / "garden.1_3.png"))
 
 
+@pytest.mark.slow
 def test_options_reach_the_pipeline(script, arguments, tmp_path):
     found = {}
     cases = {

@@ -9,6 +9,7 @@ from depth_anything_hf.export.graph import open_session
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_export_onnx__writes_a_folder_for_transformers_js(load_example, make_model, tiny_processor, tmp_path, capsys):
     for part in (make_model("v1", max_depth=20.0), tiny_processor):
         part.save_pretrained(tmp_path / "rooms")

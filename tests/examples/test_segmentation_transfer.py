@@ -311,6 +311,7 @@ def test_build_model__a_batch_without_labels_of_one_image_has_a_finite_loss(exam
     assert loss.isfinite()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["mask2former", "upernet"])
 def test_load_model__is_what_was_saved(example, build, tmp_path, decoder):
     model = build(decoder).eval()
@@ -377,6 +378,7 @@ def test_predict_classes__has_the_size_of_the_image(example, build):
 # --- training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["mask2former", "upernet"])
 def test_make_optimizer__two_rates_and_what_does_not_decay(example, build, decoder):
     model = build(decoder)
@@ -430,6 +432,7 @@ TINY_SIZES = {
 TINY_RUN = [word for name, value in TINY_SIZES.items() for word in (f"--{name}", str(value))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_main__runs_the_recipe_and_scores_what_it_saved(
     example, roots, make_model, tiny_processor, tmp_path, recipe, capsys
@@ -462,6 +465,7 @@ def test_main__runs_the_recipe_and_scores_what_it_saved(
     assert scores["overall_accuracy"] == pytest.approx(right / counted)
 
 
+@pytest.mark.slow
 def test_main__a_stopped_run_goes_on_to_the_same_weights(example, roots, encoder, tmp_path):
     run = [str(RECIPES[0]), "--data", str(roots["ade20k"]), "--encoder", str(encoder), *TINY_RUN]
     run += ["--decoder", "upernet", "--load_best_model_at_end", "false", "--lr_scheduler_type", "constant"]

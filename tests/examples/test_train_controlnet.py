@@ -102,6 +102,7 @@ def unet_output(script, pipe, batch):
 # ---------------------------------------------------------------------------------------------------- the step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_untrained_controlnet_changes_nothing_and_one_step_makes_it_change_something(script, bases, batch, kind):
     pipe = script.load_pipeline(bases[kind], None, CPU, torch.float32)
@@ -135,6 +136,7 @@ def test_the_copy_of_the_encoder_is_exact_even_where_the_frozen_one_is_rounded(s
     assert pipe.vae.dtype == pipe.controlnet.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_lowers_the_loss_of_a_fixed_batch(script, bases, batch, kind):
     pipe = script.load_pipeline(bases[kind], None, CPU, torch.float32)
@@ -181,6 +183,7 @@ def test_the_control_image_reaches_the_loss(script, bases, batch, tmp_path):
     assert values[0] == values[1] != values[2]
 
 
+@pytest.mark.slow
 def test_prompts_are_encoded_as_when_a_picture_is_generated(script, bases):
     time_ids = torch.arange(12.0).reshape(2, 6)
     pipe = script.load_pipeline(bases["sd"], None, CPU, torch.float32)
@@ -198,6 +201,7 @@ def test_prompts_are_encoded_as_when_a_picture_is_generated(script, bases):
     assert (embeds[1] == 0).all()  # as SDXL's pipeline does without a negative prompt
 
 
+@pytest.mark.slow
 def test_half_precision_is_close_to_float32(script, bases, batch):
     values = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -218,6 +222,7 @@ def test_half_precision_is_close_to_float32(script, bases, batch):
 # ---------------------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_writes_a_controlnet_that_diffusers_loads(script, arguments, bases, tmp_path, kind):
     out = tmp_path / "new" / "controlnet"
@@ -240,6 +245,7 @@ def test_a_run_writes_a_controlnet_that_diffusers_loads(script, arguments, bases
     assert picture.size == (16, 16)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_one_without_interruption(script, arguments, tmp_path):
     more = ["--accumulate", "2", "--learning-rate", "0.01", "--save-every", "2"]
     whole, halves, broken = (tmp_path / name for name in ("whole", "halves", "broken"))
@@ -272,6 +278,7 @@ def _new(folder):
     return (folder / "log.jsonl").open("a")
 
 
+@pytest.mark.slow
 def test_the_seed_decides_a_run(script, arguments, tmp_path):
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         script.main(arguments(tmp_path / name, "--steps", "1", "--seed", seed))
@@ -279,6 +286,7 @@ def test_the_seed_decides_a_run(script, arguments, tmp_path):
     assert not same(trained(tmp_path / "a"), trained(tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is_and_other_settings_are_refused(script, arguments, tmp_path, capsys):
     script.main(arguments(tmp_path, "--steps", "1"))
     before = trained(tmp_path)
@@ -289,6 +297,7 @@ def test_a_finished_run_is_left_as_it_is_and_other_settings_are_refused(script, 
         script.main(arguments(tmp_path, "--steps", "2", "--learning-rate", "0.5"))
 
 
+@pytest.mark.slow
 def test_accumulated_passes_are_the_mean_of_their_losses(script, arguments, bases, tmp_path):
     unet = diffusers.UNet2DConditionModel.from_pretrained(bases["sd"], subfolder="unet")
     loud = diffusers.ControlNetModel.from_unet(unet)
@@ -347,12 +356,14 @@ def test_captions_of_the_records_are_the_prompts(script, arguments, labels, tmp_
     assert run.example["prompts"] == captions[:1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["2", "9"])  # there are three shards
 def test_worker_processes_read_the_shards(script, arguments, tmp_path, workers):
     script.main([*arguments(tmp_path), "--steps", "2", "--workers", workers])
     assert all(np.isfinite(losses(tmp_path)))
 
 
+@pytest.mark.slow
 def test_errors(script, arguments, bases, tmp_path, monkeypatch):
     other = save_controlnet(tmp_path / "other", bases["sdxl"])
     with pytest.raises(ValueError, match="other was trained for another base model"):

@@ -55,6 +55,7 @@ def weights_of(folder):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goes_on", [False, True], ids=["anew", "from-a-model"])
 def test_a_run_in_pieces_gives_the_weights_of_a_whole_one(mini, monkeypatch, tmp_path, photographs, capsys, goes_on):
     options = ["--photographs", str(photographs)]
@@ -74,6 +75,7 @@ def test_a_run_in_pieces_gives_the_weights_of_a_whole_one(mini, monkeypatch, tmp
         torch.testing.assert_close(pieces[name], values, msg=name)
 
 
+@pytest.mark.slow
 def test_what_comes_out_runs_in_the_stock_pipeline_in_float32(mini, monkeypatch, tmp_path, noise_image):
     from transformers import pipeline
 
@@ -83,6 +85,7 @@ def test_what_comes_out_runs_in_the_stock_pipeline_in_float32(mini, monkeypatch,
     assert depth(noise_image(60, 80))["predicted_depth"].shape == (60, 80)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_a_model_trains_the_student_alone(
     mini, load_example, monkeypatch, tmp_path, photographs, capsys
 ):
@@ -100,6 +103,7 @@ def test_a_run_that_goes_on_from_a_model_trains_the_student_alone(
     assert "learned from" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_middle_of_saving_leaves_no_half_of_a_stage(mini, monkeypatch, tmp_path):
     half = tmp_path / "run" / "beginner" / "model.partial"
     half.mkdir(parents=True)
@@ -109,6 +113,7 @@ def test_a_stop_in_the_middle_of_saving_leaves_no_half_of_a_stage(mini, monkeypa
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_at_ctrl_c_a_run_saves_and_stops_and_the_same_command_goes_on(mini, monkeypatch, tmp_path, capsys):
     start(mini, monkeypatch, tmp_path / "whole")
     original, interrupted = mini.Deadline.on_step_end, []
@@ -130,6 +135,7 @@ def test_at_ctrl_c_a_run_saves_and_stops_and_the_same_command_goes_on(mini, monk
         torch.testing.assert_close(weights_of(tmp_path / "run" / "mini")[name], values, msg=name)
 
 
+@pytest.mark.slow
 def test_another_run_is_not_taken_for_this_one(mini, monkeypatch, tmp_path, photographs):
     start(mini, monkeypatch, tmp_path / "run")
     teacher = weights_of(tmp_path / "run" / "teacher" / "model")
@@ -192,6 +198,7 @@ def test_a_start_with_other_patches_is_refused(mini, monkeypatch, tmp_path):
         start(mini, monkeypatch, tmp_path, "--start", "mini", "--patch-size", "16", *sizes)
 
 
+@pytest.mark.slow
 def test_worlds_are_learnt_under_changed_colours(mini, monkeypatch, tmp_path):
     for share in ("0", "1"):
         start(mini, monkeypatch, tmp_path / share, "--color-probability", share)
@@ -199,6 +206,7 @@ def test_worlds_are_learnt_under_changed_colours(mini, monkeypatch, tmp_path):
     assert any(not torch.equal(values, changed[name]) for name, values in plain.items())
 
 
+@pytest.mark.slow
 def test_card_says_what_was_measured_and_on_what_it_was_trained(
     mini, load_example, monkeypatch, tmp_path, noise_image
 ):
@@ -224,6 +232,7 @@ def test_card_says_what_was_measured_and_on_what_it_was_trained(
     assert (tmp_path / "run" / "training.png").is_file()
 
 
+@pytest.mark.slow
 def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
     which = mini.Worlds(6, (24, 32))
     mini.render_to(tmp_path / "worlds", which, "cpu", 1)
@@ -243,6 +252,7 @@ def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
     assert np.isfinite(sample.values).all()
 
 
+@pytest.mark.slow
 def test_worlds_rendered_anew_are_read_anew(mini, tmp_path):
     seen = []
     for first in (0, 4):
@@ -252,6 +262,7 @@ def test_worlds_rendered_anew_are_read_anew(mini, tmp_path):
     assert not np.array_equal(*seen)
 
 
+@pytest.mark.slow
 def test_rendering_leaves_the_number_of_threads_alone(mini, tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -270,6 +281,7 @@ def test_worlds_of_another_run_are_not_taken_for_these(mini, tmp_path):
             mini.render_to(tmp_path, other, "cpu", 1)
 
 
+@pytest.mark.slow
 def test_worlds_rendered_live_are_those_rendered_ahead(mini, monkeypatch, tmp_path):
     which = mini.Worlds(6, (24, 32), first=7)
     mini.render_to(tmp_path / "worlds", which, "cpu", 1)

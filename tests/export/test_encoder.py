@@ -98,6 +98,7 @@ def test_export_encoder__of_a_folder_brings_its_processor_and_no_path(
     assert str(tmp_path) not in config
 
 
+@pytest.mark.slow
 def test_export_encoder__of_an_adapter_is_merged(make_model, tiny_processor, adapt, images, tmp_path):
     for part in (make_model(), tiny_processor):
         part.save_pretrained(tmp_path / "base")

@@ -121,6 +121,7 @@ def properties(path: Path) -> dict[str, str]:
 SIZES = [(1, 56, 56), (3, 56, 56), (2, 70, 98), (1, 98, 70), (1, 28, 112), (3, 56, 70), (1, 154, 84), (1, 28, 14)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("kind", "bound"), [("relative", 2e-5), ("metric", 5e-3)])
 def test_file__computes_what_pytorch_computes_at_any_size(kind, bound, size, request):
@@ -134,6 +135,7 @@ def test_file__computes_what_pytorch_computes_at_any_size(kind, bound, size, req
     assert np.abs(found - expected).max() < bound * np.ptp(expected)
 
 
+@pytest.mark.slow
 def test_file__of_an_adapter_is_that_of_the_merged_model(metric):
     pixels = torch.randn(1, 3, 56, 70, generator=torch.Generator().manual_seed(0))
     base, _ = load_model(str(metric.name.parent / "base"))
@@ -142,6 +144,7 @@ def test_file__of_an_adapter_is_that_of_the_merged_model(metric):
     assert np.abs(run(metric.session, pixels) - merged).max() < 0.1 * np.abs(unmerged - merged).max()
 
 
+@pytest.mark.slow
 def test_file__is_half_as_large_in_float16(relative, metric):
     for exported, kind, size in ((relative, onnx.TensorProto.FLOAT, 4), (metric, onnx.TensorProto.FLOAT16, 2)):
         weights = sum(parameter.numel() for parameter in exported.model.parameters())
@@ -152,6 +155,7 @@ def test_file__is_half_as_large_in_float16(relative, metric):
     assert relative.report.size == relative.path.stat().st_size
 
 
+@pytest.mark.slow
 def test_file__has_free_sides_and_the_names_of_the_ecosystem(relative):
     model = onnx.load(relative.path)
     onnx.checker.check_model(model, full_check=True)
@@ -166,6 +170,7 @@ def test_file__has_free_sides_and_the_names_of_the_ecosystem(relative):
     assert [(one.domain, one.version) for one in model.opset_import] == [("", 18)]
 
 
+@pytest.mark.slow
 def test_file__large_weights_lie_beside_it_and_move_with_it(metric, tmp_path):
     files = sorted(metric.path.parent.glob("rooms*"))
     assert [file.name for file in files] == ["rooms.onnx", "rooms.onnx.data"]
@@ -176,6 +181,7 @@ def test_file__large_weights_lie_beside_it_and_move_with_it(metric, tmp_path):
     np.testing.assert_array_equal(run(open_session(tmp_path / "rooms.onnx"), pixels), run(metric.session, pixels))
 
 
+@pytest.mark.slow
 def test_file__says_what_it_is(relative, metric):
     found = properties(relative.path)
     assert found["model"] == "student"
@@ -195,6 +201,7 @@ def test_file__says_what_it_is(relative, metric):
     assert (found["depth_estimation_type"], found["space"], found["max_depth"]) == ("metric", "depth", "80")
 
 
+@pytest.mark.slow
 def test_file__holds_no_path_of_this_machine(relative):
     content = relative.path.read_bytes()
     for private in (relative.name.parent, sys.prefix, "site-packages", ".py", "Traceback"):
@@ -202,6 +209,7 @@ def test_file__holds_no_path_of_this_machine(relative):
     assert [file.name for file in relative.path.parent.iterdir()] == ["depth.onnx"]  # nothing else is left
 
 
+@pytest.mark.slow
 def test_docs__example_runs_without_pytorch(relative, tmp_path, noise_image):
     (block,) = (
         one
@@ -229,6 +237,7 @@ def test_docs__example_runs_without_pytorch(relative, tmp_path, noise_image):
     assert np.corrcoef(depth.flatten(), expected.flatten())[0, 1] > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["relative", "metric"])
 def test_compare_with_pytorch__numbers_are_those_of_numpy(kind, request):
     exported = request.getfixturevalue(kind)
@@ -257,6 +266,7 @@ def test_compare_with_pytorch__numbers_are_those_of_numpy(kind, request):
         assert row.delta1 == 1.0
 
 
+@pytest.mark.slow
 def test_predict_onnx__is_predict_depth_without_pytorch(relative, noise_image):
     images = [noise_image(60, 80), noise_image(101, 45)]
     found = predict_onnx(relative.session, relative.processor, images)
@@ -264,6 +274,7 @@ def test_predict_onnx__is_predict_depth_without_pytorch(relative, noise_image):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compare_with_pytorch__real_photographs(relative, real_data):
     photographs = exporting._open_photographs(real_data / "unlabeled" / "images")
     assert len(photographs) == 8
@@ -311,6 +322,7 @@ def test_crop_to_ratio__is_the_largest_in_the_middle(size, ratio, expected):
 class TestExportOnnx:
     """What happens around the graph, with one that is there already."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("dtype", "advice"), [("float32", "Report this"), ("float16", "Export as float32")])
     def test_wrong_graph_is_refused_and_leaves_nothing(self, dtype, advice, tmp_path):
         other = save_model(tmp_path / "other", seed=1)
@@ -318,6 +330,7 @@ class TestExportOnnx:
             export_onnx(str(other), tmp_path / "out" / "depth.onnx", dtype)
         assert list((tmp_path / "out").iterdir()) == []
 
+    @pytest.mark.slow
     def test_dead_model_is_refused(self, tmp_path):
         model = DepthAnythingForDepthEstimation.from_pretrained(save_model(tmp_path / "dead"))
         with torch.no_grad():
@@ -327,6 +340,7 @@ class TestExportOnnx:
             export_onnx(str(tmp_path / "dead"), tmp_path / "depth.onnx")
         assert not (tmp_path / "depth.onnx").exists()
 
+    @pytest.mark.slow
     def test_int8_comes_with_what_it_loses(self, relative, photos, tmp_path):
         report = export_onnx(str(relative.name), tmp_path / "int8.onnx", "int8", photos)
         kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
@@ -341,6 +355,7 @@ class TestExportOnnx:
         for name in ("4:3", "3:4", "16:9", "1:1"):
             assert f"| {name} | " in report.table()
 
+    @pytest.mark.slow
     def test_int8_loss_is_that_of_the_file(self, relative, tmp_path, monkeypatch):
         def worse(source, path):
             write_int8(source, path)
@@ -354,6 +369,7 @@ class TestExportOnnx:
         bias = relative.model.head.conv3.bias.item()
         assert summary["difference"] == pytest.approx(0.05 * bias, rel=0.05)
 
+    @pytest.mark.slow
     def test_labelled_images_are_scored_with_both(self, relative, photos, tmp_path):
         scenes = iter_synthetic_records(3, 60, 80, seed=5)
         records = [encode_record(one["image"], one["depth"], mask=one["depth"] > 0) for one in scenes]
@@ -370,6 +386,7 @@ class TestExportOnnx:
         assert f"| ONNX int8 | {theirs['abs_rel']:.4f} | {theirs['delta1']:.4f} | 3 |" in report.table()
         assert json.loads(properties(tmp_path / "a.onnx")["labeled"]) == report.labeled
 
+    @pytest.mark.slow
     def test_photographs_are_spread_over_those_given(self, relative, photos, tmp_path):
         report = export_onnx(str(relative.name), tmp_path / "a.onnx", images=photos)
         names = list(dict.fromkeys(row.image for row in report.agreements))
@@ -379,6 +396,7 @@ class TestExportOnnx:
         report = export_onnx(str(relative.name), tmp_path / "b.onnx", images=one)
         assert {row.image for row in report.agreements} == {"01.jpg"}
 
+    @pytest.mark.slow
     def test_half_checkpoint_is_compared_in_float32(self, relative, tmp_path):
         model, processor = load_model(str(relative.name))
         for part in (model.half(), processor):
@@ -389,6 +407,7 @@ class TestExportOnnx:
         assert rows == report.agreements
 
 
+@pytest.mark.slow
 def test_write_int8__large_weights_stay_beside_the_file(relative, tmp_path):
     shutil.copy(relative.path, tmp_path / "a.onnx")
     model = onnx.load(tmp_path / "a.onnx")
@@ -439,6 +458,7 @@ def test_export_onnx__says_what_to_install(monkeypatch):
         export_onnx("no-such-model", "depth.onnx")
 
 
+@pytest.mark.slow
 def test_benchmark__ratios_are_those_of_its_repeats(relative, tmp_path):
     sizes = ["--resolutions", "28", "--batch-sizes", "1", "--dtypes", "int8", "--steps", "1", "--repeats", "2"]
     benchmark = Path(__file__).parents[2] / "benchmarks" / "export.py"

@@ -163,6 +163,7 @@ def test_label_images__bfloat16_stays_near(label, labeled, tmp_path):
         np.testing.assert_allclose(sample.values, originals[source].values, atol=0.05)
 
 
+@pytest.mark.slow
 def test_label_images__metric_teacher_gives_depth(label, photos, save_teacher, tmp_path):
     metric = save_teacher(max_depth=20.0)
     manifest = label(tmp_path / "out", model=metric)
@@ -175,6 +176,7 @@ def test_label_images__metric_teacher_gives_depth(label, photos, save_teacher, t
         np.testing.assert_allclose(sample.values, values, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_label_images__adapter_teacher(label, labeled, photos, teacher, tmp_path):
     model, processor = load_model(teacher)
     adapted = get_peft_model(model, depth_lora_config(rank=2))
@@ -191,6 +193,7 @@ def test_label_images__adapter_teacher(label, labeled, photos, teacher, tmp_path
         np.testing.assert_allclose(sample.values[sample.mask], values[sample.mask], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_label_images__student_trains_on_the_shards(labeled, teacher, tmp_path):
     command = ["train", "--model", teacher, "--unlabeled", str(labeled), "--output_dir", str(tmp_path / "student")]
     command += ["--max_steps", "2", "--per_device_train_batch_size", "4", "--image_height", "56", "--image_width"]
@@ -202,6 +205,7 @@ def test_label_images__student_trains_on_the_shards(labeled, teacher, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_label_images__holds_a_bounded_number_of_images(label, save_photos, tmp_path, monkeypatch):
     # What is read ahead of the device, and what waits to be written, must not grow with the inputs.
     photos = save_photos(tmp_path / "in", 90)
@@ -225,6 +229,7 @@ def test_label_images__holds_a_bounded_number_of_images(label, save_photos, tmp_
     assert state["most"] < 60
 
 
+@pytest.mark.slow
 def test_label_images__error_of_the_disk_stops_and_goes_on(label, labeled, contents, tmp_path, monkeypatch):
     opened = engine.Decoder.__getitem__
 
@@ -245,6 +250,7 @@ def test_label_images__error_of_the_disk_stops_and_goes_on(label, labeled, conte
     assert contents(tmp_path / "out" / "data") == contents(labeled / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["original", "resized"])
 def test_label_images__workers_change_nothing(keep, label, contents, tmp_path):
     for workers in (0, 2):
@@ -252,6 +258,7 @@ def test_label_images__workers_change_nothing(keep, label, contents, tmp_path):
     assert contents(tmp_path / "0" / "out") == contents(tmp_path / "2" / "out")
 
 
+@pytest.mark.slow
 def test_label_images__dead_worker_stops_and_goes_on(label, labeled, contents, tmp_path, monkeypatch):
     def die(self, work):
         os.kill(os.getpid(), signal.SIGKILL)

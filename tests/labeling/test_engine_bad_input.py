@@ -75,6 +75,7 @@ def wild(tmp_path_factory, draw):
     return folder, upright
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["original", "resized"])
 def test_label_images__each_is_labelled_rightly_or_rejected(keep, wild, label, teacher, rejects, tmp_path):
     folder, upright = wild

@@ -7,6 +7,8 @@ import pytest
 
 from depth_anything_hf.data.folder import load_folder
 
+pytestmark = pytest.mark.slow
+
 COUNT, BROKEN, BLOCK = 72, 4, 6
 
 

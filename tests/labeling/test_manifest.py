@@ -21,6 +21,7 @@ def test_push_folder__uploads_the_set_alone(hub, label, tmp_path):
     assert all(content == (out / name).read_bytes() for name, content in repo.files.items())
 
 
+@pytest.mark.slow
 def test_push_folder__set_is_read_from_the_hub(hub, label, tmp_path):
     label(tmp_path / "out", push_to_hub="me/labels")
     found = datasets.load_dataset("me/labels", split="train", streaming=True)

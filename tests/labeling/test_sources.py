@@ -389,6 +389,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_open_source__streams_a_data_set_of_the_hub(hub, tmp_path):
     """In a process of its own, as the Hub's address is read once, at the first import."""
     names = ("data/train-0.parquet", "data/train-1.parquet")

@@ -11,6 +11,7 @@ from depth_anything_hf.model.bundled import MINI
 from depth_anything_hf.prediction.predictor import load_model, predict_depth, space_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "space", "multiple", "aspect"),
     [("dpt", "disparity", 16, 1.0), ("zoedepth", "depth", 16, None), ("glpn", "depth", 32, None)],
@@ -37,6 +38,7 @@ def test_load_teacher__labels_with_models_of_transformers(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_load_teacher__weights_in_half_precision(dtype, teacher, label, tmp_path):
     model, processor = load_model(teacher)

@@ -55,6 +55,7 @@ def test_from_pretrained__takes_its_name(tmp_path, monkeypatch, noise_image):
     assert not all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_half_precision__is_finite_and_close(noise_image):
     images = [noise_image(120, 160, seed=seed) for seed in range(3)]
     whole, half = (predict_depth(*load_model(MINI, dtype=dtype), images) for dtype in (torch.float32, torch.float16))
@@ -92,6 +93,7 @@ def test_pipeline__agrees_with_our_own_prediction(noise_image):
     torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_predict__needs_neither_a_model_nor_a_folder_nor_a_network(tmp_path, noise_image):
     noise_image(60, 80).save(tmp_path / "photo.jpg")
     offline = "import sys, socket; socket.socket.connect = None; from depth_anything_hf.cli.main import main; sys.exit(main(['predict', 'photo.jpg']))"
@@ -113,6 +115,7 @@ def test_card__names_its_licence_and_its_data():
     assert "rendered" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["indoor", "outdoor"])
 def test_real_images__it_is_clearly_ahead_of_the_prior(real_data, where):
     outdoors = ("kitti", "argoverse_like", "ddad_dgp")

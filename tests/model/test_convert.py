@@ -207,6 +207,7 @@ def small_file(tmp_path_factory):
 # --- the official network's output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @torch.no_grad()
 def test_model_from_official__predicts_as_the_official_network(size):
@@ -227,6 +228,7 @@ def test_model_from_official__predicts_as_the_official_network(size):
         assert (logits["v1"] - logits["v2"]).abs().max() > 0.1  # the same file, other blocks
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_convert_official__whole_small_network_at_518(small_file):
     weights, pixels = torch.load(small_file), noise(518)
@@ -289,6 +291,7 @@ def test_name_table__has_the_names_on_disk(swiglu, tmp_path):
 # --- there and back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["small", "base", "large"])  # the giant: in memory, above, and narrower, below
 def test_round_trip__official_to_a_folder_and_back_is_the_identity(size, tmp_path):
     weights, config = reduced_weights(size), reduced_config(size, "v2")
@@ -298,6 +301,7 @@ def test_round_trip__official_to_a_folder_and_back_is_the_identity(size, tmp_pat
     assert_same_weights(to_official(loaded.state_dict(), loaded.config), weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swiglu", [False, True])
 @pytest.mark.parametrize("mask_token", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -318,6 +322,7 @@ def test_round_trip__hugging_face_to_official_and_back_is_the_identity(swiglu, m
     assert configs[0] == configs[1]
 
 
+@pytest.mark.slow
 def test_round_trip__of_the_whole_small_size_leaves_the_file_as_it_was(small_file, tmp_path):
     model = convert_official(small_file, "small", "v2")
     model.save_pretrained(tmp_path)

@@ -63,6 +63,7 @@ def test_save_pretrained__round_trip_is_bit_equal(make_model, tmp_path, max_dept
         assert torch.equal(loaded(pixels()).predicted_depth, model(pixels()).predicted_depth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("max_depth", [None, 20])
 def test_save_pretrained__loads_in_the_stock_class(make_model, tmp_path, version, max_depth):
@@ -95,6 +96,7 @@ def test_save_pretrained__writes_what_the_stock_class_writes(make_model, tmp_pat
     assert all(torch.equal(ours[name], stock[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_save_pretrained__runs_in_the_stock_pipeline_without_this_package(make_model, noise_image, tmp_path):
     model = make_model().eval()
     processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56}, resize_method="minimal")
@@ -562,6 +564,7 @@ def stock_trainer(model, folder, **options):
     return Trainer(model=model, args=TrainingArguments(**settings | options), **data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_depth", [None, 20])
 def test_stock_trainer__lowers_the_loss(make_model, tmp_path, max_depth):
     trainer = stock_trainer(
@@ -581,6 +584,7 @@ def test_stock_trainer__lowers_the_loss(make_model, tmp_path, max_depth):
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 
 
+@pytest.mark.slow
 def test_stock_trainer__trains_on_records(make_model, noise_image, tiny_processor, tmp_path):
     generator = np.random.default_rng(0)
     records = [
@@ -603,6 +607,7 @@ def test_stock_trainer__trains_on_records(make_model, noise_image, tiny_processo
     assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw_torch"])
 @pytest.mark.parametrize("max_grad_norm", [0, 1.0])
 def test_stock_trainer__accumulation_does_not_change_the_weights(make_model, tmp_path, optimizer, max_grad_norm):
@@ -657,6 +662,7 @@ def test_stock_trainer__eval_loss_needs_every_label_name(make_model, tmp_path, w
         assert scores["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_dataset", [True, False])
 def test_stock_trainer__default_removal_of_columns_leaves_no_record(
     make_model, noise_image, tiny_processor, tmp_path, as_dataset

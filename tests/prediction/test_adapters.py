@@ -105,6 +105,7 @@ def test_depth_lora_config__finds_the_names_of_older_transformers(swiglu):
     assert {name for name in found if not name.endswith(("weight", "bias"))} == attention
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["small", "giant"])
 def test_depth_lora_config__finds_the_names_of_this_transformers(size):
     with torch.device("meta"):

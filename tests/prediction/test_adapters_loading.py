@@ -149,6 +149,7 @@ def unsigned(folder):
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_load_model__base_of_another_width_is_an_error(adapt, base, tmp_path, tiny_processor, decoder):
     adapt(base, decoder).save_pretrained(tmp_path / "adapter")
@@ -162,6 +163,7 @@ def test_load_model__base_of_another_width_is_an_error(adapt, base, tmp_path, ti
         load_model(unsigned(tmp_path / "adapter"))
 
 
+@pytest.mark.slow
 def test_load_model__base_of_another_depth_is_an_error(adapt, base, tmp_path, tiny_processor):
     # PEFT leaves the blocks without an adapter as they are, and adapters without a block out.
     encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=5, num_attention_heads=2)
@@ -211,6 +213,7 @@ def test_load_model__adapter_with_whole_neck_and_head(base, tmp_path):
     torch.testing.assert_close(predicted(loaded), predicted(model), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_load_model__merged_model_does_not_pass_for_its_base(adapt, base, tmp_path):
     adapt(base, "frozen").save_pretrained(tmp_path / "adapter")
     merged, _ = load_model(str(tmp_path / "adapter"))
@@ -227,6 +230,7 @@ def test_load_model__merged_model_does_not_pass_for_its_base(adapt, base, tmp_pa
 # --- merging
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_merge_adapter__is_a_stock_checkpoint_of_the_same_model(adapt, base, tmp_path, noise_image, decoder):
     model = adapt(base, decoder)
@@ -268,6 +272,7 @@ def on_mini(adapt, tmp_path):
     return model, str(tmp_path / "adapter")
 
 
+@pytest.mark.slow
 def test_save_pretrained__names_mini_and_not_where_it_is_installed(on_mini):
     model, folder = on_mini
     assert adapter_base(folder) == MINI
@@ -277,6 +282,7 @@ def test_save_pretrained__names_mini_and_not_where_it_is_installed(on_mini):
     assert model.peft_config["default"].base_model_name_or_path == checkpoint_folder(MINI)
 
 
+@pytest.mark.slow
 def test_load_model__finds_mini_from_anywhere(on_mini, tmp_path, monkeypatch):
     model, _ = on_mini
     monkeypatch.chdir(tmp_path)

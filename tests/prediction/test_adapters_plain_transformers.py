@@ -96,6 +96,7 @@ def both(model, inputs, processor, image):
     return {"direct": direct, "pipeline": predict_depth(model, processor, [image], mode="bicubic")[0].numpy()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("loader", ["auto", "peft", "auto_peft", "pipeline"])
 def test_adapter_folder__predicts_the_very_same_in_plain_transformers(results, decoder, loader):

@@ -150,6 +150,7 @@ def make_adapter(base, adapt, tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["full", "lora", "frozen"])
 def test_load_model__merges_an_adapter_into_its_base(make_adapter, base, images, decoder):
     adapted, folder = make_adapter(decoder)

@@ -147,6 +147,7 @@ def test_align__a_still_scene_stays_as_it_is():
         torch.testing.assert_close(frame.values, draw(12, 16))
 
 
+@pytest.mark.slow
 def test_align__takes_jitter_out():
     generator = torch.Generator().manual_seed(4)
     truth = draw(30, 40)
@@ -160,6 +161,7 @@ def test_align__takes_jitter_out():
     assert after[20:].mean() < before[20:].mean() / 15
 
 
+@pytest.mark.slow
 def test_align__noise_does_not_let_it_drift_or_fade():
     generator = torch.Generator().manual_seed(5)
     truth = draw(40, 60)  # least squares would lose 3 % at each frame, and settle at half of the scale
@@ -277,6 +279,7 @@ def test_cut__scenes_differ_from_one_another_and_not_from_themselves():
         assert not is_scene_cut(image, (image * 0.8).byte())
 
 
+@pytest.mark.slow
 def test_cut__photographs(real_data):
     files = sorted((real_data / "unlabeled" / "images").iterdir())
     images = []

@@ -366,6 +366,7 @@ def test_save_tiled_depth__writes_the_files_of_save_depth(kind, space, tmp_path)
             np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
+@pytest.mark.slow
 def test_save_tiled_depth__large_maps_are_coloured_on_the_range_of_a_part(tmp_path):
     values = np.tile(np.linspace(1, 2, 2500, dtype=np.float32), (1000, 1))
     tiled = save_tiled_depth(tmp_path / "a", [TiledDepth(torch.from_numpy(values), 1, 0)], values.shape)
@@ -421,6 +422,7 @@ for side in (700, 1000, 2400):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/status").is_file(), reason="the peak of a process's memory is read from /proc"
 )

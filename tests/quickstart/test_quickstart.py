@@ -44,6 +44,7 @@ def finished(tmp_path_factory):
     return out, run(out, SMALL)
 
 
+@pytest.mark.slow
 def test_run__writes_everything_it_names(finished):
     out, metrics = finished
     assert json.loads((out / "metrics.json").read_text())["scores"] == metrics["scores"]
@@ -58,6 +59,7 @@ def test_run__writes_everything_it_names(finished):
     assert set(metrics["scores"]) == {"labelled domain", "unlabelled domain"}
 
 
+@pytest.mark.slow
 def test_run__student_equals_the_stock_pipeline(finished):
     out, metrics = finished
     assert metrics["stock_pipeline_max_difference"] < 1e-4
@@ -65,6 +67,7 @@ def test_run__student_equals_the_stock_pipeline(finished):
     assert depth.shape == (41, 50)
 
 
+@pytest.mark.slow
 def test_run__pseudo_labels_are_the_teachers_in_the_record_schema(finished):
     out, _ = finished
     files = str(out / "pseudo_labels" / "data" / "*.parquet")
@@ -75,6 +78,7 @@ def test_run__pseudo_labels_are_the_teachers_in_the_record_schema(finished):
     assert decode_record(labels[0]).values.shape == (32, 40)
 
 
+@pytest.mark.slow
 def test_run__photographs_and_real_ground_truth(real_data, tmp_path):
     plan = replace(SMALL, teacher_steps=2, student_steps=2)
     metrics = run(tmp_path / "out", plan, str(real_data / "unlabeled" / "images"), str(real_data))
@@ -115,11 +119,13 @@ def test_quickstart__wrong_input_stops_before_training(arguments, message, tmp_p
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_prove_stock_pipeline__reports_a_broken_checkpoint(finished, tmp_path):
     with pytest.raises(RuntimeError, match="stock transformers could not run"):
         prove_stock_pipeline(tmp_path, [Image.fromarray(np.zeros((40, 40, 3), np.uint8))], tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_train__shows_its_progress_whatever_the_log_level(tmp_path, capsys):
     before = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -130,6 +136,7 @@ def test_train__shows_its_progress_whatever_the_log_level(tmp_path, capsys):
     assert "loss=" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_warm_start__begins_from_mini_and_says_so(tmp_path):
     plan = warm_plan(
         labeled=4, unlabeled=4, held_out=2, teacher_steps=1, student_steps=1, teacher_batch=2, student_batch=(1, 2)

@@ -122,6 +122,7 @@ def test_solid_between_lamp_and_floor_casts_a_shadow(render):
     assert shaded[38, 20] == open_floor[38, 20]
 
 
+@pytest.mark.slow
 def test_bytes_of_a_seed_do_not_depend_on_its_batch():
     for domain in (LABELED_DOMAIN, UNLABELED_DOMAIN):
         alone = {seed: render_scenes([seed], 37, 53, domain) for seed in range(7)}
@@ -145,6 +146,7 @@ def test_domains_share_geometry_and_differ_in_look():
     assert (clean.images.float() - dusk.images.float()).abs().mean((1, 2, 3)).min() > 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", [LABELED_DOMAIN, UNLABELED_DOMAIN])
 def test_images_and_labels_have_healthy_ranges(domain):
     scenes = render_scenes(range(60), 48, 64, domain)
@@ -195,6 +197,7 @@ def test_classes_are_those_of_the_surfaces_that_the_pixels_show(render):
     assert torch.equal(scene.classes == CLASSES.index("sky"), scene.sky)
 
 
+@pytest.mark.slow
 def test_classes_agree_with_the_geometry_of_drawn_scenes():
     """Where a pixel's point lies in the world says what it can be; no label is read for it."""
     seen = np.zeros(len(CLASSES), int)
@@ -252,6 +255,7 @@ def test_records_refuse_bad_counts(arguments):
         next(iter_synthetic_records(height=8, width=8, **arguments))
 
 
+@pytest.mark.slow
 def test_outdoors_is_the_share_of_open_air_scenes():
     def sky(outdoors):
         scenes = render_scenes(range(60), 12, 16, dataclasses.replace(LABELED_DOMAIN, outdoors=outdoors))

@@ -75,6 +75,7 @@ def sent(hub):
 # --- a model
 
 
+@pytest.mark.slow
 def test_push_to_hub__model_loads_by_its_id(hub, student, noise_image):
     assert push_to_hub(student, "me/student", private=True, message="first") == f"{hub.address}/me/student"
     repo = hub.model("me/student")
@@ -113,6 +114,7 @@ def test_push_to_hub__private_repository_needs_the_token(hub, student, monkeypat
     assert DepthAnythingForDepthEstimation.from_pretrained("me/open")
 
 
+@pytest.mark.slow
 def test_push_to_hub__picture_is_of_the_model(hub, student):
     (student / "card_image.png").unlink()
     push_to_hub(student, "me/student")
@@ -220,6 +222,7 @@ def test_from_pretrained__download_that_breaks_goes_on(hub, student):
 # --- an adapter
 
 
+@pytest.mark.slow
 def test_push_to_hub__adapter_loads_by_its_id(hub, adapter, noise_image):
     push_to_hub(adapter, "me/adapter")
     assert hub.model("me/adapter").files.keys() == {
@@ -243,6 +246,7 @@ def test_push_to_hub__adapter_loads_by_its_id(hub, adapter, noise_image):
     assert pipeline("depth-estimation", model="me/adapter")(image)["predicted_depth"].shape == (40, 60)
 
 
+@pytest.mark.slow
 def test_push_to_hub__adapter_of_a_folder_needs_a_base_that_others_have(hub, adapter, save):
     config = json.loads((adapter / "adapter_config.json").read_text())
     folder = save("of_my_own")
@@ -277,6 +281,7 @@ def test_push_to_hub__license_goes_on_to_the_next_generation(hub, student, save)
     assert "| base weights | student | cc-by-nc-4.0 |" in card.text
 
 
+@pytest.mark.slow
 def test_push_to_hub__scores_must_be_of_these_weights(hub, student, save, tmp_path):
     scenes = iter_synthetic_records(2, 40, 60)
     records = [encode_record(scene["image"], scene["depth"], mask=scene["depth"] > 0) for scene in scenes]
@@ -471,6 +476,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_push__in_a_process_of_its_own(hub, student, noise_image, tmp_path):
     noise_image(40, 60).save(tmp_path / "photo.jpg")
     environment = os.environ | hub.environment(tmp_path / "home") | {"HF_TOKEN": hub.token, "HF_DEBUG": "1"}

@@ -120,6 +120,7 @@ def sharded(tmp_path_factory, run_script):
     return run_script(Path(__file__).parent / "sharded_processes.py", tmp_path_factory.mktemp("sharded"), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["relative", "metric"])
 def test_fsdp2__sharded_model_learns_as_the_whole_one(sharded, kind):
     for rank, found in enumerate(found[kind] for found in sharded):
@@ -176,6 +177,7 @@ def tiny_dinov2_config():
     return Dinov2Config(image_size=40, patch_size=8, **sizes)
 
 
+@pytest.mark.slow
 def test_cpu__its_command_trains_one_model_in_two_processes(launch):
     student = launch("cpu")
     assert AutoModelForDepthEstimation.from_pretrained(student).config.depth_estimation_type == "relative"

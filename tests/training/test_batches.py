@@ -310,6 +310,7 @@ def test_reader__empty(given, name):
 # Shares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (2, 1), (2, 2), (1, 3)])
 @pytest.mark.parametrize("shards", [7, 3, 1])
 @pytest.mark.parametrize("source", [from_generator, from_tables], ids=["objects", "tables"])
@@ -396,6 +397,7 @@ def resumed_at(make_batches, straight, used, workers, count):
     return drawn(batches, count, workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_resume__at_every_batch_gives_what_a_straight_run_gives(workers):
     def batches():
@@ -406,6 +408,7 @@ def test_resume__at_every_batch_gives_what_a_straight_run_gives(workers):
         assert resumed_at(batches, straight, used, workers, 3) == [b["drawn"] for b in straight[used : used + 3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [from_generator, from_tables], ids=["objects", "tables"])
 @pytest.mark.parametrize("block_size", [1, 3, 100])
 @pytest.mark.parametrize("world_size", [1, 2, 3])  # 5 shards: whole ones; 2 shards for 3: every third record
@@ -420,6 +423,7 @@ def test_resume__streams_of_all_kinds(source, block_size, world_size):
         assert resumed_at(batches, straight, used, 0, 4) == [b["drawn"] for b in straight[used : used + 4]]
 
 
+@pytest.mark.slow
 def test_resume__again_and_again():
     straight = drawn(make(LABELED, from_tables(4)), 20, 2)
     position = StreamPosition(make(LABELED, from_tables(4)), 2)

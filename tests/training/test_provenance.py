@@ -32,6 +32,7 @@ def card_of(hub, name="me/student"):
     return ModelCard(hub.model(name).files["README.md"].decode())
 
 
+@pytest.mark.slow
 def test_push_to_hub__trainer_pushes_model_processor_and_measured_card(hub, make_trainer, saved, labeled):
     model = DepthAnythingForDepthEstimation.from_pretrained(saved("Depth-Anything-V2-Large-hf"))
     trainer = make_trainer(model, ON_HUB | {"preset": "v2"}, train_dataset=labeled, eval_dataset=labeled)
@@ -76,6 +77,7 @@ def test_push_to_hub__licence_that_the_base_forbids(hub, make_trainer, saved, la
     assert hub.model("me/student").files == {}
 
 
+@pytest.mark.slow
 def test_create_model_card__student_names_teacher_encoder_and_both_streams(
     make_trainer, make_model, make_encoder, saved, labeled, photographs
 ):
@@ -121,6 +123,7 @@ def test_create_model_card__metric_model_and_several_sets(make_trainer, make_mod
         assert words in card.text, words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("best", [False, True])
 def test_create_model_card__scores_are_of_the_weights_that_are_saved(best, make_trainer, make_model, labeled):
     settings = {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 1e-3}
@@ -137,6 +140,7 @@ def test_create_model_card__scores_are_of_the_weights_that_are_saved(best, make_
     assert ModelCard.load(f"{trainer.args.output_dir}/README.md").data.eval_results[0].metric_value == stated
 
 
+@pytest.mark.slow
 def test_push_to_hub__trainer_of_an_adapter(hub, make_trainer, saved, labeled):
     hub.add("she/base", Path(saved("base")))
     model = get_peft_model(DepthAnythingForDepthEstimation.from_pretrained("she/base"), depth_lora_config(2, "frozen"))
@@ -151,6 +155,7 @@ def test_push_to_hub__trainer_of_an_adapter(hub, make_trainer, saved, labeled):
     assert pipeline("depth-estimation", model="me/student")(image)["predicted_depth"].shape == image.size[::-1]
 
 
+@pytest.mark.slow
 def test_push_to_hub__break_in_the_middle_of_the_trainers_push(hub, make_trainer, make_model, labeled):
     trainer = make_trainer(make_model(), ON_HUB, train_dataset=labeled)
     hub.breaks["upload"] = 2
@@ -161,6 +166,7 @@ def test_push_to_hub__break_in_the_middle_of_the_trainers_push(hub, make_trainer
     assert len(hub.model("me/student").commits) == commits
 
 
+@pytest.mark.slow
 def test_push_to_hub__token_of_the_arguments_is_in_no_file(hub, make_trainer, make_model, labeled, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.utils._auth._get_token_from_file", lambda: None)
@@ -173,6 +179,7 @@ def test_push_to_hub__token_of_the_arguments_is_in_no_file(hub, make_trainer, ma
     assert all(hub.token.encode() not in content for content in files.values())
 
 
+@pytest.mark.slow
 def test_push_to_hub__stock_trainer(hub, make_model, processor, labeled, tmp_path):
     arguments = TrainingArguments(
         str(tmp_path / "run"), max_steps=1, remove_unused_columns=False, report_to="none", use_cpu=True, **ON_HUB

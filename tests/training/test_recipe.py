@@ -48,6 +48,7 @@ def start(recipe: dict, workplace: Path) -> list[str]:
     return [f"--{name}", str(workplace / folder)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_train__every_recipe_runs(path, workplace, tmp_path):
     recipe = yaml.safe_load(path.read_text())
@@ -88,6 +89,7 @@ def test_recipes__no_comment_became_part_of_a_value(path):
     assert not [line for line in lines if re.match(r"[^#]*[^# ]#", line)]
 
 
+@pytest.mark.slow
 def test_train__online_teacher_labels_photographs(workplace, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("preset: v1\nmax_steps: 2\nper_device_train_batch_size: 3\nfeature_alignment_weight: 0\n")
@@ -98,6 +100,7 @@ def test_train__online_teacher_labels_photographs(workplace, tmp_path):
     assert main([*command, "--teacher", str(workplace / "model")]) == 0
 
 
+@pytest.mark.slow
 def test_train__streamed_shards(workplace, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("preset: v2\nmax_steps: 2\nper_device_train_batch_size: 2\nfeature_alignment_weight: 0\n")
@@ -112,6 +115,7 @@ def test_train__streamed_shards(workplace, tmp_path, capsys):
     assert "a stream needs parquet shards" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train__goes_on_from_the_last_checkpoint(workplace, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -265,6 +269,7 @@ def kitti(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_train__a_benchmark_in_its_official_layout(kitti, workplace, tmp_path, capsys):
     options = json.dumps({"kitti": {"split_file": str(kitti / "frames.txt"), "kb_crop": True}})
     recipe = Path(__file__).parents[2] / "examples" / "recipes" / "metric_kitti_v1.yaml"
@@ -282,6 +287,7 @@ def test_train__a_benchmark_in_its_official_layout(kitti, workplace, tmp_path, c
     assert rates == pytest.approx([top, top, *fallen], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_train__metric_from_a_relative_model_with_its_neck(workplace, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("max_depth: 20\nwith_neck: true\nmax_steps: 1\nlearning_rate: 0.0\nweight_decay: 0.0\n")
@@ -336,10 +342,12 @@ def one_step(workplace, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_train__from_mini_keeps_its_geometry(one_step, workplace, tmp_path):
     assert one_step(MINI) == json.loads((Path(checkpoint_folder(MINI)) / "preprocessor_config.json").read_text())
 
 
+@pytest.mark.slow
 def test_train__the_encoder_of_mini_takes_a_fresh_decoder(workplace, tmp_path):
     (tmp_path / "recipe.yaml").write_text("max_steps: 1\nper_device_train_batch_size: 2\nreport_to: none\n")
     data = ["--encoder", MINI, "--labeled", str(workplace / "labeled"), "--image_height", "48", "--image_width", "64"]
@@ -351,6 +359,7 @@ def test_train__the_encoder_of_mini_takes_a_fresh_decoder(workplace, tmp_path):
     assert not torch.equal(made.head.conv1.weight, mini.head.conv1.weight)
 
 
+@pytest.mark.slow
 def test_train__sizes_given_win_one_by_one(one_step):
     saved = one_step(MINI, "--image_height", "64")
     assert saved["size"] == {"height": 64, "width": 128}
@@ -428,6 +437,7 @@ def to_its_end(workplace, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", [(), ("--lora_rank", "2"), ("--gradient_accumulation_steps", "2", "--max_steps", "1")]
 )
@@ -444,6 +454,7 @@ def test_train__repeated_when_done_trains_nothing_and_says_the_same(given, to_it
             assert told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_train__repeated_when_done_with_a_stream_trains_nothing(to_its_end, workplace, tmp_path):
     load_folder(workplace / "pseudo").to_parquet(tmp_path / "shards" / "data" / "part-0.parquet")
     data = ["--unlabeled", str(tmp_path / "shards"), "--stream", "true", "--feature_alignment_weight", "0"]
@@ -452,6 +463,7 @@ def test_train__repeated_when_done_with_a_stream_trains_nothing(to_its_end, work
     assert first[2].keys() == again[2].keys()
 
 
+@pytest.mark.slow
 def test_train__done_but_never_scored_is_scored_without_a_loss_that_nobody_knows(to_its_end, tmp_path):
     """Killed between the last checkpoint and the end: what the run would have told of its training is lost."""
     checkpoints, weights, metrics, _ = to_its_end()
@@ -463,6 +475,7 @@ def test_train__done_but_never_scored_is_scored_without_a_loss_that_nobody_knows
     assert again[2]["eval_abs_rel"] == pytest.approx(metrics["eval_abs_rel"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_train__done_goes_on_to_a_later_end(to_its_end):
     to_its_end()
     to_its_end()

@@ -36,6 +36,7 @@ def on(device, batch):
     return batch.to(device) if isinstance(batch, torch.Tensor) else batch
 
 
+@pytest.mark.slow
 def test_train__compiled_without_graph_breaks_and_with_the_same_weights(student):
     plain = student(adam_epsilon=1e-3)  # else the sign of a gradient that is nothing but rounding moves a weight
     plain.train()
@@ -62,6 +63,7 @@ def test_evaluate__images_of_many_sizes_are_not_compiled(make_trainer, make_mode
     assert counters["stats"]["unique_graphs"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_depth", [None, 20.0])
 def test_compute_loss__never_waits_for_the_device(
     max_depth, monkeypatch, make_trainer, make_model, make_encoder, labeled, photographs
@@ -105,6 +107,7 @@ def test_train__never_waits_for_the_gpu(student):
     assert trainer.state.global_step == 6
 
 
+@pytest.mark.slow
 def test_train__gradient_checkpointing_changes_no_weight(student):
     trained = []
     for checkpointing in (False, True):
@@ -115,6 +118,7 @@ def test_train__gradient_checkpointing_changes_no_weight(student):
     torch.testing.assert_close(*trained, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_train__bfloat16_in_the_networks_and_float32_in_the_losses(student):
     trainer = student(bf16=True, max_steps=1, gradient_matching_weight=0.0)
     seen = []

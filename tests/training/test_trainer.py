@@ -60,6 +60,7 @@ def first_batch(trainer):
 # Stages
 
 
+@pytest.mark.slow
 def test_train__teacher_stage_lowers_the_loss(make_trainer, make_model, labeled):
     settings = {"max_steps": 30, "learning_rate": 1e-3, "flip_probability": 0.0, "per_device_train_batch_size": 5}
     trainer = make_trainer(make_model(), settings, train_dataset=labeled)
@@ -70,6 +71,7 @@ def test_train__teacher_stage_lowers_the_loss(make_trainer, make_model, labeled)
     assert "unlabeled_loss" not in trainer.keeper.logs[0]
 
 
+@pytest.mark.slow
 def test_train__student_with_offline_labels_logs_every_loss(make_trainer, make_model, labeled, pseudo_labeled):
     trainer = make_trainer(
         make_model(), {"feature_alignment_weight": 0.0}, train_dataset=labeled, unlabeled_dataset=pseudo_labeled
@@ -103,6 +105,7 @@ def test_train__v2_with_unlabelled_images_only(make_trainer, make_model, make_en
     assert logs["feature_alignment_loss"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_teacher", [False, True])
 def test_train__metric_model(make_trainer, make_model, labeled, with_teacher):
     teacher = make_model(seed=5, max_depth=80.0) if with_teacher else None
@@ -184,6 +187,7 @@ def test_compute_loss__does_not_see_the_teachers_scale(make_trainer, make_model,
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_compute_loss__is_the_mean_of_the_three_logged_terms(
     make_trainer, make_model, make_encoder, labeled, pseudo_labeled
 ):
@@ -330,6 +334,7 @@ def test_init__losses_that_mean_nothing(make_trainer, make_model, labeled, setti
         make_trainer(make_model(), train_dataset=labeled, losses=[edge_loss])
 
 
+@pytest.mark.slow
 def test_train__teacher_and_encoder_stay_as_they_were(make_trainer, make_model, make_encoder, labeled, photographs):
     teacher, encoder = make_model(seed=4), make_encoder()
     before = [values.clone() for module in (teacher, encoder) for values in module.state_dict().values()]
@@ -351,6 +356,7 @@ def test_train__teacher_and_encoder_stay_as_they_were(make_trainer, make_model, 
 # Projector
 
 
+@pytest.mark.slow
 def test_train__projector_learns_with_the_gradients_of_its_own_step(
     make_trainer, make_model, make_encoder, labeled, pseudo_labeled
 ):
@@ -379,6 +385,7 @@ def test_train__projector_learns_with_the_gradients_of_its_own_step(
         torch.testing.assert_close(weights[i + 1], weights[i] - 0.1 * slope)  # plain descent: nothing is left over
 
 
+@pytest.mark.slow
 def test_train__projector_in_the_optimizer_and_not_in_the_model(
     make_trainer, make_model, make_encoder, labeled, pseudo_labeled, tmp_path
 ):
@@ -445,6 +452,7 @@ def test_create_optimizer__two_learning_rates_and_no_decay_on_norms_and_biases(m
     assert len(groups) == len(list(model.parameters())) - 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
@@ -477,6 +485,7 @@ def test_create_optimizer__takes_the_users_class(make_trainer, make_model, label
     assert len({group["lr"] for group in optimizer.param_groups}) == 2
 
 
+@pytest.mark.slow
 def test_train__twice_gives_the_same_perturbations(make_trainer, make_model, labeled, pseudo_labeled):
     trainer = make_trainer(
         make_model(),
@@ -537,6 +546,7 @@ def test_evaluate__no_records(make_trainer, make_model):
         make_trainer(make_model()).evaluate([])
 
 
+@pytest.mark.slow
 def test_train__keeps_the_best_model(make_trainer, make_model, labeled):
     best = []
 
@@ -573,6 +583,7 @@ def test_train__keeps_the_best_model(make_trainer, make_model, labeled):
 # Saving
 
 
+@pytest.mark.slow
 def test_save_model__loads_in_stock_transformers_with_its_processor(make_trainer, make_model, labeled, tmp_path):
     model = make_model()
     trainer = make_trainer(model, {"max_steps": 1}, train_dataset=labeled)
@@ -592,6 +603,7 @@ def test_save_model__loads_in_stock_transformers_with_its_processor(make_trainer
     assert arguments.perturbation == trainer.args.perturbation
 
 
+@pytest.mark.slow
 def test_collator__serves_the_stock_trainer(make_model, processor, labeled, tmp_path):
     arguments = TrainingArguments(
         str(tmp_path), max_steps=2, remove_unused_columns=False, report_to="none", use_cpu=True, save_strategy="no"
@@ -604,6 +616,7 @@ def test_collator__serves_the_stock_trainer(make_model, processor, labeled, tmp_
 # What stops a run
 
 
+@pytest.mark.slow
 def test_train__nan_weight_stops_with_the_sources(make_trainer, make_model, labeled):
     model = make_model()
     with torch.no_grad():
@@ -618,6 +631,7 @@ def test_train__nan_weight_stops_with_the_sources(make_trainer, make_model, labe
         assert torch.equal(old.nan_to_num(), new.nan_to_num())
 
 
+@pytest.mark.slow
 def test_train__infinite_loss_stops_before_the_step_is_applied(make_trainer, make_model, labeled):
     trainer = make_trainer(make_model(), {"max_steps": 3}, train_dataset=labeled)
     compute = trainer.model.forward
@@ -634,6 +648,7 @@ def test_train__infinite_loss_stops_before_the_step_is_applied(make_trainer, mak
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
 def test_train__broken_teacher_stops_with_the_sources(make_trainer, make_model, labeled, photographs, broken):
     trainer = make_trainer(

@@ -17,6 +17,8 @@ from depth_anything_hf.prediction.predictor import FINGERPRINT, load_model
 from depth_anything_hf.prediction.weights import weights_fingerprint
 from depth_anything_hf.training.collator import DepthCollator
 
+pytestmark = pytest.mark.slow
+
 DECODERS = ["full", "lora", "frozen"]
 
 

@@ -7,6 +7,8 @@ import torch
 
 from depth_anything_hf.training.resuming import last_whole_checkpoint
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent / "two_processes.py"
 
 

@@ -5,6 +5,8 @@ from transformers import Trainer, TrainingArguments
 
 from depth_anything_hf.training.collator import DepthCollator
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "max_steps": 7,  # an epoch is 4 batches of 2 unlabelled records = 2 updates: three epochs and a half
     "gradient_accumulation_steps": 2,

@@ -38,6 +38,7 @@ def run(make_trainer, make_model, labeled, stream):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_train__stream_goes_on_at_the_record_where_it_stopped(run, tmp_path, workers):
     settings = {"dataloader_num_workers": workers, "gradient_accumulation_steps": 2}
@@ -51,6 +52,7 @@ def test_train__stream_goes_on_at_the_record_where_it_stopped(run, tmp_path, wor
     assert resumed.args.ignore_data_skip is False
 
 
+@pytest.mark.slow
 def test_train__stream_alone_is_swept_record_by_record(make_trainer, make_model, stream):
     trainer = make_trainer(
         make_model(),
@@ -65,12 +67,14 @@ def test_train__stream_alone_is_swept_record_by_record(make_trainer, make_model,
     assert [len(set(batch)) for batch in seen] == [7, 7]
 
 
+@pytest.mark.slow
 def test_train__streams_anew_when_told_to_skip_nothing(run, tmp_path):
     _, seen = run(tmp_path / "straight")
     _, anew = run(tmp_path / "anew", str(tmp_path / "straight" / "checkpoint-2"), ignore_data_skip=True)
     assert anew == seen[:3]
 
 
+@pytest.mark.slow
 def test_train__checkpoint_of_another_number_of_workers(run, tmp_path):
     run(tmp_path / "straight", max_steps=2)
     checkpoint = tmp_path / "straight" / "checkpoint-2"
@@ -81,6 +85,7 @@ def test_train__checkpoint_of_another_number_of_workers(run, tmp_path):
         run(tmp_path / "other", str(checkpoint))
 
 
+@pytest.mark.slow
 def test_train__workers_are_no_more_than_shards(run, tmp_path):
     with pytest.warns(UserWarning, match="dataloader_num_workers is 9, and a process has 4 shards"):
         trainer, _ = run(tmp_path / "run", max_steps=1, dataloader_num_workers=9)
@@ -92,6 +97,7 @@ def test_init__stream_needs_max_steps(make_trainer, make_model, stream):
         make_trainer(make_model(), {"max_steps": -1, "feature_alignment_weight": 0.0}, unlabeled_dataset=stream())
 
 
+@pytest.mark.slow
 def test_train__resume_true_takes_the_last_whole_checkpoint(run, tmp_path):
     straight, _ = run(tmp_path / "run", max_steps=4)
     (tmp_path / "run" / "checkpoint-4" / "trainer_state.json").write_text('{"epoch"')
@@ -103,6 +109,7 @@ def test_train__resume_true_takes_the_last_whole_checkpoint(run, tmp_path):
         run(tmp_path / "nothing", True)
 
 
+@pytest.mark.slow
 def test_create_model_card__says_what_was_streamed(run, tmp_path):
     trainer, _ = run(tmp_path / "run", max_steps=2)
     trainer.save_model()

@@ -115,6 +115,7 @@ def test_depth__holds_a_batch_of_frames_at_most(model, tiny_processor, batch_siz
     assert most <= batch_size + 1  # the last one of the batch before
 
 
+@pytest.mark.slow
 def test_depth__memory_does_not_grow_with_the_video(model, tiny_processor):
     def peak(count):
         frames = (Frame(np.full((48, 64, 3), i, dtype=np.uint8), Fraction(i, 25)) for i in range(count))

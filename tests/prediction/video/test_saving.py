@@ -66,6 +66,7 @@ def test_save__writes_every_output_at_the_clips_rate_times_and_size(write_clip, 
         assert np.abs(whole.image[:, 68:].astype(int) - right.image[:, 4:]).mean() < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.mov"])
 def test_save__the_rate_is_exact(write_clip, scenes, save, name):
     report = save(write_clip(name, [scenes[0]] * 6, rate=NTSC))

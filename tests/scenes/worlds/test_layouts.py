@@ -126,6 +126,7 @@ def test_who_looks_at_a_table_is_in_its_room(seed, monkeypatch):
         assert 0 < eye[2] < world.half[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "seed"), [("room", 215), ("room", 607), ("room", 1360), ("backdrop", 308)])
 def test_no_sky_is_seen_past_walls(kind, seed):
     style = WorldStyle(kinds={kind: 1.0}, **PLAIN)
@@ -137,6 +138,7 @@ def test_no_backdrop_ends_in_view():
     assert not render_worlds(range(280, 340), 12, 16, style).sky.any()
 
 
+@pytest.mark.slow
 def test_the_own_bonnet_is_seen_from_a_car_and_before_it():
     seen = 0
     for seed in range(300):
@@ -156,6 +158,7 @@ def test_the_own_bonnet_is_seen_from_a_car_and_before_it():
     assert seen > 15
 
 
+@pytest.mark.slow
 def test_kinds_keep_their_shares(monkeypatch):
     """Also of country, whose camera often stands within a hill's bounding box, and sometimes in the hill."""
     calls, counted = [], 0
@@ -189,6 +192,7 @@ def test_wrong_styles_are_refused(given, message):
         WorldStyle(**given)
 
 
+@pytest.mark.slow
 def test_a_flat_picture_keeps_its_level():
     """The stretch to full contrast must not blacken what has none."""
     flat = 0.2 + 0.002 * torch.randn(3, 24, 32, generator=torch.Generator().manual_seed(0))
@@ -196,6 +200,7 @@ def test_a_flat_picture_keeps_its_level():
     assert levels.median() > 90  # of 255; it was 41
 
 
+@pytest.mark.slow
 def test_pictures_do_not_depend_on_the_number_of_threads():
     linear = torch.rand(3, 192, 256, generator=torch.Generator().manual_seed(0))
     one = [_develop(linear, seed, True) for seed in range(8)]

@@ -53,6 +53,7 @@ def test_no_sky_is_seen_in_a_room_through_its_gaps():
     assert not scenes.sky.any()
 
 
+@pytest.mark.slow
 def test_most_pictures_reach_from_dark_to_light():
     grey = render_worlds(range(40), 24, 32).images.float().mean(1).flatten(1)
     low, high = grey.quantile(torch.tensor([0.02, 0.98]), dim=1)
@@ -84,6 +85,7 @@ def test_each_switch_changes_the_image(switch):
     assert (images[0].float() - images[1].float()).abs().mean() > 0.3
 
 
+@pytest.mark.slow
 def test_squeezed_views_have_unlike_focal_lengths():
     focal = render_worlds(range(12), 16, 16).intrinsics[:, :2]
     assert (focal[:, 0] / focal[:, 1]).log().abs().max() > 0.2
@@ -100,6 +102,7 @@ def test_wrong_arguments_are_refused(arguments, message):
         render_worlds(*arguments)
 
 
+@pytest.mark.slow
 def test_atlas_holds_every_family_with_its_mipmaps():
     texels = atlas().view(TEXTURES, TEXELS, 3)
     assert LEVELS == 8
