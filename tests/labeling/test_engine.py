@@ -265,7 +265,7 @@ def test_label_images__dead_worker_stops_and_goes_on(label, labeled, contents, t
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.Decoder, "__getitem__", die)
-        with pytest.raises(OSError, match=r"decodes died .*smaller --num_workers"):
+        with pytest.raises(OSError, match=r"decodes died .*smaller `num_workers`"):
             label(tmp_path / "out", num_workers=1)
     label(tmp_path / "out", num_workers=1)
     assert contents(tmp_path / "out" / "data") == contents(labeled / "data")

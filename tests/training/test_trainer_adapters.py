@@ -334,7 +334,7 @@ def test_recipe__lora_starts_from_a_released_model():
 def test_recipe__adapter_of_a_fresh_decoder_is_refused(recipe, base, capsys):
     # Its base model would be nowhere.
     assert main(recipe(encoder=base)) == 1
-    assert "lora_rank needs model" in capsys.readouterr().err
+    assert "--lora-rank needs --model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -359,11 +359,11 @@ class RecipeArguments(ModelFields, DataFields, TermFields, AdapterFields, RunFie
             )
         if self.lora_rank and self.model is None:
             raise ValueError(
-                "lora_rank needs model, a checkpoint that the adapter is added to again when it is loaded; a fresh "
-                "decoder is in none. Train without lora_rank first."
+                "`lora_rank` needs `model`, a checkpoint that the adapter is added to again when it is loaded; a fresh "
+                "decoder is in none. Train without `lora_rank` first."
             )
         if self.stream and not self.unlabeled:
-            raise ValueError("stream is given and unlabeled is not; only pseudo-labeled folders are streamed.")
+            raise ValueError("`stream` is given and `unlabeled` is not; only pseudo-labeled folders are streamed.")
         if not self.labeled and not self.unlabeled:
             raise ValueError("the recipe names no data; give folders as `labeled`, `unlabeled`, or both.")
 
