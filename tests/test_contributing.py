@@ -10,20 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from depth_anything_hf import losses
-
 ROOT = Path(__file__).parents[1]
 RECIPES = dict(
     re.findall(r"^## Add a ([a-z ]+)\n.*?^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
 )
 USES = {
     "loss": """
-        from importlib import import_module
         import torch
         from depth_anything_hf.losses import LOSSES
-        module, function = LOSSES["edges"].split(":")
+        from depth_anything_hf.training.recipe import loss_terms
         maps, everywhere = torch.rand(2, 4, 6), torch.ones(2, 4, 6, dtype=torch.bool)
-        assert getattr(import_module(module), function)(maps, maps, everywhere).tolist() == [0, 0]
+        assert LOSSES["edges"](maps, maps, everywhere).tolist() == [0, 0]
+        (term,) = loss_terms({"edges": 0.5})
+        assert term.compute(maps, maps, everywhere).item() == 0
     """,
     "reader": """
         from pathlib import Path
@@ -40,7 +39,7 @@ USES = {
         import torch
         from transformers import ConvNextConfig, ConvNextModel
         from depth_anything_hf.training.convolutional_encoder import ConvolutionalEncoder
-        from depth_anything_hf.training.self_training import frozen_patch_features
+        from depth_anything_hf.training.encoders import frozen_patch_features
         network = ConvNextModel(ConvNextConfig(hidden_sizes=[4, 8, 8, 16], depths=[1, 1, 1, 1])).eval()
         tokens = frozen_patch_features(ConvolutionalEncoder(network), torch.zeros(2, 3, 64, 96), (2, 3))
         assert tokens.shape == (2, 6, 16)
@@ -82,12 +81,11 @@ def test_recipes__are_all_tested_and_touch_two_files_at_most():
 @pytest.mark.slow
 def test_recipes__work_as_printed(tmp_path):
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    recipes = [name for name in RECIPES if name != "loss" or hasattr(losses, "LOSSES")]
-    changed = [file for name in recipes for file in apply(RECIPES[name], tmp_path)]
+    changed = [file for name in RECIPES for file in apply(RECIPES[name], tmp_path)]
     for check in (("check",), ("format", "--check")):
         command = [sys.executable, "-m", "ruff", *check, "--config", ROOT / "pyproject.toml", *changed]
         subprocess.run(command, cwd=tmp_path, check=True)
-    code = "\n".join(f"print({name!r})\n{textwrap.dedent(USES[name])}" for name in recipes)
+    code = "\n".join(f"print({name!r})\n{textwrap.dedent(USES[name])}" for name in RECIPES)
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "src"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", code]  # one process: each would import PyTorch anew
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
