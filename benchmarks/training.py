@@ -63,8 +63,8 @@ class InMemoryTrainer(DepthAnythingTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         loader = iter(super().get_train_dataloader())
-        self.batches = getattr(self, "batches", None) or [self._prepare_inputs(next(loader)) for _ in range(2)]
-        return DataLoader(self.batches * self.args.max_steps, batch_size=None)
+        self.collated = getattr(self, "collated", None) or [self._prepare_inputs(next(loader)) for _ in range(2)]
+        return DataLoader(self.collated * self.args.max_steps, batch_size=None)
 
 
 def scenes(count: int, resolution: int, labeled: bool) -> list[dict]:
@@ -129,7 +129,7 @@ def time_calls(call: Callable[[], object], options) -> float:
 
 def time_bare_parts(trainer: DepthAnythingTrainer, options) -> dict[str, float]:
     """Measure a: each part alone, on the trainer's own models, in its own precision."""
-    batch = trainer.batches[0]
+    batch = trainer.collated[0]
     images, unlabeled = batch["pixel_values"], batch["pixel_values"][batch["num_labeled"] :]
     model = torch.compile(trainer.model) if options.compile else trainer.model
     model.train()
@@ -165,7 +165,7 @@ def time_todays_step(trainer: DepthAnythingTrainer, attention: str, options) -> 
     rest = [p for name, p in model.named_parameters() if "backbone" not in name]
     groups = [{"params": encoder, "lr": LEARNING_RATE}, {"params": rest, "lr": 10 * LEARNING_RATE}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=0.01, foreach=False, fused=False)
-    batch = trainer.batches[0]
+    batch = trainer.collated[0]
     images, depth, mask = batch["pixel_values"], batch["labels"], batch["label_mask"] & (batch["labels"] <= 80)
     total = 0.0
 
@@ -187,7 +187,7 @@ def time_medians(trainer: DepthAnythingTrainer, options) -> float:
 
     Labeled images have one of prediction and label; unlabeled ones have them for both regions of a CutMix box.
     """
-    batch = trainer.batches[0]
+    batch = trainer.collated[0]
     labels, mask, count = batch["labels"], torch.ones_like(batch["label_mask"]), batch["num_labeled"]
     values = torch.rand_like(labels)
     box = batch["view"]["boxes"]
@@ -219,10 +219,10 @@ def largest_batch(options, out: Path) -> int:
 
 def count_flops(trainer: DepthAnythingTrainer, supervised: bool) -> float:
     """Count the floating point operations of a step: three times the student's forward pass, once the helpers'."""
-    images = trainer.batches[0]["pixel_values"][:1]
-    parts = [(trainer.model, len(trainer.batches[0]["pixel_values"]), 3)]
+    images = trainer.collated[0]["pixel_values"][:1]
+    parts = [(trainer.model, len(trainer.collated[0]["pixel_values"]), 3)]
     if not supervised:
-        unlabeled = parts[0][1] - trainer.batches[0]["num_labeled"]
+        unlabeled = parts[0][1] - trainer.collated[0]["num_labeled"]
         parts += [(trainer.teacher, unlabeled, 1), (trainer.feature_encoder, unlabeled, 1)]
     total = 0.0
     for model, count, passes in parts:
