@@ -183,6 +183,7 @@ def test_switches__are_given_in_three_ways(words, expected):
         ("out/batch_size/a.png does not exist", "out/batch_size/a.png does not exist"),
         ("'batch_size' and batch_size.json and my_batch_size", "'batch_size' and batch_size.json and my_batch_size"),
         ("https://huggingface.co/a?resolution=3 fails", "https://huggingface.co/a?resolution=3 fails"),
+        ("see https://x.org/a#batch_size or a@batch_size", "see https://x.org/a#batch_size or a@batch_size"),
         ("model a/b cannot be opened", "model a/b cannot be opened"),
         ("`lora_rank` is no option here", "`lora_rank` is no option here"),
     ],

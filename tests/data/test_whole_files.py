@@ -1,6 +1,8 @@
 import contextlib
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +110,22 @@ def test_filling__an_error_leaves_nothing(tmp_path):
         (hidden / "config.json").write_text("{}")
         raise RuntimeError
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("number", "refused"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_write_whole__on_a_file_system_that_flushes_no_folders(number, refused, tmp_path, monkeypatch):
+    """Some network file systems flush files alone; a broken disk is not one of them."""
+    fsync, flushed = os.fsync, []
+
+    def fsync_of_files(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        flushed.append(fsync(handle))
+
+    monkeypatch.setattr(os, "fsync", fsync_of_files)
+    with pytest.raises(OSError, match="error") if refused else contextlib.nullcontext():
+        write_whole(tmp_path / "a.txt", "whole")
+    assert ((tmp_path / "a.txt").read_text(), len(flushed)) == ("whole", 1)
 
 
 def test_save_depth__is_whole_or_not_there(tmp_path, monkeypatch):

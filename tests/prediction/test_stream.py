@@ -25,6 +25,21 @@ def test_read_ahead__is_some_items_ahead_and_no_more():
     assert list(items) == list(range(1, 100))
 
 
+def test_read_ahead__a_read_that_hangs_does_not_hold_up_the_end():
+    answered = threading.Event()
+
+    def items():
+        yield 1
+        answered.wait(30)  # a network that does not answer
+
+    found = read_ahead(items(), 2, patience=0.05)
+    assert next(found) == 1
+    started = time.monotonic()
+    found.close()
+    assert time.monotonic() - started < 10
+    answered.set()
+
+
 def test_read_ahead__raises_where_the_item_would_have_been():
     def items():
         yield 1

@@ -53,6 +53,18 @@ def test_train__stream_goes_on_at_the_record_where_it_stopped(run, tmp_path, wor
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_train__stream_goes_on_with_another_accumulation(run, tmp_path, before, after):
+    """The records come from where the streams stand, not from the number of updates."""
+    _, seen = run(tmp_path / "straight", gradient_accumulation_steps=2)
+    run(tmp_path / "first", gradient_accumulation_steps=before, max_steps=2)
+    checkpoint = str(tmp_path / "first" / "checkpoint-2")
+    trainer, later = run(tmp_path / "resumed", checkpoint, gradient_accumulation_steps=after)
+    assert later == seen[2 * before :][: 3 * after]
+    assert trainer.state.global_step == 5
+
+
+@pytest.mark.slow
 def test_train__stream_alone_is_swept_record_by_record(make_trainer, make_model, stream):
     trainer = make_trainer(
         make_model(),

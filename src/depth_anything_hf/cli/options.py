@@ -167,7 +167,7 @@ def as_options(message: str, parser: argparse.ArgumentParser) -> str:
         return message
     every = "|".join(map(re.escape, options))
     long = "|".join(re.escape(name) for name in options if "_" in name) or "(?!)"
-    start = r"(?<![\w./\\'\"\[=?&-])"  # not inside a path, a URL, a quotation or a longer name
+    start = r"(?<![\w./\\'\"\[=?&#@~+%-])"  # not inside a path, a URL, a quotation or a longer name
     pattern = (
         rf"`(?P<quoted>{every})`"
         rf"|{start}(?P<set>{every})=(?P<q>['\"]?)(?P<value>[\w.]+)(?P=q)(?![\w/])"

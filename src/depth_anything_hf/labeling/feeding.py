@@ -34,7 +34,7 @@ def decoded(
     under_way: collections.deque[Work | BlockEnd] = collections.deque()
 
     def handed_out():
-        for work in read_ahead(feed, 4 * max(num_workers, 1)):
+        for work in read_ahead(feed, 4 * max(num_workers, 1), patience=2):
             under_way.append(work)
             yield work
 

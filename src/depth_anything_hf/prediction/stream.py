@@ -21,12 +21,15 @@ Shape = tuple[int, ...]
 MOST_BYTES = 2**31  # that batches which are not full may hold
 
 
-def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
+def read_ahead(items: Iterable[T], size: int, patience: float | None = None) -> Generator[T, None, None]:
     """Iterate in a thread, `size` items ahead: reading a file or the network must not stop the device.
 
     Args:
         items (`Iterable`): Used by that thread alone, which has ended when the iterator is closed.
         size (`int`): Most items that wait, at least 1.
+        patience (`float`, *optional*): Seconds for which closing waits for a read that is under way, such as of a network
+            that does not answer. The thread, which does not hold up the end of the process, may then still run. Default:
+            until the read has ended.
 
     Yields:
         The items, in order. An error of `items` is raised where it would have been.
@@ -62,7 +65,7 @@ def read_ahead(items: Iterable[T], size: int) -> Generator[T, None, None]:
             raise entry[1]
     finally:
         stopped.set()
-        thread.join()
+        thread.join(patience)
 
 
 def decode_ahead(

@@ -274,7 +274,8 @@ class BatchNumbers(BatchSampler):
             turns = range(self.epoch * len(self), (self.epoch + 1) * len(self))
         for turn in turns:
             number = reader.rank + turn * reader.world_size
-            yield [Plan(number, (indices(LABELED, number), indices(UNLABELED, number)))]
+            found = (indices(LABELED, number), indices(UNLABELED, number)) if turn >= 0 else (None, None)
+            yield [Plan(number, found)]
 
 
 class BatchCollator:
@@ -322,8 +323,16 @@ class Batches:
             )
         self.position = StreamPosition(reader, self.num_workers)
 
-    def loader(self, accelerator: Accelerator, checkpoint: str | os.PathLike | None) -> DataLoader:
+    def loader(
+        self, accelerator: Accelerator, checkpoint: str | os.PathLike | None = None, skipped: int = 0
+    ) -> DataLoader:
         """Make the loader; streams start at the beginning, or where a checkpoint stands.
+
+        Args:
+            accelerator (`Accelerator`): Of the Trainer.
+            checkpoint (*optional*): Its folder.
+            skipped (`int`): Plans that the Trainer skips after it: its updates by today's gradient accumulation, which
+                are more or fewer than the batches that were used where that has changed.
 
         Raises:
             ValueError: The checkpoint has no position of this process, or one of other settings.
@@ -339,7 +348,7 @@ class Batches:
                     )
                 self.position.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
             self.reader.resume(self.position)
-            self.reader.first_turn = 0  # the Trainer skips the plans of the batches that are done
+            self.reader.first_turn -= skipped  # below 0 are plans that nobody reads
         loader = self.reader.loader(self.collate, **loader_settings(self.args, self.num_workers))
         # Each process plans its own batches: accelerate has nothing to divide.
         return prepare_data_loader(

@@ -190,7 +190,9 @@ class DepthAnythingTrainer(Trainer):
         """Return batches with the fixed ratio of labeled to unlabeled images, labeled images first."""
         if self.batches is None:
             raise ValueError("no training data; pass train_dataset (labeled), unlabeled_dataset, or both.")
-        return self.batches.loader(self.accelerator, self._streams_from)
+        updates = self._resumed["global_step"] if self._resumed and self._streams_from else 0
+        skipped = updates * self.args.gradient_accumulation_steps
+        return self.batches.loader(self.accelerator, self._streams_from, skipped)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Return batches of whole images with ground truth at its own size."""
