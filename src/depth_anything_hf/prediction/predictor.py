@@ -185,17 +185,10 @@ _SPACE_OF_NETWORK = {"depth_pro": "disparity"}  # its processor turns that into 
 
 
 def space_of(model: nn.Module, name: str, space: str | None = None, processed: bool = True) -> str:
-    """Find out what a model predicts.
+    """Return what a model predicts, `"disparity"` or `"depth"`: the user's `space`, or else by its config.
 
-    Args:
-        model (`nn.Module`): A depth model of transformers.
-        name (`str`): For the message.
-        space (`str`, *optional*): What the user says; it wins.
-        processed (`bool`): True for predictions after the processor's own rules, as `predict_depth` returns them; False
-            for the network's own output.
-
-    Returns:
-        `str`: `"disparity"` or `"depth"`.
+    With `processed` it is the space after the processor's own rules, as `predict_depth` returns predictions; without, that of
+    the network's own output. `name` is for the error message.
 
     Raises:
         ValueError: Neither the user nor the config says what it predicts.
@@ -213,14 +206,9 @@ def space_of(model: nn.Module, name: str, space: str | None = None, processed: b
 
 
 def input_multiple(processor, config=None) -> int:
-    """Find out what the sides of a model's input must be multiples of.
+    """Return the number of pixels that the sides of a model's input must be multiples of.
 
-    Args:
-        processor: Of transformers.
-        config: The model's: some processors (DPT's, ZoeDepth's) do not know the patch size.
-
-    Returns:
-        `int`: Pixels.
+    Some processors (DPT's, ZoeDepth's) do not know the patch size: it is in the model's `config`.
 
     Example:
         >>> input_multiple(DepthAnythingImageProcessor())
@@ -234,11 +222,6 @@ def input_multiple(processor, config=None) -> int:
 
 def set_resolution(processor, config, resolution: int) -> None:
     """Set the resolution to which a processor resizes images; one that squeezes them into one shape keeps that shape.
-
-    Args:
-        processor: Of transformers; changed.
-        config: The model's.
-        resolution (`int`): Shorter side of the network's input, pixels.
 
     Raises:
         ValueError: No multiple of the patch size, or a processor that takes images as large as they are.

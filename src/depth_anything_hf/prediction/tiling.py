@@ -82,17 +82,7 @@ class PixelFile:
 
 
 def tile_overlap(tile: int, overlap: int | None = None) -> int:
-    """Choose how many pixels neighbouring tiles share at least.
-
-    Args:
-        tile (`int`): Side of a tile, pixels.
-        overlap (`int`, *optional*): What is asked for, from 1 to half a tile; left out, a quarter of a tile.
-
-    Returns:
-        `int`: Pixels.
-
-    Raises:
-        ValueError: The tile is too small, or the overlap out of range.
+    """Return how many pixels neighboring tiles share at least: `overlap`, from 1 to half a tile, or a quarter of a tile.
 
     Example:
         >>> tile_overlap(518), tile_overlap(518, 100)
@@ -111,18 +101,7 @@ def tile_overlap(tile: int, overlap: int | None = None) -> int:
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Place the fewest tiles along a side so that neighbors share at least `overlap` pixels, evenly.
-
-    Args:
-        length (`int`): Of the side, pixels.
-        tile (`int`): Side of a tile, pixels.
-        overlap (`int`): From 1 to half a tile.
-
-    Returns:
-        `list[int]`: First pixel of each tile; `[0]` where one tile covers the side.
-
-    Raises:
-        ValueError: The overlap is out of range.
+    """Return the first pixels of the fewest tiles along a side whose neighbors share at least `overlap` pixels, evenly.
 
     Example:
         >>> tile_starts(10, 4, 1), tile_starts(3, 4, 1)
@@ -139,11 +118,6 @@ def tile_weights(length: int, starts: list[int], tile: int) -> torch.Tensor:
     """Compute how much each tile counts along a side: raised cosines, divided by their sum, which makes it 1 everywhere.
 
     The weights of an image are the products of those along its two sides, and add up to 1 as well.
-
-    Args:
-        length (`int`): Of the side, pixels.
-        starts (`list[int]`): Of `tile_starts`.
-        tile (`int`): Side of a tile, pixels.
 
     Returns:
         `torch.Tensor`: `(tiles, min(tile, length))` float32.

@@ -22,7 +22,7 @@ from depth_anything_hf.prediction.video.reading import Frame
 
 @dataclass(frozen=True)
 class DepthFrame:
-    """Store a frame and its depth."""
+    """A frame and its depth."""
 
     image: np.ndarray  # (height, width, 3) uint8 RGB
     time: Fraction  # seconds

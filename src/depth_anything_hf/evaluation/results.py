@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,9 @@ from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.evaluation.contestants import AnyContestant
 from depth_anything_hf.evaluation.protocols import Protocol, crop_mask
-from depth_anything_hf.evaluation.scoring import aligned_depth, aligned_disparity
+from depth_anything_hf.evaluation.scoring import DatasetScores, aligned_depth, aligned_disparity
 from depth_anything_hf.maps.resizing import resize_prediction
 from depth_anything_hf.pictures.visualization import colorize, enlarge_sparse, prediction_row, sheet
-
-if TYPE_CHECKING:
-    from depth_anything_hf.evaluation.compare import DatasetScores
 
 SHOWN = 4  # best and worst images each, in the sheet
 RED = 0.5  # relative error of the brightest color
@@ -32,14 +29,7 @@ GROUPED = {"group_abs_rel": "AbsRel, mean of groups ↓", "group_delta1": "δ1, 
 
 
 def write_results(results: dict[str, Any]) -> str:
-    """Write the table of a comparison, and below it the protocol, in Markdown.
-
-    Args:
-        results: As `compare` returns them.
-
-    Returns:
-        The text.
-    """
+    """Write the table of a comparison, as `compare` returns it, and below it the protocol, in Markdown."""
     protocol = results["protocol"]
     if any("accuracy" in one for one in results["scores"].values()):
         return _write_pairs(protocol["name"], results["scores"])
@@ -77,14 +67,7 @@ def _write_pairs(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def write_rows(scores: Mapping[str, DatasetScores]) -> str:
-    """Write `scores.jsonl`: a line for each image and model.
-
-    Args:
-        scores: By model.
-
-    Returns:
-        The text.
-    """
+    """Write `scores.jsonl`: a line for each image and model."""
     lines = []
     for name, one in scores.items():
         for i, source in enumerate(one.sources):
@@ -100,15 +83,7 @@ def draw_extremes(
     protocol: Protocol,
     path: Path,
 ) -> None:
-    """Draw the first model's worst and best images, with every model's error map below one another.
-
-    Args:
-        models: By name; they predict the shown images once more.
-        scores: By model.
-        samples: The scored samples.
-        protocol: Crop, range, alignment.
-        path: Of the picture.
-    """
+    """Draw the first model's worst and best images, predicted once more, with every model's error map below one another."""
     names = list(models)
     errors = scores[names[0]].scores["abs_rel"]
     order = [i for i in errors.nan_to_num(-1).argsort(descending=True).tolist() if not torch.isnan(errors[i])]
@@ -134,17 +109,7 @@ def draw_extremes(
 
 
 def error_map(predicted: torch.Tensor, sample: DepthSample, protocol: Protocol, metric: bool) -> np.ndarray:
-    """Paint the relative error of depth at each scored pixel.
-
-    Args:
-        predicted: (height, width) at the ground truth's size.
-        sample: With ground truth.
-        protocol: Crop, range, alignment.
-        metric: Whether the model predicts meters.
-
-    Returns:
-        (height, width, 3) uint8; gray where nothing is scored.
-    """
+    """Paint the relative error of depth at each scored pixel: `(height, width, 3)` uint8, gray where nothing is scored."""
     target, mask = torch.from_numpy(sample.values)[None], torch.from_numpy(sample.mask)[None]
     mask = mask & crop_mask(protocol.crop, *target.shape[1:])[None]
     if metric:
