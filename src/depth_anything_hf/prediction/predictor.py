@@ -43,8 +43,8 @@ class DepthPredictor:
         resolution (`int`, *optional*): Shorter side of the network's input, pixels, a multiple of its patch size;
             default: the checkpoint's.
         space (`str`, *optional*): `"disparity"` or `"depth"`: what the model predicts, if its config does not say.
-        device (`str` or `torch.device`, *optional*): Where it runs; default: by `choose_device`.
-        dtype (`torch.dtype`, *optional*): Of the weights; default: as they are stored.
+        device (`str` or `torch.device`, *optional*): Where it runs; default: CUDA, else MPS, else the CPU.
+        dtype (`torch.dtype` or `str`, *optional*): Of the weights, such as `torch.bfloat16`; default: as stored in the files.
         revision (`str`, *optional*): Branch, tag or commit on the Hub; of an adapter, its own, not its base's.
 
     Attributes:
@@ -299,11 +299,7 @@ def predict_depth(
         ValueError: `images` is empty.
 
     Example:
-        >>> from transformers import Dinov2Config
-        >>> from depth_anything_hf import DepthAnythingForDepthEstimation, config_for_encoder
-        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
-        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
-        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
+        >>> model, processor = load_model("mini")
         >>> predict_depth(model, processor, [Image.new("RGB", (80, 60))])[0].shape
         torch.Size([60, 80])
     """

@@ -36,7 +36,7 @@ _LEAST_AGREEMENT = 0.5  # share of the overview's variance that a tile must expl
 
 
 class TiledDepth(NamedTuple):
-    """Depth `(rows, width)` float32, the number of tiles that it came from, and how many of them had to be left out."""
+    """Depth `(rows, width)` float32, the number of tiles behind it, and how many of them were left out."""
 
     depth: torch.Tensor
     tiles: int
@@ -189,27 +189,13 @@ def iter_tiled_depth(
 def predict_tiled(
     predictor: DepthPredictor, image: Image.Image | PixelFile, tile: int = 1036, overlap: int | None = None
 ) -> TiledDepth:
-    """Predict an image tile by tile, as `iter_tiled_depth`, and return all of it.
-
-    Args:
-        predictor (`DepthPredictor`): See `iter_tiled_depth`, as for all that follow.
-        image (`Image.Image` or `PixelFile`): RGB.
-        tile (`int`): Side of a tile, pixels of the image.
-        overlap (`int`, *optional*): Least overlap of neighbors, pixels.
+    """Predict an image tile by tile, as `iter_tiled_depth` with the same arguments, and return all of it.
 
     Returns:
         `TiledDepth`: `depth` `(height, width)`: disparity of a relative model, meters of a metric one.
 
-    Raises:
-        ValueError: See `iter_tiled_depth`.
-
     Example:
-        >>> from transformers import Dinov2Config
-        >>> from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
-        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
-        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
-        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
-        >>> predictor = DepthPredictor.from_model(model, processor)
+        >>> predictor = DepthPredictor("mini", device="cpu")
         >>> tiled = predict_tiled(predictor, Image.new("RGB", (150, 100)), tile=80)
         >>> tiled.depth.shape, tiled.tiles
         (torch.Size([100, 150]), 6)
@@ -273,12 +259,12 @@ def save_tiled_depth(
 
     Args:
         path_stem: Path without ending; folders are made, files replaced.
-        rows: Of `iter_tiled_depth`.
+        rows: From `iter_tiled_depth`.
         size: height and width.
         space: "disparity" or "depth".
 
     Returns:
-        As of `save_depth`: `png`, `npy`, `color`, `scale`, `offset`; and the numbers of `tiles` and of `unfit` ones.
+        As `save_depth`: `png`, `npy`, `color`, `scale`, `offset`; and the numbers of `tiles` and of `unfit` ones.
 
     Raises:
         ValueError: `space` is unknown, or there are more or fewer rows than `size` says.
