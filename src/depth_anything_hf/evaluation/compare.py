@@ -45,20 +45,8 @@ def score_dataset(
     batch_size: int = 8,
     description: str = "scoring",
 ) -> DatasetScores:
-    """Score one predictor on every record of a set; `score_models` scores several while decoding each record once.
-
-    Args:
-        predict (`Callable`): Takes a list of RGB images, returns a `(height, width)` tensor for each.
-        dataset (`Iterable`): Records or samples with ground truth.
-        max_depth (`float`, *optional*): Of a metric model; None for a relative one.
-        batch_size (`int`): Images handed to `predict` at once.
-        description (`str`): Of the progress bar.
-
-    Returns:
-        `DatasetScores`: One entry an image.
-
-    Raises:
-        ValueError: A record has no ground truth, there are no records, or `batch_size` is below 1.
+    """Score one predictor on every record of a set, as `score_models`: of a metric model up to `max_depth` meters; None is for
+    a relative one.
     """
     model = Contestant(predict, metric=max_depth is not None)
     protocol = replace(PROTOCOLS["folder"], max_depth=max_depth)
@@ -177,18 +165,14 @@ def compare(
 
     Args:
         models: By name.
-        samples: Of `open_samples`.
+        samples: From `open_samples`.
         protocol: How to score.
         out_dir: Folder to write.
-        save_predictions: Save each prediction as `predictions/MODEL/000000.npy`; `KeptPredictions` scores
-            them again without the model.
-        batch_size: Images handed to a model at once.
+        save_predictions: Save each prediction as `predictions/MODEL/000000.npy`, for `KeptPredictions`.
+        batch_size: Images that a model takes at once.
 
     Returns:
         The content of `results.json`.
-
-    Raises:
-        ValueError: A sample cannot be scored.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     kept = {name: out_dir / "predictions" / file_name_of(name) for name in models if save_predictions}

@@ -169,9 +169,7 @@ def row_prior(images: Sequence[Image.Image]) -> list[torch.Tensor]:
 def _own_share(samples: Iterable) -> tuple[Iterator[tuple[int, Any]], int | None]:
     """List this process's samples, with their places, and count them if that is possible."""
     first, step = PartialState().process_index, PartialState().num_processes
-    if not isinstance(samples, Sized):
-        return itertools.islice(enumerate(samples), first, None, step), None
-    total = math.ceil(len(samples) / step)
-    if not hasattr(samples, "__getitem__"):
-        return itertools.islice(enumerate(samples), first, None, step), total
-    return ((i, samples[i]) for i in range(first, len(samples), step)), total
+    total = math.ceil(len(samples) / step) if isinstance(samples, Sized) else None
+    if isinstance(samples, Sized) and hasattr(samples, "__getitem__"):
+        return ((i, samples[i]) for i in range(first, len(samples), step)), total
+    return itertools.islice(enumerate(samples), first, None, step), total

@@ -159,10 +159,10 @@ PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
 
 def protocol_for(dataset: str, name: str | None = None) -> Protocol:
-    """Find the protocol of a data set, or its variant `name`.
+    """Find the protocol of a dataset, or its variant `name`.
 
     Raises:
-        ValueError: Unknown, or of another data set.
+        ValueError: Unknown, or of another dataset.
 
     Example:
         >>> protocol_for("kitti", "kitti-eigen-crop").crop

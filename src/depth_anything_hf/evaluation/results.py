@@ -35,12 +35,10 @@ def write_results(results: dict[str, Any]) -> str:
         return _write_pairs(protocol["name"], results["scores"])
     grouped = any("group_abs_rel" in one for one in results["scores"].values())
     columns = COLUMNS | GROUPED if grouped else COLUMNS
-    lines = [f"# {protocol['name']}", "", "| model | " + " | ".join(columns.values()) + " | images |"]
-    lines.append("|---" * (len(columns) + 2) + "|")
+    rows = []
     for name, one in results["scores"].items():
-        cells = [f"{one[key]:.4f}" if key in one else "" for key in columns]
-        count = f"{one['images']} in {one['groups']} groups" if "groups" in one else str(one["images"])
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {count} |")
+        count = f"{one['images']} in {one['groups']} groups" if "groups" in one else one["images"]
+        rows.append([name, *(f"{one[key]:.4f}" if key in one else "" for key in columns), count])
     notes = [
         f"- {name}: {one['images_without_labels']} images without labels, {one['non_positive_scales']} where near and far "
         "are the wrong way round."
@@ -50,7 +48,14 @@ def write_results(results: dict[str, Any]) -> str:
     if protocol["images"] not in (None, results["images_found"]):
         notes.append(f"- **{results['images_found']} of {protocol['images']} images**: not the benchmark's score.")
     settings = [f"| {key} | {value} |" for key, value in protocol.items()]
-    return "\n".join([*lines, "", *notes, "", "| protocol | |", "|---|---|", *settings, ""])
+    table = _table(protocol["name"], ["model", *columns.values(), "images"], rows)
+    return "\n".join([*table, "", *notes, "", "| protocol | |", "|---|---|", *settings, ""])
+
+
+def _table(title: str, columns: list[str], rows: list[list]) -> list[str]:
+    """Return the lines of a Markdown table with a title."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, *rows)]
+    return [f"# {title}", "", lines[0], "|---" * len(columns) + "|", *lines[1:]]
 
 
 def _write_pairs(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -58,12 +63,9 @@ def _write_pairs(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     scenes = sorted({key for one in scores.values() for key in one if key.startswith("scene/")})
     columns = {"accuracy": "accuracy over pairs", "mean_of_scenes": "mean of scenes"}
     columns |= {key: key.removeprefix("scene/") for key in scenes}
-    lines = [f"# {title}", "", "| model | " + " | ".join(columns.values()) + " | pairs |"]
-    lines.append("|---" * (len(columns) + 2) + "|")
-    for name, one in scores.items():
-        lines.append(f"| {name} | " + " | ".join(f"{100 * one[key]:.1f}" for key in columns) + f" | {one['pairs']} |")
+    rows = [[name, *(f"{100 * one[key]:.1f}" for key in columns), one["pairs"]] for name, one in scores.items()]
     ties = [f"- {name}: {one['ties']} ties, which count as wrong" for name, one in scores.items() if one["ties"]]
-    return "\n".join([*lines, "", *ties, ""])
+    return "\n".join([*_table(title, ["model", *columns.values(), "pairs"], rows), "", *ties, ""])
 
 
 def write_rows(scores: Mapping[str, DatasetScores]) -> str:

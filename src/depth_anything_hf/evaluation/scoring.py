@@ -295,14 +295,10 @@ def score_prediction(
 
 
 def summarize(scores: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Average each metric over the images that have labels.
-
-    Args:
-        scores (`dict[str, torch.Tensor]`): `(images,)` for each name of `SCORE_NAMES`, NaN where nothing was valid.
+    """Average each metric over the images that have labels; NaN where there are none.
 
     Returns:
-        `dict[str, float]`: The means, and the counts `images`, `images_without_labels` and `non_positive_scales`. NaN
-        where no image has labels.
+        `dict[str, float]`: The means, and the counts `images`, `images_without_labels` and `non_positive_scales`.
 
     Example:
         >>> scores = dict.fromkeys(SCORE_NAMES, torch.tensor([0.1, 0.3, float("nan")], dtype=torch.float64))
@@ -331,7 +327,7 @@ class DatasetScores:
     sources: list[str]
 
     def summary(self) -> dict[str, float]:
-        """Average over the images; where there are groups, add the mean of the groups' means."""
+        """Average over the images; if there are groups, add the mean of the groups' means."""
         summary = summarize(self.scores)
         if any(group is not None for group in self.groups):
             members = defaultdict(list)

@@ -87,16 +87,12 @@ class DepthPredictor:
     def from_model(
         cls, model: nn.Module, processor: Any, *, resolution: int | None = None, space: str | None = None
     ) -> DepthPredictor:
-        """Wrap a model in memory; it stays where it is, and nothing given is changed.
+        """Wrap a model in memory; it stays where it is, and no argument is changed.
 
         Args:
             model (`nn.Module`): Any depth model whose output has `predicted_depth`.
             processor: Its image processor.
-            resolution (`int`, *optional*): As of the class.
-            space (`str`, *optional*): As of the class.
-
-        Returns:
-            `DepthPredictor`: Its `revision` is the digest of the weights.
+            resolution, space: As of the class.
         """
         predictor = cls.__new__(cls)
         predictor._source = None
