@@ -23,9 +23,10 @@ from reporting import stamp
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, load_folder
 from depth_anything_hf.data.records import DepthSample, decode_record
-from depth_anything_hf.evaluation.compare import DatasetScores, score_models
+from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.protocols import Protocol
+from depth_anything_hf.evaluation.scoring import DatasetScores
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments

@@ -208,7 +208,7 @@ def test_predict__point_cloud_of_a_relative_model_is_for_looking(checkpoint, met
     assert "predicts disparity of unknown scale and shift" in (error := capsys.readouterr().err)
     assert "--view-depth 1 10" in error
     assert main([*arguments, "--model", metric, "--view-depth", "1", "10"]) == 1
-    assert "predicts metres; --view-depth is for relative models" in capsys.readouterr().err
+    assert "predicts meters; --view-depth is for relative models" in capsys.readouterr().err
     assert main([*arguments, "--model", checkpoint, "--view-depth", "2", "5"]) == 0
     data = (out / "b_png.ply").read_bytes().split(b"end_header\n")[1]
     z = np.frombuffer(data, dtype=[("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("color", "u1", 3)])["z"]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from depth_anything_hf.evaluation.metrics import depth_metrics
 from depth_anything_hf.evaluation.scoring import (
     ALIGNMENTS,
     SCORE_NAMES,
+    depth_metrics,
     score_metric,
     score_prediction,
     score_relative,

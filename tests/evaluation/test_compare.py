@@ -13,9 +13,9 @@ from transformers.utils import is_torchvision_available
 from depth_anything_hf.data.folder import write_image_folder
 from depth_anything_hf.data.records import DepthSample, encode_record
 from depth_anything_hf.evaluation.compare import PRIOR, compare, open_samples, score_dataset
-from depth_anything_hf.evaluation.contestants import Contestant, open_contestant, open_kept
+from depth_anything_hf.evaluation.contestants import Contestant, KeptPredictions, open_contestant
 from depth_anything_hf.evaluation.protocols import PROTOCOLS, Protocol
-from depth_anything_hf.evaluation.report import error_map, write_results
+from depth_anything_hf.evaluation.results import error_map, write_results
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
@@ -51,23 +51,23 @@ def test_compare__scores_models_side_by_side_and_the_prior(results, tmp_path):
 
 def test_compare__saved_predictions_score_the_same(results, tmp_path):
     saved = tmp_path / "predictions"
-    again = {name: open_kept(name, saved) for name in ("red", "metric/one")}
+    again = {name: KeptPredictions(name, saved) for name in ("red", "metric/one")}
     assert [model.metric for model in again.values()] == [False, True]
     scores = compare(again, [sample(i) for i in range(5)], PROTOCOLS["folder"], tmp_path / "again")["scores"]
     assert scores == results["scores"]
 
 
 def test_compare__predictions_of_other_images_are_refused(results, tmp_path):
-    kept = {"red": open_kept("red", tmp_path / "predictions")}
+    kept = {"red": KeptPredictions("red", tmp_path / "predictions")}
     with pytest.raises(ValueError, match=r"prediction 0 in .*red is of image 0, and the image is image 1;"):
         compare(kept, [sample(i) for i in range(1, 5)], PROTOCOLS["folder"], tmp_path / "again")
     with pytest.raises(ValueError, match=r"prediction 5 in .*red is of no image, and the image is image 5;"):
         compare(kept, [sample(i) for i in range(6)], PROTOCOLS["folder"], tmp_path / "again")
 
 
-def test_open_kept__without_complete_predictions_says_how_to_make_them(results, tmp_path):
+def test_kept_predictions__without_complete_predictions_says_how_to_make_them(results, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"blue.*no complete predictions.*`save_predictions`"):
-        open_kept("blue", tmp_path / "predictions")
+        KeptPredictions("blue", tmp_path / "predictions")
 
 
 def test_write_results__names_model_protocol_and_what_is_missing(results):

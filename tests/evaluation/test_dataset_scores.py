@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.data.records import encode_record
-from depth_anything_hf.evaluation.compare import DatasetScores, score_dataset
+from depth_anything_hf.evaluation.compare import score_dataset
 from depth_anything_hf.evaluation.contestants import row_prior
-from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction
+from depth_anything_hf.evaluation.scoring import SCORE_NAMES, DatasetScores, score_prediction
 
 
 def record(i, size=(12, 16), **extra):

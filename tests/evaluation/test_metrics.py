@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
+from depth_anything_hf.evaluation.scoring import METRIC_NAMES, depth_metrics
 
 
 @pytest.fixture(autouse=True)

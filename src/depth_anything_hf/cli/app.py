@@ -19,23 +19,22 @@ depth, mark two points and see which is nearer, download 16-bit PNG, npy and PLY
 def make_parser() -> Parser:
     """Build the parser."""
     parser = Parser("app", "Serve a web page that shows, compares and reads depth.", EXAMPLE)
+    add = parser.add_argument
     add_model_options(
         parser,
         action="append",
         help="Hub id or folder; give it twice to compare two checkpoints, or more often to choose from more "
         "(default: mini, which is small and comes with the package)",
     )
-    parser.add_argument(
+    add(
         "--host",
         default="127.0.0.1",
         help="address to listen on (default: %(default)s, this machine alone). With another one, whoever reaches it may "
         "upload, and only the checkpoints of --model can be chosen",
     )
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
-    parser.add_argument(
-        "--max-upload-mb", type=int, default=50, metavar="MB", help="largest file (default: %(default)s)"
-    )
-    parser.add_argument(
+    add("--port", type=int, help="default: the first free one from 7860")
+    add("--max-upload-mb", type=int, default=50, metavar="MB", help="largest file (default: %(default)s)")
+    add(
         "--max-megapixels",
         type=float,
         default=50,

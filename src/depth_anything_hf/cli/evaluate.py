@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from depth_anything_hf.cli.options import Parser, add_model_options, add_resolution
 from depth_anything_hf.evaluation.protocols import ALIGNMENTS, PROTOCOLS
@@ -50,12 +52,14 @@ def main(arguments: list[str]) -> int:
     """Parse and run."""
     options = make_parser().parse_args(arguments)
 
-    from depth_anything_hf.evaluation.compare import compare, open_samples, with_changes
-    from depth_anything_hf.evaluation.contestants import AnyContestant, open_contestant, open_kept
+    from depth_anything_hf.evaluation.compare import compare, open_samples
+    from depth_anything_hf.evaluation.contestants import AnyContestant, KeptPredictions, open_contestant
     from depth_anything_hf.evaluation.protocols import protocol_for
-    from depth_anything_hf.evaluation.report import write_results
+    from depth_anything_hf.evaluation.results import write_results
 
-    protocol = with_changes(protocol_for(options.dataset, options.protocol), options.resolution, options.alignment)
+    asked = {"resolution": options.resolution, "alignment": options.alignment}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    protocol = replace(protocol_for(options.dataset, options.protocol), **changes)
     given = [name for name in NOT_FOR_PAIRS if getattr(options, name)]
     if protocol.counts_pairs and given:
         raise ValueError(
@@ -67,7 +71,7 @@ def main(arguments: list[str]) -> int:
     models: dict[str, AnyContestant] = {}
     for name in options.model:
         if options.from_predictions:
-            models[name] = open_kept(name, options.from_predictions)
+            models[name] = KeptPredictions(name, options.from_predictions)
         else:
             models[name] = open_contestant(name, options.resolution, options.space, options.device)
     results = compare(models, samples, protocol, options.out, options.save_predictions, options.batch_size)

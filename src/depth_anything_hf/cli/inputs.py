@@ -13,14 +13,14 @@ from depth_anything_hf.data.photographs import Photographs
 
 
 class Kind(NamedTuple):
-    """Describe the inputs of a command: their name in the singular, and the endings for searching folders."""
+    """The inputs of a command: their name in the singular, and the endings for searching folders."""
 
     name: str
     extensions: tuple[str, ...]
 
 
 class Found(NamedTuple):
-    """Store an input, the real path of the searched folder, and the path below that folder."""
+    """An input, the real path of the searched folder, and the path below that folder."""
 
     file: Path
     root: Path
@@ -35,21 +35,10 @@ class Found(NamedTuple):
 def find_inputs(
     names: list[str], kind: Kind, out: Path, is_output: Callable[[Path], bool]
 ) -> tuple[dict[Path, Found], list[Path]]:
-    """List the inputs, each once, and print which files were skipped. A named file is always taken.
+    """List the inputs, each once, by their paths, and the files below `out` that were left out; print which files were skipped.
 
-    Args:
-        names: Files, folders and patterns.
-        kind: Kind of the inputs.
-        out: The output folder. If a folder above it is searched, everything below `out` is left out; if `out` itself or
-            a folder in it is searched, the outputs of earlier runs are left out.
-        is_output: Returns whether an earlier run wrote the file at a path below `out`.
-
-    Returns:
-        inputs: By their paths.
-        left_out: Files under `out` that were left out.
-
-    Raises:
-        FileNotFoundError: There is no input at a name, or all inputs are left out.
+    A named file is always taken. If a folder above `out` is searched, everything below `out` is left out; if `out` itself or
+    a folder in it is searched, the outputs of earlier runs (`is_output`) are left out.
     """
     inputs: dict[Path, Found] = {}
     left_out: dict[Path, Path] = {}
@@ -85,20 +74,7 @@ def find_inputs(
 def name_outputs(
     inputs: dict[Path, Found], out: Path, endings: Sequence[str], verb: str = "predict"
 ) -> list[tuple[Path, Path]]:
-    """Return the output path, without ending, of each input; raise an error if two outputs would be one file.
-
-    Args:
-        inputs: From `find_inputs`.
-        out: The output folder.
-        endings: Endings of all output files of an input.
-        verb: What the command does, for its messages.
-
-    Returns:
-        Inputs and paths below `out`.
-
-    Raises:
-        ValueError: Two inputs would be written to one file, or an output over an input.
-    """
+    """Return each input with its output path without ending; raise if two files would be written to one path or over an input."""
     folders = _subfolders(inputs.values())
     stems = [(found.file, out / folders.get(found.root, "") / found.stem) for found in inputs.values()]
     takers: dict[Path, Path] = {}

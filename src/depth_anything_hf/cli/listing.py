@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 from depth_anything_hf.data.whole_files import replacing
 
@@ -12,28 +13,14 @@ _KEY = "depth_map_file_name"
 
 
 class Listing:
-    """Store the rows of a folder's depth maps so that each row fits the file on disk, whenever a run ends.
+    """Keep a row of depth.jsonl for each depth map of a folder, true to the files on disk whenever a run ends.
 
     A row is dropped before its file is written over, and added once the file is there: a file without a row can only be
     predicted again, but the row of another file would decode it to wrong values.
-
-    Args:
-        folder: Holds depth.jsonl; nothing is written before the first `drop` or `add`.
-
-    Raises:
-        ValueError: There is a depth.jsonl that was not written by `predict`.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> Listing(folder).add({"depth_map_file_name": "a.png", "depth_scale": 0.5})
-        >>> Listing(folder).names
-        {'a.png'}
     """
 
     def __init__(self, folder: Path):
         self.file = folder / "depth.jsonl"
-        self._parse = functools.cache(_name_of)  # the file is read again for each row that is dropped
         rows, self._whole = self._read()
         self.names = {name for name, _ in rows}
 
@@ -57,16 +44,14 @@ class Listing:
         *lines, rest = text.split("\n")
         if rest and not _is_cut_short(rest):
             lines.append(rest)
-        return [(self._name(line), line) for line in lines if line.strip()], not rest
-
-    def _name(self, line: str) -> str:
-        name = self._parse(line)
-        if name is None:
-            raise ValueError(
-                f"{self.file} holds {line[:80]!r}, which is no row of predict: each is a JSON object with {_KEY}; move "
-                "the file away, or give another --out."
-            )
-        return name
+        rows = [(_name_of(line), line) for line in lines if line.strip()]
+        for name, line in rows:
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"{self.file} holds {line[:80]!r}, which is no row of predict: each is a JSON object with {_KEY}; "
+                    "move the file away, or give another --out."
+                )
+        return rows, not rest
 
     def _replace(self, lines: list[str]) -> None:
         """Write other lines; the file is whole whenever the run is killed."""
@@ -75,13 +60,13 @@ class Listing:
         self._whole = True
 
 
-def _name_of(line: str) -> str | None:
+@functools.cache  # the file is read again for each row that is dropped
+def _name_of(line: str) -> Any:
     """Return the depth map that a line describes; None for a line of another origin."""
     try:
-        name = json.loads(line)[_KEY]
+        return json.loads(line)[_KEY]
     except (ValueError, KeyError, TypeError):
         return None
-    return name if isinstance(name, str) else None
 
 
 def _is_cut_short(line: str) -> bool:

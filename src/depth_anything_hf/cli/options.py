@@ -21,11 +21,7 @@ from depth_anything_hf.prediction.devices import DEVICES
 class Parser(argparse.ArgumentParser):
     """Parse kebab-case options; the snake_case spelling of each is accepted and not shown.
 
-    Args:
-        command (`str`): The subcommand.
-        description (`str`): Purpose, one sentence.
-        example (`str`): Shown as it is, below the options.
-        kwargs: Passed to `argparse.ArgumentParser`.
+    `example` is shown as it is, below the options; `kwargs` go to `argparse.ArgumentParser`.
 
     Example:
         >>> parser = Parser("predict", "Write the depth of images.", "example: ...")
@@ -58,12 +54,7 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def refuse(self, unknown: Sequence[str], known: Iterable[str] = ()) -> NoReturn:
-        """End the process with exit code 2: words that are not known are named, with the option that was meant.
-
-        Args:
-            unknown: Words of the command line.
-            known: Options that exist beside those of this parser.
-        """
+        """End with exit code 2, and name the unknown words and the option that was meant, of this parser or of `known`."""
         names = [option.lstrip("-") for option in [*self._option_string_actions, *known]]
         name = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0].lstrip("-")
         close = difflib.get_close_matches(name.replace("_", "-"), names, 1)
@@ -80,12 +71,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_model_options(parser: argparse.ArgumentParser, **model: Any) -> None:
-    """Add `--model`, `--space` and `--device`.
-
-    Args:
-        parser: Of a subcommand that opens a model.
-        model: Passed to `add_argument` for `--model`: its help, default, ...
-    """
+    """Add `--model`, with the given settings of `add_argument`, `--space` and `--device`."""
     parser.add_argument("--model", metavar="ID|DIR", **model)
     parser.add_argument("--space", choices=SPACES, help="what the model predicts, if its config does not say")
     parser.add_argument(
@@ -105,15 +91,11 @@ def add_resolution(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fields(parser: Any, cls: type, root: Parser) -> None:
-    """Add an option for each field of a dataclass; fields that are not given are left out of the namespace.
+    """Add an option for each field of a dataclass to `parser`, which is `root` or a group of it; a field that is not given is
+    left out of the namespace.
 
     The metadata of a field are those that transformers' `HfArgumentParser` reads: `help`, `choices`, `metavar`
     and `aliases`; the first alias is shown in place of the field's name. A switch is given as `--name`, `--no-name` or `--name true`.
-
-    Args:
-        parser: The parser, or a group of it.
-        cls: A dataclass.
-        root: The parser.
     """
     hints = get_type_hints(cls)
     for one in dataclasses.fields(cls):
@@ -141,17 +123,10 @@ def add_fields(parser: Any, cls: type, root: Parser) -> None:
 
 
 def as_options(message: str, parser: argparse.ArgumentParser) -> str:
-    """Translate the arguments that a message of the library names to options of a parser.
+    """Translate the arguments that an error message of the library names to options of a parser.
 
     A message names an argument in one of these ways: in backticks; with its value, as `space='depth'`; at the beginning
     of the message, or of a clause with its value, as "limit is 0"; and, if its name has an underscore, anywhere.
-
-    Args:
-        message: Of an error.
-        parser: Of the subcommand that ran.
-
-    Returns:
-        The message for the user of the command line.
 
     Example:
         >>> parser = Parser("predict", "", "")
@@ -193,7 +168,7 @@ def _kind_of(hint: Any) -> type:
 
 
 def _help_of(one: dataclasses.Field) -> str:
-    """Complete a field's help with its default, if it has one worth a word and does not say it."""
+    """Return a field's help, with its default unless that is none, False, or in the text already."""
     text = one.metadata["help"].replace("%", "%%")
     if one.default in (None, False, dataclasses.MISSING) or "default" in text.lower():
         return text

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depth_anything_hf.cli.cameras import camera_of, check_cameras, check_space
 from depth_anything_hf.cli.listing import Listing
 from depth_anything_hf.cli.options import Parser, add_model_options, add_resolution
 from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 GPU_BATCH = 8  # images; on a CPU several together are no faster than one by one
 OUTPUTS = (".png", ".npy", "_color.png")  # ends of the files that are written of every image
 EXAMPLE = """examples:
-  depth-anything-hf predict photo.jpg                                          offline, with the model that comes along
+  depth-anything-hf predict photo.jpg                                          offline, with mini, which comes with the package
   M=depth-anything/Depth-Anything-V2-Small-hf                                  far more accurate; a download of 99 MB
   depth-anything-hf predict photo.jpg holiday/ --model $M --out depth
   depth-anything-hf predict photo.jpg --model $M --resolution 1036             finer detail (V2)
@@ -46,26 +45,25 @@ folder keeps the other rows of depth.jsonl. V2 has finer detail at --resolution 
 def make_parser() -> Parser:
     """Build the parser."""
     parser = Parser("predict", "Write the depth of images.", EXAMPLE)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, of any name; folders or globs")
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="files, of any name; folders or globs")
     add_model_options(
         parser, default=MINI, help="Hub id or folder; mini is small and comes with the package (default: %(default)s)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("depth"), metavar="DIR", help="folder to write (default: %(default)s)"
-    )
+    add("--out", type=Path, default=Path("depth"), metavar="DIR", help="folder to write (default: %(default)s)")
     add_resolution(parser)
-    large = parser.add_argument_group("images beyond memory")
-    large.add_argument(
+    add = parser.add_argument_group("images beyond memory").add_argument
+    add(
         "--tile",
         type=int,
         metavar="PIXELS",
         help="predict overlapping tiles of this side, aligned to a prediction of the whole; 518 gives all detail, 1036 is "
         "a quarter of the work",
     )
-    large.add_argument(
+    add(
         "--overlap", type=int, metavar="PIXELS", help="overlap of neighboring tiles (default: a quarter of their side)"
     )
-    large.add_argument(
+    add(
         "--max-megapixels",
         type=float,
         default=179.0,
@@ -73,24 +71,25 @@ def make_parser() -> Parser:
         help="refuse larger images, which may be made to fill the memory (default: %(default)g)",
     )
     cloud = parser.add_argument_group("point clouds, of metric models")
-    cloud.add_argument("--point-cloud", choices=("ply", "glb"), help="also write NAME.ply or NAME.glb")
-    camera = cloud.add_mutually_exclusive_group()
-    camera.add_argument(
+    add = cloud.add_argument
+    add("--point-cloud", choices=("ply", "glb"), help="also write NAME.ply or NAME.glb")
+    camera = cloud.add_mutually_exclusive_group().add_argument
+    camera(
         "--fov",
         type=float,
         metavar="DEGREES",
         help="horizontal field of view (default: from the focal length in the EXIF data, if it is there)",
     )
-    camera.add_argument(
+    camera(
         "--intrinsics", type=float, nargs=4, metavar=("FX", "FY", "CX", "CY"), help="in pixels of the upright image"
     )
-    cloud.add_argument(
+    add(
         "--edge-threshold",
         type=float,
         metavar="SHARE",
         help="drop the pixels between near and far: jumps of more than this share of the depth, such as 0.05",
     )
-    cloud.add_argument(
+    add(
         "--view-depth",
         type=float,
         nargs=2,
@@ -101,7 +100,7 @@ def make_parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse and run; images that cannot be read are named at the end, and the exit code is 1."""
+    """Parse and run; images that cannot be read are listed at the end, and the exit code is 1."""
     options = _parse(arguments)
 
     from PIL import Image
@@ -136,18 +135,23 @@ def _run(options: argparse.Namespace) -> int:
 
     from depth_anything_hf.cli.inputs import Kind, find_inputs, name_outputs, output_files
     from depth_anything_hf.data.folder import IMAGE_EXTENSIONS
+    from depth_anything_hf.prediction.predictor import DepthPredictor
 
     _check_options(options)
     listing = Listing(options.out)
     stems = (options.out.resolve() / name.removesuffix(".png") for name in listing.names)
     written = {file for stem in stems for file in output_files(stem, OUTPUTS)}
     kind = Kind("image", IMAGE_EXTENSIONS)
-    found, left_out = find_inputs(options.images, kind, options.out, is_output=written.__contains__)
+    found, left_out = find_inputs(options.images, kind, options.out, written.__contains__)
     endings = OUTPUTS if options.point_cloud is None else (*OUTPUTS, f".{options.point_cloud}")
     images = name_outputs(found, options.out, endings)
     if options.point_cloud:
-        check_cameras([file for file, _ in images], options)
-    predictor = _load(options)
+        _check_cameras([file for file, _ in images], options)
+    predictor = DepthPredictor(
+        options.model, resolution=options.resolution, space=options.space, device=options.device
+    )
+    if options.point_cloud:
+        _check_cloud(predictor.space, options)
     writer = _Writer(predictor.space, listing, options)
     unreadable = []
     if left_out:
@@ -158,29 +162,12 @@ def _run(options: argparse.Namespace) -> int:
             hint = "; raise --max-megapixels if you trust it" * isinstance(problem, Image.DecompressionBombError)
             unreadable.append(f"{file}: {problem}{hint}")
     written_of = f"{len(images) - len(unreadable)} of {len(images)} images written to {options.out}"
-    _report(f"{written_of} ({predictor.space})", writer.notes, unreadable, options.model)
-    return 1 if unreadable else 0
-
-
-def _load(options: argparse.Namespace) -> DepthPredictor:
-    """Open the model, and check that the options fit it."""
-    from depth_anything_hf.prediction.predictor import DepthPredictor
-
-    predictor = DepthPredictor(
-        options.model, resolution=options.resolution, space=options.space, device=options.device
-    )
-    if options.point_cloud:
-        check_space(predictor.space, options)
-    return predictor
-
-
-def _report(written: str, notes: list[str], unreadable: list[str], model: str) -> None:
-    """Print which files were written, notes on them, and which images are unreadable."""
-    print(written)
-    for line in dict.fromkeys([*hint_at_better(model), *notes]):  # each once
+    print(f"{written_of} ({predictor.space})")
+    for line in dict.fromkeys([*hint_at_better(options.model), *writer.notes]):  # each once
         print(line)
     for line in unreadable:
         print(f"could not read {line}", file=sys.stderr)
+    return 1 if unreadable else 0
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -204,6 +191,58 @@ def _check_options(options: argparse.Namespace) -> None:
         if options.view_depth:
             depth = depth_for_viewing(depth, *options.view_depth)
         point_cloud(depth, options.intrinsics or [1.0, 1.0, 0.5, 0.5], edge_threshold=options.edge_threshold)
+
+
+def _camera_of(file: Path, size: tuple[int, int], options: argparse.Namespace) -> tuple[list[float], str] | None:
+    """Return the intrinsics of an upright image of `size` (height, width), and their source; None if nothing states them."""
+    from PIL import Image
+
+    from depth_anything_hf.pictures.point_cloud import intrinsics_from_exif, intrinsics_from_fov
+
+    if options.intrinsics:
+        return options.intrinsics, "--intrinsics"
+    if options.fov is not None:
+        return intrinsics_from_fov(*size, options.fov)[0].tolist(), f"--fov {options.fov:g}"
+    with Image.open(file) as image:
+        found = intrinsics_from_exif(image)
+    return None if found is None else (found[0].tolist(), "EXIF FocalLengthIn35mmFilm")
+
+
+def _check_cameras(files: list[Path], options: argparse.Namespace) -> None:
+    """Raise a `ValueError` before any work if the camera of some image is not known."""
+    from PIL import ExifTags, Image
+
+    sizes = set()
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # a quarter turn
+                sizes.add(image.size[::-1] if turned else image.size)
+            camera = _camera_of(file, image.size[::-1], options)
+        except (OSError, Image.DecompressionBombError):
+            continue  # will be named with the unreadable ones
+        if camera is None:
+            raise ValueError(
+                f"{file} does not say with which focal length it was taken; a point cloud needs the camera: pass --fov "
+                "DEGREES (horizontal field of view; about 65 for a phone's main camera) or --intrinsics FX FY CX CY."
+            )
+    if options.intrinsics and len(sizes) > 1:
+        raise ValueError(
+            f"--intrinsics are pixels of one image size, and the images have {len(sizes)} sizes, such as "
+            f"{sorted(sizes)[:2]}; run each size by itself, or pass --fov."
+        )
+
+
+def _check_cloud(space: str, options: argparse.Namespace) -> None:
+    """Raise a `ValueError` if a point cloud would show more than the model knows."""
+    if space == "disparity" and not options.view_depth:
+        raise ValueError(
+            f"{options.model} predicts disparity of unknown scale and shift, which no camera turns into meters. Take a "
+            "metric model, such as depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf; or pass --view-depth 1 10 "
+            "for a cloud to look at, whose shape is distorted."
+        )
+    if space == "depth" and options.view_depth:
+        raise ValueError(f"{options.model} predicts meters; --view-depth is for relative models: leave it out.")
 
 
 def _predict_whole(
@@ -266,7 +305,7 @@ def _decode(file: Path) -> Image | Exception:
 
 
 class _Writer:
-    """Write what is predicted of images, one at a time, and keep depth.jsonl true."""
+    """Write the predictions of images, one at a time, and keep depth.jsonl true."""
 
     def __init__(self, space: str, listing: Listing, options: argparse.Namespace):
         self.space, self.listing, self.options = space, listing, options
@@ -324,7 +363,7 @@ def _write_cloud(image: Image | PixelFile, file: Path, stem: Path, options: argp
     depth = np.load(stem.with_name(stem.name + ".npy"))
     if options.view_depth:
         depth = depth_for_viewing(depth, *options.view_depth)
-    camera = camera_of(file, depth.shape, options)
+    camera = _camera_of(file, depth.shape, options)
     if camera is None:
         raise ValueError(f"{file} does not say with which focal length it was taken any more; pass --fov DEGREES.")
     intrinsics, source = camera

@@ -21,30 +21,23 @@ def make_parser() -> Parser:
         "result runs in plain transformers. Offline, on a CPU, in minutes.",
         EXAMPLE,
     )
-    parser.add_argument("--unlabeled", metavar="DIR", help="photographs to use as the unlabeled domain")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--unlabeled", metavar="DIR", help="photographs to use as the unlabeled domain")
+    add(
         "--eval",
         metavar="DIR",
         help="labeled records (imagefolder with metadata.jsonl, or parquet) to score on as well",
     )
-    parser.add_argument("--out", metavar="DIR", default="depth-anything-hf-quickstart", help="default: %(default)s")
-    parser.add_argument(
-        "--images", type=int, help="training images of each domain (default: 1600; 800 with --warm-start)"
-    )
-    parser.add_argument(
-        "--steps", type=int, help="steps of the teacher, and of the student (default: 1200; 300 with --warm-start)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of data, weights and training (default: %(default)s)"
-    )
-    parser.add_argument(
+    add("--out", metavar="DIR", default="depth-anything-hf-quickstart", help="default: %(default)s")
+    add("--images", type=int, help="training images of each domain (default: 1600; 800 with --warm-start)")
+    add("--steps", type=int, help="steps of the teacher, and of the student (default: 1200; 300 with --warm-start)")
+    add("--seed", type=int, default=0, help="seed of data, weights and training (default: %(default)s)")
+    add(
         "--warm-start",
         action="store_true",
         help="begin from mini, which comes with the package, not from random weights",
     )
-    parser.add_argument(
-        "--feature-encoder", metavar="ID|DIR", help="frozen encoder to align features with (default: no alignment)"
-    )
+    add("--feature-encoder", metavar="ID|DIR", help="frozen encoder to align features with (default: no alignment)")
     return parser
 
 

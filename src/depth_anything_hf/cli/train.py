@@ -65,19 +65,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse_recipe(path: Path, words: list[str]) -> tuple[RecipeArguments, DepthAnythingTrainingArguments]:
-    """Read a recipe; options win. Transformers is imported last, when this library's own fields are in order.
-
-    Args:
-        path: YAML file of field names and values.
-        words: Options, such as `["--max-steps", "10"]`.
-
-    Returns:
-        Model and data; all other arguments.
-
-    Raises:
-        FileNotFoundError: There is no such recipe.
-        ValueError: It is no mapping, names an unknown field, or a value breaks a rule.
-    """
+    """Read a recipe; the options in `words` win. Transformers is imported last, when this library's own fields are in order."""
     parser = make_parser()
     given, rest = parser.parse_known_args([str(path), *words])
     lines = read_recipe(path)
@@ -101,15 +89,7 @@ def parse_recipe(path: Path, words: list[str]) -> tuple[RecipeArguments, DepthAn
 
 
 def read_recipe(path: Path) -> dict[str, tuple[Any, int]]:
-    """Read the fields of a YAML file.
-
-    Returns:
-        Value and line number of each field.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no YAML, or no mapping, or names a field twice.
-    """
+    """Read the fields of a YAML file: the value and the line number of each."""
     import yaml
 
     if not path.is_file():
@@ -144,15 +124,7 @@ def _stock_parser() -> HfArgumentParser:
 
 
 def _check_names(parser: Parser, path: Path, lines: dict[str, int], own: set[str], rest: list[str]) -> None:
-    """Refuse fields and options that neither this library nor transformers knows.
-
-    Args:
-        parser: Of this library's own options.
-        path: The recipe.
-        lines: The recipe's fields that are not this library's own, and the lines they stand in.
-        own: This library's own fields.
-        rest: Words of the command line that are not this library's own.
-    """
+    """Raise an error for fields (with their lines) and options that neither this library nor transformers knows."""
     stock = _stock_parser()
     known = own | {action.dest for action in stock._actions}
     for name, line in lines.items():

@@ -31,19 +31,20 @@ memory, however long the clip. A file that is still being written, or was not fi
 def make_parser() -> Parser:
     """Build the parser."""
     parser = Parser("video", "Write the depth of videos.", EXAMPLE)
-    parser.add_argument("clips", nargs="+", metavar="CLIP", help="files, folders or globs")
+    add = parser.add_argument
+    add("clips", nargs="+", metavar="CLIP", help="files, folders or globs")
     add_model_options(
         parser, default=MINI, help="Hub id or folder; mini comes with the package (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    add(
         "--outputs",
         nargs="+",
         choices=("color", "depth", "side-by-side"),
         default=("color", "depth", "side-by-side"),
         help="what to write (default: all)",
     )
-    parser.add_argument(
+    add(
         "--smoothing",
         type=_at_least_one(float),
         default=20.0,
@@ -51,9 +52,7 @@ def make_parser() -> Parser:
         help="how long scale, shift and colors follow the past; 1 leaves every frame as it is (default: 20)",
     )
     add_resolution(parser)
-    parser.add_argument(
-        "--batch-size", type=_at_least_one(int), default=4, help="frames per forward pass (default: %(default)s)"
-    )
+    add("--batch-size", type=_at_least_one(int), default=4, help="frames per forward pass (default: %(default)s)")
     return parser
 
 
@@ -67,7 +66,7 @@ def _at_least_one(kind: type) -> Callable[[str], float]:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse and run; clips that are broken are named at the end, and the exit code is 1."""
+    """Parse and run; broken clips are listed at the end, and the exit code is 1."""
     options = make_parser().parse_args(arguments)
 
     from depth_anything_hf.cli.inputs import Kind, check_out, find_inputs, name_outputs

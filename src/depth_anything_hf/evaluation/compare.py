@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -32,45 +30,12 @@ from depth_anything_hf.evaluation.contestants import (
 )
 from depth_anything_hf.evaluation.point_pairs import pair_leads, pair_scores
 from depth_anything_hf.evaluation.protocols import PROTOCOLS, Protocol, crop_mask
-from depth_anything_hf.evaluation.report import draw_extremes, write_results, write_rows
-from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction, summarize
+from depth_anything_hf.evaluation.results import draw_extremes, write_results, write_rows
+from depth_anything_hf.evaluation.scoring import SCORE_NAMES, DatasetScores, score_prediction
 from depth_anything_hf.maps.resizing import resize_prediction
 from depth_anything_hf.version import __version__
 
 PRIOR = "prior (disparity = image row)"
-
-
-@dataclass(frozen=True)
-class DatasetScores:
-    """Scores of each image of a set.
-
-    Args:
-        scores (`dict[str, torch.Tensor]`): `(images,)` float64 for each of `SCORE_NAMES`; NaN without labels.
-        groups (`list[str | None]`): The scene of each image, where the records say it.
-        sources (`list[str]`): Where each image comes from.
-    """
-
-    scores: dict[str, torch.Tensor]
-    groups: list[str | None]
-    sources: list[str]
-
-    def summary(self) -> dict[str, float]:
-        """Average over the images; where there are groups, add the mean of the groups' means."""
-        summary = summarize(self.scores)
-        if any(group is not None for group in self.groups):
-            members = defaultdict(list)
-            for i, group in enumerate(self.groups):
-                members[group].append(i)
-            by_group = [
-                summarize({name: values[indices] for name, values in self.scores.items()})
-                for indices in members.values()
-            ]
-            by_group = [scores for scores in by_group if scores["images"]]
-            summary["groups"] = len(by_group)
-            for name in ("abs_rel", "delta1"):
-                total = sum(scores[name] for scores in by_group)
-                summary[f"group_{name}"] = total / len(by_group) if by_group else math.nan
-        return summary
 
 
 def score_dataset(
@@ -80,20 +45,8 @@ def score_dataset(
     batch_size: int = 8,
     description: str = "scoring",
 ) -> DatasetScores:
-    """Score one predictor on every record of a set; `score_models` scores several while decoding each record once.
-
-    Args:
-        predict (`Callable`): Takes a list of RGB images, returns a `(height, width)` tensor for each.
-        dataset (`Iterable`): Records or samples with ground truth.
-        max_depth (`float`, *optional*): Of a metric model; None for a relative one.
-        batch_size (`int`): Images handed to `predict` at once.
-        description (`str`): Of the progress bar.
-
-    Returns:
-        `DatasetScores`: One entry an image.
-
-    Raises:
-        ValueError: A record has no ground truth, there are no records, or `batch_size` is below 1.
+    """Score one predictor on every record of a set, as `score_models`: of a metric model up to `max_depth` meters; None is for
+    a relative one.
     """
     model = Contestant(predict, metric=max_depth is not None)
     protocol = replace(PROTOCOLS["folder"], max_depth=max_depth)
@@ -132,8 +85,7 @@ def score_models(
     Source: Depth Anything V1, section 4; V2, section 6 (DA-2K: no alignment, prediction at the image's size).
     """
     pairs, rows = protocol.counts_pairs, []
-    decode = _photograph if pairs else _labeled_sample
-    for index, sample, predictions in predict_all(models, dataset, batch_size, description, decode):
+    for index, sample, predictions in predict_all(models, dataset, batch_size, description, _with_ground_truth):
         scores = {}
         for name, depth in predictions.items():
             if keep is not None:
@@ -145,11 +97,9 @@ def score_models(
     return {name: table(rows, name) for name in models}
 
 
-def _photograph(sample: Any) -> PointPairs:
-    return sample
-
-
-def _labeled_sample(record: Mapping | DepthSample) -> DepthSample:
+def _with_ground_truth(record: Mapping | DepthSample | PointPairs) -> DepthSample | PointPairs:
+    if isinstance(record, PointPairs):
+        return record
     sample = decode_record(record)
     if sample.values is None:
         raise ValueError(f"{sample.source or 'a record'} has no depth_map; evaluation needs ground truth.")
@@ -165,16 +115,10 @@ def _table(rows: list[tuple], name: str) -> DatasetScores:
 def score_sample(
     predicted_depth: torch.Tensor, sample: DepthSample | PointPairs, protocol: Protocol, metric: bool
 ) -> torch.Tensor:
-    """Bring one prediction to the size of its ground truth and score it by a protocol.
-
-    Args:
-        predicted_depth (`torch.Tensor`): `(height, width)`, of any size.
-        sample (`DepthSample` or `PointPairs`): With ground truth.
-        protocol (`Protocol`): Crop, range, alignment; or pairs of points.
-        metric (`bool`): Whether the model predicts meters; then nothing is aligned.
+    """Bring one prediction, of any size, to the size of its ground truth and score it by a protocol.
 
     Returns:
-        `torch.Tensor`: One number for each of `SCORE_NAMES`, float64; for pairs the lead of each, `(pairs,)`.
+        `torch.Tensor`: One number for each of `SCORE_NAMES`, float64; for pairs of points the lead of each, `(pairs,)`.
     """
     if isinstance(sample, PointPairs):
         depth = resize_prediction(predicted_depth[None], (sample.image.height, sample.image.width))[0]
@@ -191,19 +135,10 @@ def score_sample(
 
 
 def open_samples(protocol: Protocol, root: str, allow_partial: bool = False, **options: Any) -> Sequence:
-    """Open the images of a benchmark.
-
-    Args:
-        protocol: Which benchmark, and how many images it must have.
-        root: Its folder, in the official layout or in the record schema.
-        allow_partial: Go on where images are missing; the scores are then not those of the benchmark.
-        **options: Of the reader, beside the protocol's.
-
-    Returns:
-        Samples or records.
+    """Open the images of a benchmark in its official layout; `options` go to its reader.
 
     Raises:
-        ValueError: Another number of images than the protocol's.
+        ValueError: The protocol has another number of images; `allow_partial` scores what is there.
         FileNotFoundError: A file of the layout is missing.
     """
     if protocol.dataset == "folder":
@@ -230,23 +165,26 @@ def compare(
 
     Args:
         models: By name.
-        samples: Of `open_samples`.
+        samples: From `open_samples`.
         protocol: How to score.
         out_dir: Folder to write.
-        save_predictions: Save each prediction as `predictions/MODEL/000000.npy`; `open_kept` scores them again without
-            the model.
-        batch_size: Images handed to a model at once.
+        save_predictions: Save each prediction as `predictions/MODEL/000000.npy`, for `KeptPredictions`.
+        batch_size: Images that a model takes at once.
 
     Returns:
         The content of `results.json`.
-
-    Raises:
-        ValueError: A sample cannot be scored.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     kept = {name: out_dir / "predictions" / file_name_of(name) for name in models if save_predictions}
+    for folder in kept.values():
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(name: str, index: int, depth: torch.Tensor) -> None:
+        if name in kept:
+            keep_prediction(kept[name], index, depth)
+
     contestants = dict(models) | {PRIOR: Contestant(row_prior)}
-    scores = score_models(contestants, samples, protocol, batch_size, f"score on {protocol.name}", _keeper(kept))
+    scores = score_models(contestants, samples, protocol, batch_size, f"score on {protocol.name}", keep)
     results = {
         "protocol": protocol.as_json(),
         "images_found": len(samples),
@@ -265,23 +203,3 @@ def compare(
             draw_extremes(models, scores, samples, protocol, out_dir / "worst.png")
     PartialState().wait_for_everyone()
     return results
-
-
-def _keeper(folders: Mapping[str, Path]) -> Callable[[str, int, torch.Tensor], None]:
-    for folder in folders.values():
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def keep(name: str, index: int, depth: torch.Tensor) -> None:
-        if name in folders:
-            keep_prediction(folders[name], index, depth)
-
-    return keep
-
-
-def with_changes(protocol: Protocol, resolution: int | None, alignment: str | None) -> Protocol:
-    """Return the protocol with the user's resolution and alignment, where they are given."""
-    return replace(
-        protocol,
-        resolution=protocol.resolution if resolution is None else resolution,
-        alignment=protocol.alignment if alignment is None else alignment,
-    )

@@ -30,11 +30,8 @@ CARD = "contestant.json"
 class Contestant:
     """A model to score.
 
-    Args:
-        predict (`Callable`): Takes a list of RGB images, returns a `(height, width)` tensor for each, such as a
-            `DepthPredictor`.
-        metric (`bool`): Whether it predicts meters; else disparity of unknown scale and shift.
-        revision (`str`, *optional*): Which weights these are, for the result file.
+    `predict`, such as a `DepthPredictor`, takes a list of RGB images and returns a `(height, width)` tensor for each: meters
+    if `metric`, else disparity of unknown scale and shift. `revision` names the weights in the result file.
     """
 
     predict: Predictor
@@ -47,16 +44,10 @@ class Contestant:
 
 
 class KeptPredictions:
-    """Saved predictions in place of a model.
+    """The predictions that `compare` saved of the model `name` in its folder `predictions`, in place of the model."""
 
-    Args:
-        folder (`Path`): Of the model, as `keep_prediction` and `finish_predictions` wrote it.
-
-    Raises:
-        FileNotFoundError: No complete set of predictions there.
-    """
-
-    def __init__(self, folder: Path):
+    def __init__(self, name: str, predictions: Path):
+        folder = predictions / file_name_of(name)
         path = folder / CARD
         if not path.exists():
             raise FileNotFoundError(
@@ -68,17 +59,13 @@ class KeptPredictions:
         self.metric, self.revision = card["metric"], card["revision"]
 
     def predictions(self, indices: Sequence[int], samples: Sequence[Any]) -> list[torch.Tensor]:
-        """Read the predictions of samples.
-
-        Raises:
-            ValueError: The predictions are of other images.
-        """
+        """Read the predictions of samples; raise a `ValueError` if they are of other images."""
         for index, sample in zip(indices, samples, strict=True):
             kept = self.sources[index] if index < len(self.sources) else "no image"
             if kept != sample.source:
                 raise ValueError(
                     f"prediction {index} in {self.folder} is of {kept}, and the image is {sample.source}; "
-                    "score them on the data set and split they were made on."
+                    "score them on the dataset and split they were made on."
                 )
         return [torch.from_numpy(np.load(_kept(self.folder, index))).float() for index in indices]
 
@@ -92,47 +79,13 @@ def open_contestant(
     space: str | None = None,
     device: str | torch.device | None = None,
 ) -> Contestant:
-    """Open a model to score.
-
-    Args:
-        name (`str`): Hub id or folder of any depth model, or of an adapter.
-        resolution (`int`, *optional*): Shorter side of the network's input; default: the checkpoint's.
-        space (`str`, *optional*): `"disparity"` or `"depth"`, for a model whose config does not say.
-        device (`str` or `torch.device`, *optional*): Where it runs; default: by `choose_device`.
-
-    Returns:
-        `Contestant`: The model.
-
-    Raises:
-        ValueError: No depth model, its space is unknown, or a resolution that is not a multiple of its patch.
-    """
+    """Open a model to score."""
     predictor = DepthPredictor(name, resolution=resolution, space=space, device=device)
     return Contestant(predictor, predictor.space == "depth", predictor.revision)
 
 
-def open_kept(name: str, folder: Path) -> KeptPredictions:
-    """Open the predictions that `compare` saved of a model; the model itself is not needed.
-
-    Args:
-        name (`str`): The model's name in that comparison.
-        folder (`Path`): The folder `predictions` of that comparison.
-
-    Returns:
-        `KeptPredictions`: The predictions.
-
-    Raises:
-        FileNotFoundError: No complete predictions of that model there.
-    """
-    return KeptPredictions(folder / file_name_of(name))
-
-
 def file_name_of(model: str) -> str:
-    """Turn a model's name into the name of a folder.
-
-    Example:
-        >>> file_name_of("depth-anything/Depth-Anything-V2-Small-hf")
-        'depth-anything__Depth-Anything-V2-Small-hf'
-    """
+    """Turn a model's name into the name of a folder: `"org/model"` becomes `"org__model"`."""
     return model.strip("/").replace("/", "__")
 
 
@@ -143,13 +96,7 @@ def keep_prediction(folder: Path, index: int, depth: torch.Tensor) -> None:
 
 
 def finish_predictions(folder: Path, model: AnyContestant, sources: Sequence[str]) -> None:
-    """Write the card of a folder of predictions, once all are there.
-
-    Args:
-        folder: Of the model.
-        model: The model that made them.
-        sources: Where each image comes from, in order.
-    """
+    """Write the card of a model's folder, once the predictions of all images (`sources`, in order) are there."""
     card = {"metric": model.metric, "revision": model.revision, "sources": list(sources)}
     write_whole(folder / CARD, json.dumps(card, indent=1) + "\n")
 
@@ -163,23 +110,14 @@ def predict_all(
     samples: Iterable[Any],
     batch_size: int,
     description: str,
-    decode: Callable[[Any], Any] = lambda sample: sample,
+    decode: Callable[[Any], Any],
 ) -> Iterator[tuple[int, Any, dict[str, torch.Tensor]]]:
     """Predict this process's share of the samples with every model; each image is decoded once, ahead of the models.
 
-    Args:
-        models (`Mapping[str, Contestant]`): By name.
-        samples (`Iterable`): If it has an index, the samples of other processes are not read.
-        batch_size (`int`): Images handed to a model at once.
-        description (`str`): Of the progress bar.
-        decode (`Callable`): Turns each into an object with an `image`.
+    If `samples` has an index, those of other processes are not read. `decode` turns each into an object with an `image`.
 
     Yields:
-        `tuple[int, Any, dict[str, torch.Tensor]]`: Place in the whole set, sample, and each model's prediction as the
-        model returned it.
-
-    Raises:
-        ValueError: `batch_size` is below 1, or a model returned more or fewer maps than there were images.
+        Place in the whole set, sample, and each model's prediction as the model returned it.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
@@ -202,18 +140,7 @@ def predict_all(
 
 
 def gather_rows(rows: list[tuple], what: str) -> list[tuple]:
-    """Gather the rows of all processes, in the order of their first entry, the place in the set.
-
-    Args:
-        rows: Of this process.
-        what: Word for the samples, for the message.
-
-    Returns:
-        The rows of all processes.
-
-    Raises:
-        ValueError: There is no row.
-    """
+    """Gather the rows of all processes in the order of their first entry, the place in the set; `what` names the samples in errors."""
     if PartialState().num_processes > 1:
         rows = gather_object(rows)
     if not rows:
@@ -242,9 +169,7 @@ def row_prior(images: Sequence[Image.Image]) -> list[torch.Tensor]:
 def _own_share(samples: Iterable) -> tuple[Iterator[tuple[int, Any]], int | None]:
     """List this process's samples, with their places, and count them if that is possible."""
     first, step = PartialState().process_index, PartialState().num_processes
-    if not isinstance(samples, Sized):
-        return itertools.islice(enumerate(samples), first, None, step), None
-    total = math.ceil(len(samples) / step)
-    if not hasattr(samples, "__getitem__"):
-        return itertools.islice(enumerate(samples), first, None, step), total
-    return ((i, samples[i]) for i in range(first, len(samples), step)), total
+    total = math.ceil(len(samples) / step) if isinstance(samples, Sized) else None
+    if isinstance(samples, Sized) and hasattr(samples, "__getitem__"):
+        return ((i, samples[i]) for i in range(first, len(samples), step)), total
+    return itertools.islice(enumerate(samples), first, None, step), total

@@ -13,14 +13,7 @@ import torch
 
 @dataclass(frozen=True)
 class PairScores:
-    """Store the answers of a model, one entry a pair in every field.
-
-    Args:
-        correct (`torch.Tensor`): `(pairs,)` bool.
-        ties (`torch.Tensor`): `(pairs,)` bool: both pixels have the same predicted depth. A tie is never correct.
-        scenes (`list[str]`): The kind of scene.
-        sources (`list[str]`): The image.
-    """
+    """The answers of a model, one entry a pair in every field; a tie is never correct."""
 
     correct: torch.Tensor
     ties: torch.Tensor
@@ -31,8 +24,8 @@ class PairScores:
         """Compute the shares of correct pairs, in [0, 1]; NaN without pairs.
 
         Returns:
-            `dict[str, float]`: `accuracy`, pooled over the pairs (the number in the paper); `mean_of_scenes`,
-            each scene with the same weight; the counts `pairs` and `ties`; and `scene/NAME` for each scene.
+            `accuracy`, pooled over the pairs (the number in the paper); `mean_of_scenes`, each scene with the same weight; the
+            counts `pairs` and `ties`; and `scene/NAME` for each scene.
         """
         members: dict[str, list[bool]] = defaultdict(list)
         for right, scene in zip(self.correct.tolist(), self.scenes, strict=True):

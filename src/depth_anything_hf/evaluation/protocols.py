@@ -26,42 +26,31 @@ CROPS = ("none", "eigen_nyu", "eigen_kitti", "garg")
 class Protocol:
     """Describe an evaluation completely.
 
-    Args:
-        name (`str`): Of the protocol.
-        dataset (`str`): Reader in `data.readers`, or `"folder"`.
-        options (`dict`): Of the reader: split, labels, ...
-        images (`int`, *optional*): How many it must find; None for a folder of your own.
-        crop (`str`): One of `CROPS`: which part of the ground truth counts.
-        min_depth (`float`, *optional*): Nearest depth that counts, meters.
-        max_depth (`float`, *optional*): Farthest depth that counts, meters; aligned disparity is floored at its inverse. None:
-            the farthest of each image.
-        alignment (`str`): For relative models; metric models are scored as they are.
-        source (`str`): Where these numbers are from.
-        resolution (`int`, *optional*): Shorter side of the network's input, pixels; None: each checkpoint's own, which is
-            518 for the published ones.
-        resize (`str`): How the image is brought to it.
-        upsampling (`str`): How the prediction is brought to the ground truth's size.
-        averaging (`str`): How images become one number.
-
     Raises:
         ValueError: A crop that is not known.
     """
 
     name: str
-    dataset: str
-    options: dict[str, Any] = field(default_factory=dict)
-    images: int | None = None
-    crop: str = "none"
-    min_depth: float | None = None
-    max_depth: float | None = None
-    alignment: str = "scale_shift"
-    source: str = ""
-    resolution: int | None = None
-    resize: str = (
+    dataset: str  # reader in `data.readers`, or "folder"
+    options: dict[str, Any] = field(default_factory=dict)  # of the reader: split, labels, ...
+    images: int | None = None  # how many there must be; None for a folder of your own
+    crop: str = "none"  # one of `CROPS`: which part of the ground truth counts
+    min_depth: float | None = None  # nearest depth that counts, meters
+    max_depth: float | None = (
+        None  # farthest, meters; aligned disparity is floored at its inverse. None: of each image
+    )
+    alignment: str = "scale_shift"  # one of `ALIGNMENTS`, for relative models; metric models are scored as they are
+    source: str = ""  # where these numbers are from
+    resolution: int | None = (
+        None  # shorter side of the network's input, pixels; None: each checkpoint's own, often 518
+    )
+    resize: str = (  # how the image is brought to the resolution
         "Depth Anything: aspect kept (not where its processor squeezes, as mini's), shorter side to the resolution, "
         "multiples of the patch, bicubic; others: own"
     )
-    upsampling: str = "Depth Anything: bilinear, aligned corners; others: their processor's"
+    upsampling: str = (
+        "Depth Anything: bilinear, aligned corners; others: their processor's"  # to the ground truth's size
+    )
     averaging: str = "mean over images with labels"
 
     def __post_init__(self):
@@ -170,17 +159,10 @@ PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
 
 def protocol_for(dataset: str, name: str | None = None) -> Protocol:
-    """Find a protocol.
-
-    Args:
-        dataset (`str`): As the user names it: nyuv2, kitti, sintel, eth3d, ddad, diode, da2k, folder.
-        name (`str`, *optional*): A variant; left out, the protocol with the name of the dataset.
-
-    Returns:
-        `Protocol`: The protocol.
+    """Find the protocol of a dataset, or its variant `name`.
 
     Raises:
-        ValueError: Unknown, or of another data set.
+        ValueError: Unknown, or of another dataset.
 
     Example:
         >>> protocol_for("kitti", "kitti-eigen-crop").crop

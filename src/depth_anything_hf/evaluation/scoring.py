@@ -1,36 +1,77 @@
-"""Score predictions against ground truth in the model's own space: align, floor, invert, measure."""
+"""Score predictions against ground truth in the model's own space: align, floor, invert, measure; all in float64."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
-from depth_anything_hf.evaluation.metrics import METRIC_NAMES, depth_metrics
 from depth_anything_hf.evaluation.protocols import ALIGNMENTS
 from depth_anything_hf.maps.alignment import apply_fit, fit_median, fit_scale, fit_scale_shift
 from depth_anything_hf.maps.geometry import invert, masked_mean, off_apple_gpu, valid_mask
 from depth_anything_hf.maps.resizing import resize_prediction
 
+METRIC_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
 SCORE_NAMES = (*METRIC_NAMES, "disparity_abs_rel", "scale")
 
 
-def align(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, method: str):
-    """Align each prediction with its ground truth, both in the model's own space.
+def depth_metrics(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    r"""Compute the standard depth metrics of each image over its valid pixels.
+
+    | name | formula | better |
+    |---|---|---|
+    | `abs_rel` | mean of \(|d - d^*| / d^*\) | lower |
+    | `sq_rel` | mean of \((d - d^*)^2 / d^*\), meters | lower |
+    | `rmse` | root of the mean of \((d - d^*)^2\), meters | lower |
+    | `rmse_log` | root of the mean of \(g^2\), \(g = \ln d - \ln d^*\) | lower |
+    | `log10` | mean of \(|\log_{10} d - \log_{10} d^*|\) | lower |
+    | `silog` | \(100 \sqrt{\mathrm{Var}(g)}\) | lower |
+    | `delta1` to `delta3` | share of pixels with \(\max(d/d^*, d^*/d) < 1.25^k\) | higher |
 
     Args:
-        prediction (`torch.Tensor`): `(batch, height, width)`.
-        target (`torch.Tensor`): Same shape.
-        mask (`torch.Tensor`): Bool, same shape: the pixels to fit on.
-        method (`str`): One of `ALIGNMENTS`: least squares with scale and shift (the papers'), with a scale alone, the
-            ratio of the medians, or nothing.
+        prediction (`torch.Tensor`): `(batch, height, width)`, meters, positive inside the mask.
+        target (`torch.Tensor`): Same shape, meters, positive inside the mask.
+        mask (`torch.Tensor`): Bool, same shape.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: The aligned predictions, and the scales `(batch,)`, float64.
+        `dict[str, torch.Tensor]`: For each name `(batch,)` float64; NaN for an image without a valid pixel.
 
-    Raises:
-        ValueError: Unknown method.
+    Source: Eigen et al., 2014; Depth Anything V1, section 4.2.
+
+    Example:
+        >>> meters = torch.tensor([[[1.0, 2.0]]])
+        >>> scores = depth_metrics(2 * meters, meters, torch.ones(1, 1, 2, dtype=torch.bool))
+        >>> scores["abs_rel"].item(), scores["delta1"].item(), scores["silog"].item()
+        (1.0, 0.0, 0.0)
+    """
+    prediction, target, mask = off_apple_gpu(prediction), off_apple_gpu(target), off_apple_gpu(mask)
+    prediction = torch.where(mask, prediction.double(), 1.0)
+    target = torch.where(mask, target.double(), 1.0)
+    difference = prediction - target
+    log_ratio = prediction.log() - target.log()
+    ratio = torch.maximum(prediction / target, target / prediction)
+    mean_log = masked_mean(log_ratio, mask)
+    scores = {
+        "abs_rel": masked_mean(difference.abs() / target, mask),
+        "sq_rel": masked_mean(difference.square() / target, mask),
+        "rmse": masked_mean(difference.square(), mask).sqrt(),
+        "rmse_log": masked_mean(log_ratio.square(), mask).sqrt(),
+        "log10": masked_mean(log_ratio.abs(), mask) / torch.tensor(10.0, dtype=torch.float64).log().item(),
+        "silog": 100 * masked_mean((log_ratio - mean_log[:, None, None]).square(), mask).sqrt(),
+    }
+    scores |= {f"delta{k}": masked_mean((ratio < 1.25**k).double(), mask) for k in (1, 2, 3)}
+    empty = ~mask.flatten(1).any(dim=1)
+    return {name: torch.where(empty, torch.nan, score) for name, score in scores.items()}
+
+
+def align(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, method: str):
+    """Align each prediction with its ground truth, both `(batch, height, width)` in the model's own space, over the mask.
+
+    The method is one of `ALIGNMENTS`: least squares with scale and shift (the papers'), with a scale alone, the ratio of the
+    medians, or nothing. Returns the aligned predictions and the scales `(batch,)`, float64.
     """
     if method not in ALIGNMENTS:
         raise ValueError(f"alignment is {method!r}; it must be one of {', '.join(ALIGNMENTS)}.")
@@ -73,8 +114,8 @@ def aligned_disparity(
     """Align relative predictions as they are scored; arguments as of `score_relative`.
 
     Returns:
-        `tuple`: The aligned disparity, the ground truth's disparity and the mask of what counts, `(batch, height, width)`, and
-        the scales `(batch,)`.
+        The aligned disparity, the ground truth's disparity and the mask of the pixels that count, `(batch, height, width)`,
+        and the scales `(batch,)`.
     """
     mask = off_apple_gpu(valid_mask(target, mask, space) & (target > 0))
     prediction, target = off_apple_gpu(prediction), off_apple_gpu(target)
@@ -159,7 +200,7 @@ def aligned_depth(
     """Align metric predictions as they are scored; arguments as of `score_metric`.
 
     Returns:
-        `tuple`: The depth, in the range, and the mask of what counts, `(batch, height, width)`, and the scales `(batch,)`.
+        The depth, in the range, and the mask of the pixels that count, `(batch, height, width)`, and the scales `(batch,)`.
     """
     if not 0 < min_depth < max_depth:
         raise ValueError(
@@ -224,17 +265,9 @@ def score_prediction(
     max_depth: float | None = None,
     alignment: str = "scale_shift",
 ) -> torch.Tensor:
-    """Bring one prediction to its ground truth's size and score it as its model's kind asks.
+    """Bring one prediction, `(height, width)` of any size, to the size of its ground truth and score it as its model's kind asks.
 
-    Args:
-        predicted_depth (`torch.Tensor`): `(height, width)`, of any size.
-        target (`torch.Tensor`): `(height, width)`, meters or disparity.
-        mask (`torch.Tensor`, *optional*): Bool, the target's shape.
-        space (`str`): What `target` holds: `"depth"` or `"disparity"`.
-        metric (`bool`): Whether the model predicts meters; then nothing is aligned.
-        min_depth (`float`, *optional*): Nearest depth that counts, meters.
-        max_depth (`float`, *optional*): Farthest depth that counts, meters.
-        alignment (`str`): Of a relative prediction, one of `ALIGNMENTS`.
+    The arguments are those of `score_relative`, or, if `metric` (then nothing is aligned), of `score_metric`, for one map.
 
     Returns:
         `torch.Tensor`: One number for each of `SCORE_NAMES`, float64.
@@ -262,14 +295,10 @@ def score_prediction(
 
 
 def summarize(scores: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Average each metric over the images that have labels.
-
-    Args:
-        scores (`dict[str, torch.Tensor]`): `(images,)` for each name of `SCORE_NAMES`, NaN where nothing was valid.
+    """Average each metric over the images that have labels; NaN where there are none.
 
     Returns:
-        `dict[str, float]`: The means, and the counts `images`, `images_without_labels` and `non_positive_scales`. NaN
-        where no image has labels.
+        `dict[str, float]`: The means, and the counts `images`, `images_without_labels` and `non_positive_scales`.
 
     Example:
         >>> scores = dict.fromkeys(SCORE_NAMES, torch.tensor([0.1, 0.3, float("nan")], dtype=torch.float64))
@@ -284,3 +313,33 @@ def summarize(scores: dict[str, torch.Tensor]) -> dict[str, float]:
         "images_without_labels": int((~labeled).sum()),
         "non_positive_scales": int((scores["scale"][labeled] <= 0).sum()),
     }
+
+
+@dataclass(frozen=True)
+class DatasetScores:
+    """Scores of each image of a set: `(images,)` float64 for each of `SCORE_NAMES`, NaN without labels.
+
+    `groups` has the scene of each image where the records name it; `sources` where the image comes from.
+    """
+
+    scores: dict[str, torch.Tensor]
+    groups: list[str | None]
+    sources: list[str]
+
+    def summary(self) -> dict[str, float]:
+        """Average over the images; if there are groups, add the mean of the groups' means."""
+        summary = summarize(self.scores)
+        if any(group is not None for group in self.groups):
+            members = defaultdict(list)
+            for i, group in enumerate(self.groups):
+                members[group].append(i)
+            by_group = [
+                summarize({name: values[indices] for name, values in self.scores.items()})
+                for indices in members.values()
+            ]
+            by_group = [scores for scores in by_group if scores["images"]]
+            summary["groups"] = len(by_group)
+            for name in ("abs_rel", "delta1"):
+                total = sum(scores[name] for scores in by_group)
+                summary[f"group_{name}"] = total / len(by_group) if by_group else math.nan
+        return summary

@@ -65,15 +65,12 @@ def resized_size(
 
 
 def shaped_size(resolution: int, aspect: float, multiple: int) -> tuple[int, int]:
-    """Return the input size of a network that takes only one shape, into which every image is squeezed.
+    """Return height and width of the input of a network that takes only one shape, into which every image is squeezed.
 
     Args:
         resolution (`int`): Shorter side, pixels, a multiple of `multiple`.
         aspect (`float`): Width by height.
         multiple (`int`): The longer side is rounded to a multiple of this.
-
-    Returns:
-        `tuple[int, int]`: height and width.
 
     Example:
         >>> shaped_size(192, 4 / 3, 8), shaped_size(518, 1.0, 14)
@@ -90,17 +87,7 @@ def fixed_aspect(processor) -> float | None:
 
 
 def check_resolution(resolution: int, multiple: int) -> int:
-    """Return the resolution if the network can take it.
-
-    Args:
-        resolution (`int`): A side of the network's input, pixels.
-        multiple (`int`): The patch size; the resolution must be a multiple of it.
-
-    Returns:
-        `int`: The resolution.
-
-    Raises:
-        ValueError: It is no multiple.
+    """Return the resolution, in pixels, if it is a multiple of the patch size, and raise a `ValueError` otherwise.
 
     Example:
         >>> check_resolution(518, 14)

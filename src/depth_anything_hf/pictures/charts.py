@@ -28,9 +28,6 @@ def curves(
         x_label, y_label: Quantity on each axis, with its unit.
         size: (height, width) in pixels.
 
-    Returns:
-        The chart, RGB.
-
     Raises:
         ValueError: No series has a finite point.
 
@@ -92,9 +89,6 @@ def bars(
         title: A line above the chart.
         x_label: Quantity of the bars, with its unit.
         width: Pixels; the height follows from the number of bars.
-
-    Returns:
-        The chart, RGB.
 
     Raises:
         ValueError: There is no bar, or a part is negative or not finite.

@@ -24,11 +24,10 @@ _DIAGONAL_35MM = math.hypot(36.0, 24.0)  # mm: of a frame of 35 mm film
 
 
 def intrinsics_from_fov(height: int, width: int, fov: float) -> torch.Tensor:
-    """Compute the intrinsics of a camera with square pixels and its principal point in the middle.
+    """Compute the intrinsics of a camera with square pixels and its principal point in the middle of the image.
 
     Args:
-        height (`int`): Of the image, pixels.
-        width (`int`): Of the image, pixels.
+        height, width (`int`): Of the image, pixels.
         fov (`float`): Horizontal field of view, degrees, in (0, 180).
 
     Returns:
@@ -188,9 +187,6 @@ def save_ply(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
         points (`np.ndarray`): `(n, 3)`: `x`, `y`, `z`, written as float32.
         colors (`np.ndarray`, *optional*): `(n, 3)` uint8: `red`, `green`, `blue`.
 
-    Returns:
-        `Path`: The file.
-
     Raises:
         ValueError: Shapes or types that do not fit.
 
@@ -218,13 +214,7 @@ def save_ply(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
 def save_glb(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | None = None) -> Path:
     """Write points of a camera's frame as a GLB file, turned to glTF's axes (x right, y up, z backward).
 
-    Args:
-        path (`str` or `os.PathLike`): File; folders are made, an old file is replaced.
-        points (`np.ndarray`): `(n, 3)`: x right, y down, z forward, meters. At least one.
-        colors (`np.ndarray`, *optional*): `(n, 3)` uint8.
-
-    Returns:
-        `Path`: The file.
+    The arguments are those of `save_ply`, with at least one point.
 
     Raises:
         ImportError: trimesh is not installed.
@@ -241,14 +231,7 @@ def save_glb(path: str | os.PathLike, points: np.ndarray, colors: np.ndarray | N
 
 
 def import_trimesh() -> ModuleType:
-    """Import trimesh, which `save_glb` needs.
-
-    Returns:
-        `ModuleType`: trimesh.
-
-    Raises:
-        ImportError: It is not installed.
-    """
+    """Import trimesh, which `save_glb` needs, or raise an `ImportError` that names the extra."""
     try:
         import trimesh
     except ImportError as error:

@@ -43,8 +43,8 @@ class DepthPredictor:
         resolution (`int`, *optional*): Shorter side of the network's input, pixels, a multiple of its patch size;
             default: the checkpoint's.
         space (`str`, *optional*): `"disparity"` or `"depth"`: what the model predicts, if its config does not say.
-        device (`str` or `torch.device`, *optional*): Where it runs; default: by `choose_device`.
-        dtype (`torch.dtype`, *optional*): Of the weights; default: as they are stored.
+        device (`str` or `torch.device`, *optional*): Where it runs; default: CUDA, else MPS, else the CPU.
+        dtype (`torch.dtype` or `str`, *optional*): Of the weights, such as `torch.bfloat16`; default: as stored in the files.
         revision (`str`, *optional*): Branch, tag or commit on the Hub; of an adapter, its own, not its base's.
 
     Attributes:
@@ -87,16 +87,12 @@ class DepthPredictor:
     def from_model(
         cls, model: nn.Module, processor: Any, *, resolution: int | None = None, space: str | None = None
     ) -> DepthPredictor:
-        """Wrap a model in memory; it stays where it is, and nothing given is changed.
+        """Wrap a model in memory; it stays where it is, and no argument is changed.
 
         Args:
             model (`nn.Module`): Any depth model whose output has `predicted_depth`.
             processor: Its image processor.
-            resolution (`int`, *optional*): As of the class.
-            space (`str`, *optional*): As of the class.
-
-        Returns:
-            `DepthPredictor`: Its `revision` is the digest of the weights.
+            resolution, space: As of the class.
         """
         predictor = cls.__new__(cls)
         predictor._source = None
@@ -185,17 +181,10 @@ _SPACE_OF_NETWORK = {"depth_pro": "disparity"}  # its processor turns that into 
 
 
 def space_of(model: nn.Module, name: str, space: str | None = None, processed: bool = True) -> str:
-    """Find out what a model predicts.
+    """Return what a model predicts, `"disparity"` or `"depth"`: the user's `space`, or else by its config.
 
-    Args:
-        model (`nn.Module`): A depth model of transformers.
-        name (`str`): For the message.
-        space (`str`, *optional*): What the user says; it wins.
-        processed (`bool`): True for predictions after the processor's own rules, as `predict_depth` returns them; False
-            for the network's own output.
-
-    Returns:
-        `str`: `"disparity"` or `"depth"`.
+    With `processed` it is the space after the processor's own rules, as `predict_depth` returns predictions; without, that of
+    the network's own output. `name` is for the error message.
 
     Raises:
         ValueError: Neither the user nor the config says what it predicts.
@@ -213,14 +202,9 @@ def space_of(model: nn.Module, name: str, space: str | None = None, processed: b
 
 
 def input_multiple(processor, config=None) -> int:
-    """Find out what the sides of a model's input must be multiples of.
+    """Return the number of pixels that the sides of a model's input must be multiples of.
 
-    Args:
-        processor: Of transformers.
-        config: The model's: some processors (DPT's, ZoeDepth's) do not know the patch size.
-
-    Returns:
-        `int`: Pixels.
+    Some processors (DPT's, ZoeDepth's) do not know the patch size: it is in the model's `config`.
 
     Example:
         >>> input_multiple(DepthAnythingImageProcessor())
@@ -234,11 +218,6 @@ def input_multiple(processor, config=None) -> int:
 
 def set_resolution(processor, config, resolution: int) -> None:
     """Set the resolution to which a processor resizes images; one that squeezes them into one shape keeps that shape.
-
-    Args:
-        processor: Of transformers; changed.
-        config: The model's.
-        resolution (`int`): Shorter side of the network's input, pixels.
 
     Raises:
         ValueError: No multiple of the patch size, or a processor that takes images as large as they are.
@@ -316,11 +295,7 @@ def predict_depth(
         ValueError: `images` is empty.
 
     Example:
-        >>> from transformers import Dinov2Config
-        >>> from depth_anything_hf import DepthAnythingForDepthEstimation, config_for_encoder
-        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
-        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
-        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
+        >>> model, processor = load_model("mini")
         >>> predict_depth(model, processor, [Image.new("RGB", (80, 60))])[0].shape
         torch.Size([60, 80])
     """

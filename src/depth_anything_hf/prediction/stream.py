@@ -24,15 +24,15 @@ MOST_BYTES = 2**31  # that batches which are not full may hold
 def read_ahead(items: Iterable[T], size: int, patience: float | None = None) -> Generator[T, None, None]:
     """Iterate in a thread, `size` items ahead: reading a file or the network must not stop the device.
 
-    Args:
-        items (`Iterable`): Used by that thread alone, which has ended when the iterator is closed.
-        size (`int`): Most items that wait, at least 1.
-        patience (`float`, *optional*): Seconds for which closing waits for a read that is under way, such as of a network
-            that does not answer. The thread, which does not hold up the end of the process, may then still run. Default:
-            until the read has ended.
+    `items` is used by that thread only, which has ended when the iterator is closed. An error of `items` is raised where it
+    would have been.
 
-    Yields:
-        The items, in order. An error of `items` is raised where it would have been.
+    Args:
+        items (`Iterable`): What to iterate.
+        size (`int`): Most items that wait, at least 1.
+        patience (`float`, *optional*): Seconds for which closing waits for a read that is under way, for example on a network
+            that does not answer; the thread may then still run, and does not hold up the end of the process. Default: until
+            the read has ended.
 
     Example:
         >>> list(read_ahead(range(3), 2))
@@ -71,16 +71,9 @@ def read_ahead(items: Iterable[T], size: int, patience: float | None = None) -> 
 def decode_ahead(
     items: Iterable[T], decode: Callable[[T], Result], workers: int, ahead: int
 ) -> Generator[Result, None, None]:
-    """Decode in threads, ahead of the device. Image decoders let Python's lock go.
+    """Decode in threads, at most `ahead` results early, and yield the results in the order of the items.
 
-    Args:
-        items (`Iterable`): Read here, a few at a time.
-        decode (`Callable`): Called with each item, in any thread.
-        workers (`int`): Threads; see `decode_workers`.
-        ahead (`int`): Most results that are decoded and not yet used.
-
-    Yields:
-        What `decode` returns, in the order of the items. Its error is raised where its result would have been.
+    The items are read in the caller's thread. An error of `decode` is raised where its result would have been.
 
     Example:
         >>> list(decode_ahead("abc", str.upper, workers=2, ahead=2))
@@ -100,24 +93,12 @@ def decode_ahead(
 
 
 def decode_workers(device_type: str) -> int:
-    """Choose the number of threads that decode: beside a model on the CPU one, which leaves the cores to PyTorch.
-
-    Args:
-        device_type (`str`): Where the model runs: "cuda", "mps", "cpu".
-
-    Example:
-        >>> decode_workers("cpu")
-        1
-    """
+    """Return the number of threads that decode: one beside a model on the CPU, which leaves the cores to PyTorch."""
     return 1 if device_type == "cpu" else min(os.cpu_count() or 1, 8)
 
 
 class ShapeBatches(Generic[T]):
-    """Collect items into batches of one shape.
-
-    Args:
-        batch_size (`int`): Items of a full batch.
-        most_bytes (`int`): Where many shapes of large pictures wait, the largest batch goes before it is full.
+    """Collect items into batches of one shape; beyond `most_bytes` the largest batch goes before it is full.
 
     Example:
         >>> batches = ShapeBatches(batch_size=2)
@@ -157,10 +138,6 @@ class WriteBehind:
 
     At the end of the statement all jobs are done, and an error of a job is raised. If the statement ends by an error,
     jobs that were not begun are dropped. With one worker the jobs run in order, and none after one that failed.
-
-    Args:
-        workers (`int`): Threads.
-        waiting (`int`): Most unfinished jobs when another one is submitted.
 
     Example:
         >>> done = []

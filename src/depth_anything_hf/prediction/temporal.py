@@ -176,14 +176,11 @@ def is_scene_cut(before: torch.Tensor, after: torch.Tensor) -> bool:
 
     More than a quarter of the pixels would have to change their color (8 levels a channel) for the histograms to be
     equal, and the brightness of 6 x 8 fields correlates by less than 0.7. Each alone also happens within a scene: the
-    first by exposure or a flash, the second by a fast pan.
+    first by exposure or a flash, the second by a fast pan. Dissolves and fades are no cuts.
 
     Args:
         before (`torch.Tensor`): `(3, height, width)`, uint8.
         after (`torch.Tensor`): `(3, any height, any width)`, uint8.
-
-    Returns:
-        `bool`: Whether both hold. Dissolves and fades are no cuts.
 
     Example:
         >>> ramp = torch.arange(64, dtype=torch.uint8).mul(4).expand(3, 48, 64)
@@ -234,15 +231,9 @@ class RunningRange:
         self._range, self._number = (0.0, 0.0), 0
 
     def __call__(self, values: torch.Tensor, mask: torch.Tensor, restart: bool = False) -> tuple[float, float]:
-        """Take in a frame.
+        """Take in a frame, `(height, width)`, and return the running range, low and high; both 0 if there was no value yet.
 
-        Args:
-            values (`torch.Tensor`): `(height, width)`, float.
-            mask (`torch.Tensor`): Bool, same shape: where there are values. Without any, the range stays.
-            restart (`bool`): Whether to forget the past, as at a cut.
-
-        Returns:
-            `tuple[float, float]`: The running range, low and high; both 0 if there was no value yet.
+        `mask` marks the values; without any, the range stays. `restart` forgets the past, as at a cut.
         """
         inside = _thin_out(values)[_thin_out(mask)]
         if restart:

@@ -36,7 +36,7 @@ _LEAST_AGREEMENT = 0.5  # share of the overview's variance that a tile must expl
 
 
 class TiledDepth(NamedTuple):
-    """Depth `(rows, width)` float32, the number of tiles that it came from, and how many of them had to be left out."""
+    """Depth `(rows, width)` float32, the number of tiles behind it, and how many of them were left out."""
 
     depth: torch.Tensor
     tiles: int
@@ -82,17 +82,7 @@ class PixelFile:
 
 
 def tile_overlap(tile: int, overlap: int | None = None) -> int:
-    """Choose how many pixels neighbouring tiles share at least.
-
-    Args:
-        tile (`int`): Side of a tile, pixels.
-        overlap (`int`, *optional*): What is asked for, from 1 to half a tile; left out, a quarter of a tile.
-
-    Returns:
-        `int`: Pixels.
-
-    Raises:
-        ValueError: The tile is too small, or the overlap out of range.
+    """Return how many pixels neighboring tiles share at least: `overlap`, from 1 to half a tile, or a quarter of a tile.
 
     Example:
         >>> tile_overlap(518), tile_overlap(518, 100)
@@ -111,18 +101,7 @@ def tile_overlap(tile: int, overlap: int | None = None) -> int:
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Place the fewest tiles along a side so that neighbors share at least `overlap` pixels, evenly.
-
-    Args:
-        length (`int`): Of the side, pixels.
-        tile (`int`): Side of a tile, pixels.
-        overlap (`int`): From 1 to half a tile.
-
-    Returns:
-        `list[int]`: First pixel of each tile; `[0]` where one tile covers the side.
-
-    Raises:
-        ValueError: The overlap is out of range.
+    """Return the first pixels of the fewest tiles along a side whose neighbors share at least `overlap` pixels, evenly.
 
     Example:
         >>> tile_starts(10, 4, 1), tile_starts(3, 4, 1)
@@ -139,11 +118,6 @@ def tile_weights(length: int, starts: list[int], tile: int) -> torch.Tensor:
     """Compute how much each tile counts along a side: raised cosines, divided by their sum, which makes it 1 everywhere.
 
     The weights of an image are the products of those along its two sides, and add up to 1 as well.
-
-    Args:
-        length (`int`): Of the side, pixels.
-        starts (`list[int]`): Of `tile_starts`.
-        tile (`int`): Side of a tile, pixels.
 
     Returns:
         `torch.Tensor`: `(tiles, min(tile, length))` float32.
@@ -215,27 +189,13 @@ def iter_tiled_depth(
 def predict_tiled(
     predictor: DepthPredictor, image: Image.Image | PixelFile, tile: int = 1036, overlap: int | None = None
 ) -> TiledDepth:
-    """Predict an image tile by tile, as `iter_tiled_depth`, and return all of it.
-
-    Args:
-        predictor (`DepthPredictor`): See `iter_tiled_depth`, as for all that follow.
-        image (`Image.Image` or `PixelFile`): RGB.
-        tile (`int`): Side of a tile, pixels of the image.
-        overlap (`int`, *optional*): Least overlap of neighbors, pixels.
+    """Predict an image tile by tile, as `iter_tiled_depth` with the same arguments, and return all of it.
 
     Returns:
         `TiledDepth`: `depth` `(height, width)`: disparity of a relative model, meters of a metric one.
 
-    Raises:
-        ValueError: See `iter_tiled_depth`.
-
     Example:
-        >>> from transformers import Dinov2Config
-        >>> from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
-        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
-        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
-        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
-        >>> predictor = DepthPredictor.from_model(model, processor)
+        >>> predictor = DepthPredictor("mini", device="cpu")
         >>> tiled = predict_tiled(predictor, Image.new("RGB", (150, 100)), tile=80)
         >>> tiled.depth.shape, tiled.tiles
         (torch.Size([100, 150]), 6)
@@ -299,12 +259,12 @@ def save_tiled_depth(
 
     Args:
         path_stem: Path without ending; folders are made, files replaced.
-        rows: Of `iter_tiled_depth`.
+        rows: From `iter_tiled_depth`.
         size: height and width.
         space: "disparity" or "depth".
 
     Returns:
-        As of `save_depth`: `png`, `npy`, `color`, `scale`, `offset`; and the numbers of `tiles` and of `unfit` ones.
+        As `save_depth`: `png`, `npy`, `color`, `scale`, `offset`; and the numbers of `tiles` and of `unfit` ones.
 
     Raises:
         ValueError: `space` is unknown, or there are more or fewer rows than `size` says.

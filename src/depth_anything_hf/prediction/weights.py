@@ -60,13 +60,9 @@ def adapter_base(name: str, revision: str | None = None) -> str | None:
 
 
 def weights_fingerprint(name: str) -> str | None:
-    """Identify the weights in a checkpoint's files, by names and values.
+    """Identify the weights in a checkpoint's files, by names and values: "sha256:" and 16 hexadecimal digits.
 
-    Args:
-        name (`str`): Hub id or folder.
-
-    Returns:
-        `str`, *optional*: "sha256:" and 16 hexadecimal digits; None where there are no safetensors files.
+    None where there are no safetensors files.
     """
     paths = [find_file(name, "model.safetensors")]
     if paths == [None]:
@@ -84,16 +80,7 @@ def weights_fingerprint(name: str) -> str | None:
 
 
 def model_revision(name: str, model: nn.Module, revision: str | None = None) -> str:
-    """Identify a model: its commit on the Hub, or a digest of its weights in memory.
-
-    Args:
-        name (`str`): Hub id or folder.
-        model (`nn.Module`): Loaded from there.
-        revision (`str`, *optional*): Branch, tag or commit that was loaded.
-
-    Returns:
-        `str`: The commit, or "sha256:" and 16 hexadecimal digits of the weights.
-    """
+    """Identify a model that was loaded from `name`: its commit on the Hub, or `digest_of_model`."""
     if not Path(checkpoint_folder(name)).exists():
         commit = getattr(model.config, "_commit_hash", None) or _commit_on_hub(name, revision)
         if commit and adapter_base(name, revision) is None:  # an adapter's commit is not its base's

@@ -8,7 +8,7 @@ import numpy as np
 
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.whole_files import replacing
-from depth_anything_hf.evaluation.compare import DatasetScores
+from depth_anything_hf.evaluation.scoring import DatasetScores
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.sharing.eval_results import results_table

@@ -22,7 +22,7 @@ from depth_anything_hf.prediction.video.reading import Frame
 
 @dataclass(frozen=True)
 class DepthFrame:
-    """Store a frame and its depth."""
+    """A frame and its depth."""
 
     image: np.ndarray  # (height, width, 3) uint8 RGB
     time: Fraction  # seconds
@@ -57,14 +57,9 @@ def iter_video_depth(
         ValueError: `smoothing` or `batch_size` below 1, or an image is not `(height, width, 3)` uint8.
 
     Example:
-        >>> from transformers import Dinov2Config
-        >>> from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
-        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
-        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
-        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
         >>> image = np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)
         >>> frames = (Frame(image, Fraction(i, 25)) for i in range(3))
-        >>> predictor = DepthPredictor.from_model(model, processor)
+        >>> predictor = DepthPredictor("mini", device="cpu")
         >>> [(frame.depth.shape, frame.cut) for frame in iter_video_depth(frames, predictor)]
         [((48, 64), True), ((48, 64), False), ((48, 64), False)]
     """

@@ -72,23 +72,12 @@ def save_video_depth(
 
     Example:
         >>> import tempfile
-        >>> from transformers import Dinov2Config
-        >>> from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
-        >>> encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
-        >>> model = DepthAnythingForDepthEstimation(config_for_encoder(encoder))
-        >>> processor = DepthAnythingImageProcessor(size={"height": 56, "width": 56})
         >>> folder = Path(tempfile.mkdtemp())
         >>> with VideoWriter(folder / "clip.mp4", rate=25) as writer:
         ...     for i in range(3):
         ...         writer.write(np.full((48, 64, 3), 60 * i, dtype=np.uint8), Fraction(i, 25))
-        >>> stem = folder / "clip"
-        >>> report = save_video_depth(
-        ...     folder / "clip.mp4",
-        ...     stem,
-        ...     DepthPredictor.from_model(model, processor),
-        ...     outputs=["depth"],
-        ...     disable_tqdm=True,
-        ... )
+        >>> predictor = DepthPredictor("mini", device="cpu")
+        >>> report = save_video_depth(folder / "clip.mp4", folder / "clip", predictor, ["depth"], disable_tqdm=True)
         >>> report.frames, report.files["depth"].name, report.problems
         (3, 'clip_depth.mkv', [])
     """

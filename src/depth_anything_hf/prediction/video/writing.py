@@ -132,16 +132,7 @@ class VideoWriter:
 
 
 def picture_codec(available: set[str]) -> str:
-    """Choose the codec for pictures.
-
-    Args:
-        available (`set[str]`): Names of codecs.
-
-    Returns:
-        `str`: The first of `PICTURE_CODECS` among them.
-
-    Raises:
-        ValueError: There is none.
+    """Return the first of `PICTURE_CODECS` among the available codecs.
 
     Example:
         >>> picture_codec({"libvpx-vp9", "mpeg4"})

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,12 +15,9 @@ from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.evaluation.contestants import AnyContestant
 from depth_anything_hf.evaluation.protocols import Protocol, crop_mask
-from depth_anything_hf.evaluation.scoring import aligned_depth, aligned_disparity
+from depth_anything_hf.evaluation.scoring import DatasetScores, aligned_depth, aligned_disparity
 from depth_anything_hf.maps.resizing import resize_prediction
 from depth_anything_hf.pictures.visualization import colorize, enlarge_sparse, prediction_row, sheet
-
-if TYPE_CHECKING:
-    from depth_anything_hf.evaluation.compare import DatasetScores
 
 SHOWN = 4  # best and worst images each, in the sheet
 RED = 0.5  # relative error of the brightest color
@@ -32,25 +29,16 @@ GROUPED = {"group_abs_rel": "AbsRel, mean of groups ↓", "group_delta1": "δ1, 
 
 
 def write_results(results: dict[str, Any]) -> str:
-    """Write the table of a comparison, and below it the protocol, in Markdown.
-
-    Args:
-        results: As `compare` returns them.
-
-    Returns:
-        The text.
-    """
+    """Write the table of a comparison, as `compare` returns it, and below it the protocol, in Markdown."""
     protocol = results["protocol"]
     if any("accuracy" in one for one in results["scores"].values()):
         return _write_pairs(protocol["name"], results["scores"])
     grouped = any("group_abs_rel" in one for one in results["scores"].values())
     columns = COLUMNS | GROUPED if grouped else COLUMNS
-    lines = [f"# {protocol['name']}", "", "| model | " + " | ".join(columns.values()) + " | images |"]
-    lines.append("|---" * (len(columns) + 2) + "|")
+    rows = []
     for name, one in results["scores"].items():
-        cells = [f"{one[key]:.4f}" if key in one else "" for key in columns]
-        count = f"{one['images']} in {one['groups']} groups" if "groups" in one else str(one["images"])
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {count} |")
+        count = f"{one['images']} in {one['groups']} groups" if "groups" in one else one["images"]
+        rows.append([name, *(f"{one[key]:.4f}" if key in one else "" for key in columns), count])
     notes = [
         f"- {name}: {one['images_without_labels']} images without labels, {one['non_positive_scales']} where near and far "
         "are the wrong way round."
@@ -60,7 +48,14 @@ def write_results(results: dict[str, Any]) -> str:
     if protocol["images"] not in (None, results["images_found"]):
         notes.append(f"- **{results['images_found']} of {protocol['images']} images**: not the benchmark's score.")
     settings = [f"| {key} | {value} |" for key, value in protocol.items()]
-    return "\n".join([*lines, "", *notes, "", "| protocol | |", "|---|---|", *settings, ""])
+    table = _table(protocol["name"], ["model", *columns.values(), "images"], rows)
+    return "\n".join([*table, "", *notes, "", "| protocol | |", "|---|---|", *settings, ""])
+
+
+def _table(title: str, columns: list[str], rows: list[list]) -> list[str]:
+    """Return the lines of a Markdown table with a title."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, *rows)]
+    return [f"# {title}", "", lines[0], "|---" * len(columns) + "|", *lines[1:]]
 
 
 def _write_pairs(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -68,23 +63,13 @@ def _write_pairs(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     scenes = sorted({key for one in scores.values() for key in one if key.startswith("scene/")})
     columns = {"accuracy": "accuracy over pairs", "mean_of_scenes": "mean of scenes"}
     columns |= {key: key.removeprefix("scene/") for key in scenes}
-    lines = [f"# {title}", "", "| model | " + " | ".join(columns.values()) + " | pairs |"]
-    lines.append("|---" * (len(columns) + 2) + "|")
-    for name, one in scores.items():
-        lines.append(f"| {name} | " + " | ".join(f"{100 * one[key]:.1f}" for key in columns) + f" | {one['pairs']} |")
+    rows = [[name, *(f"{100 * one[key]:.1f}" for key in columns), one["pairs"]] for name, one in scores.items()]
     ties = [f"- {name}: {one['ties']} ties, which count as wrong" for name, one in scores.items() if one["ties"]]
-    return "\n".join([*lines, "", *ties, ""])
+    return "\n".join([*_table(title, ["model", *columns.values(), "pairs"], rows), "", *ties, ""])
 
 
 def write_rows(scores: Mapping[str, DatasetScores]) -> str:
-    """Write `scores.jsonl`: a line for each image and model.
-
-    Args:
-        scores: By model.
-
-    Returns:
-        The text.
-    """
+    """Write `scores.jsonl`: a line for each image and model."""
     lines = []
     for name, one in scores.items():
         for i, source in enumerate(one.sources):
@@ -100,15 +85,7 @@ def draw_extremes(
     protocol: Protocol,
     path: Path,
 ) -> None:
-    """Draw the first model's worst and best images, with every model's error map below one another.
-
-    Args:
-        models: By name; they predict the shown images once more.
-        scores: By model.
-        samples: The scored samples.
-        protocol: Crop, range, alignment.
-        path: Of the picture.
-    """
+    """Draw the first model's worst and best images, predicted once more, with every model's error map below one another."""
     names = list(models)
     errors = scores[names[0]].scores["abs_rel"]
     order = [i for i in errors.nan_to_num(-1).argsort(descending=True).tolist() if not torch.isnan(errors[i])]
@@ -134,17 +111,7 @@ def draw_extremes(
 
 
 def error_map(predicted: torch.Tensor, sample: DepthSample, protocol: Protocol, metric: bool) -> np.ndarray:
-    """Paint the relative error of depth at each scored pixel.
-
-    Args:
-        predicted: (height, width) at the ground truth's size.
-        sample: With ground truth.
-        protocol: Crop, range, alignment.
-        metric: Whether the model predicts meters.
-
-    Returns:
-        (height, width, 3) uint8; gray where nothing is scored.
-    """
+    """Paint the relative error of depth at each scored pixel: `(height, width, 3)` uint8, gray where nothing is scored."""
     target, mask = torch.from_numpy(sample.values)[None], torch.from_numpy(sample.mask)[None]
     mask = mask & crop_mask(protocol.crop, *target.shape[1:])[None]
     if metric:
