@@ -28,17 +28,17 @@ QUICKSTART = "the quickstart's renderer"  # three kinds of scenes, some ten soli
 
 @dataclass(frozen=True)
 class Variant:
-    """Describe what is changed."""
+    """Describe the changed part."""
 
     part: str
     plan: dict = field(default_factory=dict)  # of `MiniPlan`
     style: dict = field(default_factory=dict)  # of `WorldStyle`
-    second_stage: str | None = None  # what it learns from, after `ALL`
+    second_stage: str | None = None  # its data, after `ALL`
 
 
 VARIANTS = {
     ALL: Variant(""),
-    "another seed": Variant("chance", {"seed": 1}),  # what differs by no more says nothing
+    "another seed": Variant("chance", {"seed": 1}),  # differences of this size are chance
     QUICKSTART: Variant("renderer"),
     "plain surfaces": Variant("renderer", style={"textures": False}),
     "no shadows": Variant("renderer", style={"shadows": False}),

@@ -80,7 +80,7 @@ def report(name: str, result: dict, out: Path = RESULTS) -> None:
 def report_table(path: Path, title: str, protocol: str, table: str, result: dict) -> None:
     """Write scores of models that were each trained with one thread, to `path` and as a table beside it; print the table."""
     made = stamp()
-    made["machine"] += ", one thread a model"
+    made["machine"] += ", one thread per model"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(made | result, indent=1))
     head = (

@@ -32,7 +32,7 @@ SETTINGS = {
     "learning_rate": 5e-4,
     "decoder_width": 32,
 }
-SEGMENTATION_SEED = 700_000  # scenes that the depth never saw
+SEGMENTATION_SEED = 700_000  # scenes that were not used to learn depth
 
 
 def scenes_of(seed: int, count: int, plan) -> list[dict]:
@@ -66,7 +66,9 @@ def train_segmentation(seed: int, variant: str, encoder: Path, plan, settings: d
     if variant == TRANSFERRED:
         backbone = Dinov2Backbone.from_pretrained(encoder)
     else:
-        backbone = new_model(plan, seed + 50).backbone  # another draw than the one that learned depth
+        backbone = new_model(
+            plan, seed + 50
+        ).backbone  # other random weights than the start of the model that learned depth
     torch.manual_seed(seed)
     model = build_model(backbone, "upernet", list(CLASSES), width=settings["decoder_width"])
     arguments = TrainingArguments(
@@ -164,8 +166,8 @@ def main() -> None:
     made, text = stamp(), table(results, options.seeds)
     head = (
         f"mIoU in percent on {settings['held_out_scenes']} held-out scenes, 10 classes, UperNet, {settings['steps']} steps "
-        f"on {settings['labelled_scenes']} labelled scenes; the encoder learned depth for {settings['depth_steps']} steps "
-        f"on {settings['depth_scenes']} others. Machine: {made['machine']}, one thread a model; torch "
+        f"on {settings['labelled_scenes']} labeled scenes; the encoder learned depth for {settings['depth_steps']} steps "
+        f"on {settings['depth_scenes']} others. Machine: {made['machine']}, one thread per model; torch "
         f"{made['versions']['torch']}, transformers {made['versions']['transformers']}. Command: `{made['command']}`."
     )
     (options.out / "segmentation_transfer.md").write_text(f"# Segmentation transfer\n\n{head}\n\n{text}\n")

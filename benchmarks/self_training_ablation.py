@@ -129,7 +129,7 @@ def main() -> None:
 
     from depth_anything_hf.quickstart.experiment import Plan
 
-    protocol = f"Held-out images of the unlabelled domain, {options.seeds} seeds, mean ± standard deviation."
+    protocol = f"Held-out images of the unlabeled domain, {options.seeds} seeds, mean ± standard deviation."
     result = {"plan": asdict(replace(Plan(), **PLAN)), "results": results}
     report_table(options.out, "Self-training ablation", protocol, table(results, options.seeds), result)
 

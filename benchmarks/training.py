@@ -288,8 +288,8 @@ def picture(result: dict, options) -> None:
 
 
 def name_of(options) -> str:
-    told = f"_{options.dtype}" if options.dtype else ""
-    return f"training_{KIND}_{options.size}_{options.resolution}{told}{'_compiled' if options.compile else ''}"
+    precision = f"_{options.dtype}" if options.dtype else ""
+    return f"training_{KIND}_{options.size}_{options.resolution}{precision}{'_compiled' if options.compile else ''}"
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ Images per second, on pseudo-labeled JPEG photographs of 640 x 480 with V2's stu
 | step | only steps, on batches in memory |
 | run | both together, as in training, and the share of the time in which the step waited for data |
 
-If loader and step share the same cores, a run is slower than the slower of the two alone.
+If loader and step share the same cores, a run is slower than the slower of the two by itself.
 """
 
 from __future__ import annotations

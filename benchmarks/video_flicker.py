@@ -144,8 +144,8 @@ def score(aligned: torch.Tensor, depth: torch.Tensor, space: str) -> tuple[dict[
     both = mask[1:] & mask[:-1]
     error = (fitted.diff(dim=0) - truth.diff(dim=0)).abs()[both].mean() / truth[mask].mean()
     own = fit_scale(fitted, truth, mask) if space == "depth" else fit_scale_shift(fitted, truth, mask)[0]
-    metres = fitted if space == "depth" else 1 / fitted.clamp(min=1 / simple.FAR)
-    abs_rel = ((metres - depth).abs() / depth.clamp(min=1e-3))[known].mean()
+    meters = fitted if space == "depth" else 1 / fitted.clamp(min=1 / simple.FAR)
+    abs_rel = ((meters - depth).abs() / depth.clamp(min=1e-3))[known].mean()
     scales = 1 / own.clamp(min=1e-3)
     scores = {"temporal_error": error.item(), "jitter": scales.log().diff().std().item(), "abs_rel": abs_rel.item()}
     return scores, scales.tolist()

@@ -98,7 +98,7 @@ class ControlCollator:
         if self.caption_column not in record:
             raise ValueError(
                 f"{record.get('source') or 'a record'} has no column {self.caption_column!r}, but {sorted(record)}; pass "
-                "the one that holds the captions."
+                "the one with the captions."
             )
         return record[self.caption_column] or ""
 

@@ -31,7 +31,7 @@ Writes NAME_control.png, NAME_SEED.png and NAME_SEED_sheet.png, which shows both
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser."""
     parser = argparse.ArgumentParser(
-        description="Paint a photograph anew with its depth kept.",
+        description="Paint a photograph again with the same depth.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -25,13 +25,13 @@ from depth_anything_hf.data.folder import stream_folder
 from depth_anything_hf.pictures.visualization import sheet
 from depth_anything_hf.training.batches import BatchReader, StreamPosition, generator_at, max_workers
 
-EXAMPLE = """example, with captions of your own, going on from a published ControlNet:
+EXAMPLE = """example, with your own captions, starting from a published ControlNet:
   accelerate launch --mixed_precision bf16 examples/controlnet/train_controlnet.py --labels labels --caption-column caption \\
       --controlnet lllyasviel/control_v11f1p_sd15_depth --out controlnet
 
 --out becomes a ControlNet that diffusers loads, with log.jsonl, samples/ and the last checkpoint beside it.
 """
-_FREE = ("out", "steps", "save_every", "sample_every")  # may change when a run goes on
+_FREE = ("out", "steps", "save_every", "sample_every")  # may change when a run continues
 _DRAWS_OF_A_STEP = 7  # apart from the numbers from which the stream draws
 
 
@@ -243,7 +243,7 @@ class Run:
         changed = [f"{name}: {begun.get(name)} then, {now[name]} now" for name in now if begun.get(name) != now[name]]
         if changed:
             raise ValueError(
-                f"{self.options.out} was begun with other settings ({'; '.join(changed)}); repeat those to go on, or "
+                f"{self.options.out} was begun with other settings ({'; '.join(changed)}); use those to continue, or "
                 "train into a new folder."
             )
 
@@ -295,7 +295,7 @@ class Run:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train, or go on, until all steps are done."""
+    """Train, or continue, until all steps are done."""
     options = make_parser().parse_args(arguments)
     run = Run(options)
     done, main_process = run.resume(), run.accelerator.is_main_process

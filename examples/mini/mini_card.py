@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     plan = json.loads((run / "plan.json").read_text())
     if (other := plan["start"] or plan["photographs"]) is not None:
         parser.error(
-            f"{run} learned from {other}, of which the card would say nothing; measure {mini} with depth-anything-hf evaluate, "
+            f"{run} learned from {other}, but the card would not mention that; measure {mini} with depth-anything-hf evaluate, "
             "and have depth-anything-hf push write its card."
         )
     real = load_folder(options.eval) if options.eval else None
@@ -134,13 +134,13 @@ def _stages(plan: dict) -> list[str]:
 
 
 def _provenance(plan: dict, summaries: dict, machine: str) -> Provenance:
-    """Record how mini came to be."""
-    told = {"source": "real images that nothing was trained on; group: the mean of the means of their scenes"}
+    """Record the origin of mini."""
+    facts = {"source": "real images that nothing was trained on; group: the mean of the means of their scenes"}
     (height, width), count = plan["student_size"], plan["small_worlds"] + plan["worlds"]
-    told["resize"] = f"squeezed into {height} x {width}, bicubic"
+    facts["resize"] = f"squeezed into {height} x {width}, bicubic"
     protocols = {
         name: {"name": name}
-        | told
+        | facts
         | ({} if name.startswith("real") else {"source": f"worlds from seed {HELD_OUT} on"})
         for name in summaries
     }

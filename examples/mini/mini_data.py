@@ -167,7 +167,7 @@ def _check_kept(path: Path, worlds: Worlds) -> None:
     asked = json.dumps({name: value for name, value in asdict(worlds).items() if name != "count"})
     if path.is_file() and path.read_text() != asked:
         raise ValueError(
-            f"{path.parent} holds other worlds: {path.read_text()} instead of {asked}. Delete it, or take another --out."
+            f"{path.parent} holds other worlds: {path.read_text()} instead of {asked}. Delete it, or use another --out."
         )
     path.write_text(asked)
 

@@ -78,12 +78,12 @@ def keep_plan(path: Path, plan: MiniPlan, start: str | None, photographs: Path |
         ValueError: The folder has another run; its finished stages would be taken for stages of this one.
     """
     folder = None if photographs is None else str(photographs.resolve())
-    told = json.loads(json.dumps(asdict(plan) | {"start": start, "photographs": folder}))
+    asked = json.loads(json.dumps(asdict(plan) | {"start": start, "photographs": folder}))
     if path.is_file():
         kept = json.loads(path.read_text())
-        unlike = [f"{name} {kept.get(name)}, not {told.get(name)}" for name in told if kept.get(name) != told[name]]
+        unlike = [f"{name} {kept.get(name)}, not {asked.get(name)}" for name in asked if kept.get(name) != asked[name]]
         if unlike:
             raise ValueError(
-                f"{path.parent} holds a run with {'; '.join(unlike)}. Give it the same options, or take another --out."
+                f"{path.parent} holds a run with {'; '.join(unlike)}. Use the same options, or another --out."
             )
-    path.write_text(json.dumps(told, indent=1))
+    path.write_text(json.dumps(asked, indent=1))

@@ -7,7 +7,7 @@
     python examples/mini/train_mini.py --out more --start mini --student-steps 750 --worlds 2560   # continue from mini
     python examples/mini/mini_card.py mini_run --eval DIR                   # measure it and write its card
 
-The recipe is that of Depth Anything V2: a teacher learns from rendered worlds with exact depth, and labels photographs; the
+The recipe follows Depth Anything V2: a teacher learns from rendered worlds with exact depth, and labels photographs; the
 student continues from the teacher's weights, at a higher resolution, on worlds and photographs, the latter under strong
 perturbation. Without photographs it learns only from the worlds; `mini` was made in this way, without anyone's pictures.
 Before the teacher a "beginner" is trained at a low resolution, where a step costs half and teaches as much.
@@ -116,7 +116,7 @@ def train(model, out: Path, plan: MiniPlan, stage: Stage, deadline: Deadline, **
         perturbation_kwargs={"blur_sigma": (0.1, 1.0)}, color_ranges=COLORS | {"probability": plan.color_probability},
         bf16=has_bf16(), use_cpu=DEVICE == "cpu", seed=plan.seed, report_to="none", disable_tqdm=False,
         save_steps=500, save_total_limit=1, logging_steps=min(25, -(-stage.steps // 40)),
-        # On two cores a worker's time is the step's: 4.8 steps of the beginner a second without one, 3.6 with.
+        # On two cores a worker slows the step down: 4.8 steps of the beginner per second without a worker, 3.6 with one.
         dataloader_num_workers=0 if DEVICE == "cpu" else 12, dataloader_pin_memory=DEVICE == "cuda",
     )  # fmt: skip
     if DEVICE == "cpu":  # with so few patches the fused kernel, whose backward pass is slow there, costs more
@@ -224,7 +224,7 @@ def run(
     if student is None:
         return False
     quiet_head(student, seen(worlds, plan))
-    # The file is half as large; the configuration says float32, in which any machine computes.
+    # The file is half as large; the configuration says float32, which any machine supports.
     student.save_pretrained(out / "mini", state_dict={name: v.half() for name, v in student.state_dict().items()})
     new_processor(plan.student_size, plan.patch_size).save_pretrained(out / "mini")
     return True
@@ -282,7 +282,7 @@ def main() -> int:
         done = run(options.out, plan, options.photographs, options.start, deadline, render)
     finally:
         signal.signal(signal.SIGINT, before)
-    print(f"{options.out / 'mini'} is ready." if done else "Stopped in time; the same command goes on.")
+    print(f"{options.out / 'mini'} is ready." if done else "Stopped in time; the same command continues.")
     return 0
 
 

@@ -62,7 +62,7 @@ class MeanIoU(evaluate.Metric):
     def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:
         """Count a batch of images."""
         if kwargs or predictions is None or references is None or len(predictions) != len(references):
-            raise ValueError("pass as many predictions as references, a class map an image, and nothing else.")
+            raise ValueError("pass as many predictions as references, one class map per image, and nothing else.")
         for prediction, reference in zip(predictions, references, strict=True):
             found = torch.as_tensor(prediction)
             truth = torch.as_tensor(reference, device=found.device)

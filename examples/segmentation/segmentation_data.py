@@ -110,7 +110,7 @@ class SegmentationDataset(Dataset):
         alone = [file for pair in self.pairs for file in pair if not file.is_file()]
         if alone or not self.pairs:
             raise ValueError(
-                f"{root} has no {alone[0].relative_to(root) if alone else split + ' images'}; give the folder of the "
+                f"{root} has no {alone[0].relative_to(root) if alone else split + ' images'}; pass the folder of the "
                 "official archive, as docs/segmentation.md shows it."
             )
 

@@ -169,7 +169,7 @@ def class_scores(outputs: tuple[torch.Tensor, ...], size: tuple[int, int]) -> to
     Mask2Former: the sum over the queries of class probability times mask probability (Cheng et al., 2022).
 
     Args:
-        outputs (`tuple[torch.Tensor, ...]`): UperNet's logits `(batch, classes, height, width)`, alone; or Mask2Former's
+        outputs (`tuple[torch.Tensor, ...]`): UperNet's logits `(batch, classes, height, width)`; or Mask2Former's
             classes `(batch, queries, classes + 1)` and masks `(batch, queries, height, width)`, and what follows.
         size (`tuple[int, int]`): Height and width.
     """

@@ -68,7 +68,7 @@ class SegmentationArguments:
 
     def __post_init__(self):
         if (self.encoder is None) == (self.model is None):
-            raise ValueError("give either encoder (to train) or model (a fine-tuned folder, to score).")
+            raise ValueError("set either encoder (to train) or model (a fine-tuned folder, to score).")
         if not 0 < self.window_stride <= self.crop_size:
             raise ValueError(
                 f"window_stride is {self.window_stride}; it must be in [1, crop_size {self.crop_size}], or pixels are missed."

@@ -197,7 +197,7 @@ def test_layouts__names_of_ade20k_are_read_where_their_file_lies(example, tmp_pa
 
 def test_dataset__says_what_is_missing(example, roots, tmp_path):
     data = example.data
-    with pytest.raises(ValueError, match="has no train images; give the folder of the official archive"):
+    with pytest.raises(ValueError, match="has no train images; pass the folder of the official archive"):
         data.SegmentationDataset(data.LAYOUTS["ade20k"], tmp_path, "train", None)
     write_pair(tmp_path, "cityscapes", "train", 0, Image.new("RGB", (4, 4)), np.zeros((4, 4), np.uint8))
     next(tmp_path.glob("gtFine/**/*.png")).unlink()

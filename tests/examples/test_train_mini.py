@@ -277,7 +277,7 @@ def test_worlds_of_another_run_are_not_taken_for_these(mini, tmp_path):
     mini.render_to(tmp_path, mini.Worlds(4, (24, 32)), "cpu", 1)
     mini.render_to(tmp_path, mini.Worlds(8, (24, 32)), "cpu", 1)  # more of the same
     for other in (mini.Worlds(4, (24, 40)), mini.Worlds(4, (24, 32), first=4)):
-        with pytest.raises(ValueError, match=r"holds other worlds.*Delete it, or take another --out"):
+        with pytest.raises(ValueError, match=r"holds other worlds.*Delete it, or use another --out"):
             mini.render_to(tmp_path, other, "cpu", 1)
 
 

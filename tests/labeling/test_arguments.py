@@ -38,7 +38,7 @@ def test_resolve__resolution_is_the_teachers_own_unless_given(given, expected):
 def test_check_same__a_resolution_left_out_is_the_one_it_stands_for(tmp_path):
     begun = resolve(own=56, resolution=518).as_json()
     resolve(own=518).check_same(begun, tmp_path)
-    with pytest.raises(ValueError, match=r"\(resolution: 518 then, 56 now\); repeat those"):
+    with pytest.raises(ValueError, match=r"\(resolution: 518 then, 56 now\); use those to continue"):
         resolve(own=56).check_same(begun, tmp_path)
 
 
@@ -47,7 +47,7 @@ def test_check_same__a_resolution_left_out_is_the_one_it_stands_for(tmp_path):
     [
         ({"resolution": 520}, "resolution is 520; it must be a multiple of the patch size 14, such as 518"),
         ({"resolution": 3}, "such as 14"),
-        ({"keep_image": "reference", "whole_files": True}, "lie inside files; choose 'original' or 'resized'"),
+        ({"keep_image": "reference", "whole_files": True}, "are inside files; choose 'original' or 'resized'"),
     ],
 )
 def test_resolve__refuses(given, message):
@@ -58,7 +58,9 @@ def test_resolve__refuses(given, message):
 def test_check_same__accepts_itself_and_names_each_difference(tmp_path):
     begun = resolve().as_json()
     resolve().check_same(begun, tmp_path)
-    with pytest.raises(ValueError, match=r"\(batch_size: 1 then, 4 now; shard_size: 512 then, 8 now\); repeat those"):
+    with pytest.raises(
+        ValueError, match=r"\(batch_size: 1 then, 4 now; shard_size: 512 then, 8 now\); use those to continue"
+    ):
         resolve(batch_size=4, shard_size=8).check_same(begun, tmp_path)
 
 

@@ -311,7 +311,7 @@ def test_open_source__hidden_shards_are_left_out(tmp_path):
 def test_open_source__two_files_of_one_name_are_an_error(tmp_path):
     photos_tar(tmp_path / "a.tar", 1)
     photos_tar(tmp_path / "data" / "a.tar", 1)
-    with pytest.raises(ValueError, match=r"holds two files called a\.tar; give them names of their own"):
+    with pytest.raises(ValueError, match=r"holds two files called a\.tar; rename one of them"):
         open_source(tmp_path)
 
 
@@ -403,7 +403,7 @@ def test_open_source__streams_a_data_set_of_the_hub(hub, tmp_path):
     assert found["keys"] == [[f"train-0000{part}/000000{row}/{row}.png" for row in range(2)] for part in range(2)]
     assert found["grey"] == [[len(png(0)), len(png(1))]] * 2
     assert found["few"] == [3, commit, 3]
-    assert "x/gone is no file, folder or pattern here, and no dataset that the Hub gives" in found["message"]
+    assert "x/gone is no file, folder or pattern here, and no dataset that the Hub returns" in found["message"]
 
 
 def test_open_source__names_files_of_another_size_differently(tmp_path):

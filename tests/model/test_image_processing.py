@@ -358,7 +358,7 @@ def test_labels__feed_the_model(noise_image, tiny_processor, make_model):
 
 def test_labels__count_mismatch_is_an_error(noise_image, tiny_processor):
     one, images = np.ones((60, 80)), [noise_image(60, 80)] * 2
-    with pytest.raises(ValueError, match=r"1 maps for 2 images; give one for each image"):
+    with pytest.raises(ValueError, match=r"1 maps for 2 images; pass one for each image"):
         tiny_processor(images, depth_maps=one, space="depth", depth_estimation_type="relative")
     with pytest.raises(ValueError, match=r"3 maps for 2 images"):
         tiny_processor(
@@ -367,7 +367,7 @@ def test_labels__count_mismatch_is_an_error(noise_image, tiny_processor):
 
 
 def test_labels__none_among_them_is_an_error(noise_image, tiny_processor):
-    with pytest.raises(ValueError, match="depth_maps holds None; give a map for each image"):
+    with pytest.raises(ValueError, match="depth_maps contains None; pass a map for each image"):
         tiny_processor(
             [noise_image(60, 80)] * 2,
             depth_maps=[np.ones((60, 80)), None],
@@ -377,7 +377,7 @@ def test_labels__none_among_them_is_an_error(noise_image, tiny_processor):
 
 
 def test_labels__without_space_are_an_error(noise_image, tiny_processor):
-    with pytest.raises(ValueError, match=r"depth_maps are given without space; pass space='depth'"):
+    with pytest.raises(ValueError, match=r"depth_maps are passed without space; pass space='depth'"):
         tiny_processor(noise_image(60, 80), depth_maps=np.ones((60, 80)))
 
 
@@ -420,7 +420,7 @@ def test_post_process__without_sizes_changes_nothing(tiny_processor):
 
 def test_post_process__count_mismatch_is_an_error(tiny_processor):
     output = DepthEstimatorOutput(predicted_depth=torch.rand(2, 14, 28))
-    with pytest.raises(ValueError, match="1 target_sizes for 2 predictions; give one for each"):
+    with pytest.raises(ValueError, match="1 target_sizes for 2 predictions; pass one for each"):
         tiny_processor.post_process_depth_estimation(output, [(9, 40)])
 
 

@@ -477,7 +477,7 @@ def empty(shards):
 
 def test_reader__stream_without_records():
     stream = datasets.IterableDataset.from_generator(empty, gen_kwargs={"shards": [0]})
-    with pytest.raises(ValueError, match="a stream of 1 shards gave no records"):
+    with pytest.raises(ValueError, match="a stream of 1 shards has no records"):
         drawn(alone(stream), 1)
 
 

@@ -49,7 +49,7 @@ def test_push_to_hub__trainer_pushes_model_processor_and_measured_card(hub, make
     assert repo.files["card_image.png"].startswith(b"\x89PNG")
     for words in (
         "![What the model sees](card_image.png)",
-        "2 steps (2.0 epochs) on 5 labelled images.",
+        "2 steps (2.0 epochs) on 5 labeled images.",
         "affine-invariant × 1, gradient matching × 2.",
         "| preset | v2 |",
         "| learning_rate | 0.0001 |",
@@ -90,10 +90,10 @@ def test_create_model_card__student_names_teacher_encoder_and_both_streams(
     card = ModelCard.load(f"{trainer.args.output_dir}/README.md")
     assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", "facebook/dinov2-small")
     for words in (
-        "on 5 labelled images and 7 unlabelled images, which a teacher labelled in every step.",
+        "on 5 labeled images and 7 unlabeled images, which a teacher labeled in every step.",
         "affine-invariant × 1, feature alignment × 1.",
         "| cutmix_probability | 0.5 |",
-        "| batch of a device | 2 labelled, 4 unlabelled |",
+        "| batch of a device | 2 labeled, 4 unlabeled |",
         "| teacher | Depth-Anything-V2-Large-hf | cc-by-nc-4.0 |",
         "| feature encoder | not stated | unknown |",
         "## Measured\n\nNot measured.",

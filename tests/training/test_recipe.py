@@ -156,7 +156,7 @@ def test_train__goes_on_from_the_last_checkpoint(workplace, tmp_path, capsys):
         ),
         ("model: a: b", "recipe.yaml, line 1: mapping values are not allowed here; write each field as name: value."),
         ("- a\n- b", "holds a list"),
-        ("labeled: x", "give one: --model to start from a checkpoint"),
+        ("labeled: x", "set one: --model to start from a checkpoint"),
         ("model: a", "names no data"),
         ("model: a\nlabeled: b\npreset: v3", "preset is 'v3'; it must be one of 'v1', 'v2'."),
         ("encoder: a\nlabeled: b\nversion: v3", "version is 'v3'; it must be one of 'v1', 'v2'."),
@@ -306,9 +306,9 @@ def test_train__max_depth_of_a_model_that_has_another_is_an_error(workplace, tmp
     recipe = Path(__file__).parents[2] / "examples" / "recipes" / "metric_hypersim.yaml"
     start = ["--model", str(workplace / "model"), "--labeled", str(workplace / "labeled")]
     assert main(["train", str(recipe), *start, *ON_CPU, "--output_dir", str(tmp_path / "out")]) == 1
-    assert "--max-depth is 20, and" in (error := capsys.readouterr().err)
+    assert "--max-depth is 20, but" in (error := capsys.readouterr().err)
     assert (
-        "is relative with a range of 1; a head is made for one range. Give it as --encoder, which makes a fresh head"
+        "is relative with a range of 1; a head is made for one range. Pass the model as --encoder, to get a fresh head"
         in error
     )
 

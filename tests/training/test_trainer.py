@@ -318,13 +318,13 @@ def test_losses__weights_are_rescaled_when_asked(make_trainer, make_model, label
         ({"losses": [LossTerm("a", edge_loss)] * 2}, "losses has the name 'a' twice"),
         (
             {"losses": [LossTerm("a", edge_loss, on="unlabeled")]},
-            "loss 'a' is on unlabeled images, and there are none",
+            "loss 'a' is on unlabeled images, but there are none",
         ),
         (
             {"loss_weights": {"edges": 1.0}},
             "loss_weights names 'edges'; it takes labeled, unlabeled, feature_alignment",
         ),
-        ({"arguments": {"labeled_weight": 0.0}}, "are 0 for the images that are given: nothing would be learned"),
+        ({"arguments": {"labeled_weight": 0.0}}, "are 0 for the images that are passed: nothing would be learned"),
     ],
 )
 def test_init__losses_that_mean_nothing(make_trainer, make_model, labeled, settings, message):
@@ -712,13 +712,13 @@ def test_init__other_model(make_trainer, make_model, labeled):
 
 def test_check_processes__that_do_not_know_of_each_other(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match=r"2 processes were started and none sees the others.*use_cpu"):
+    with pytest.raises(ValueError, match=r"2 processes were started, but they are not connected.*use_cpu"):
         checks.check_processes(1)
     checks.check_processes(2)
 
 
 def test_init__teacher_without_images(make_trainer, make_model, labeled):
-    with pytest.raises(ValueError, match="a teacher is given and no unlabeled_dataset"):
+    with pytest.raises(ValueError, match="a teacher is passed without unlabeled_dataset"):
         make_trainer(make_model(), train_dataset=labeled, teacher=make_model())
 
 
@@ -744,7 +744,9 @@ def test_init__teacher_of_the_other_kind(make_trainer, make_model, photographs, 
 
 
 def test_init__no_released_encoder_of_the_width(make_trainer, make_model, pseudo_labeled):
-    with pytest.raises(ValueError, match=r"width 32 is of no released DINOv2.*set feature_alignment_weight=0"):
+    with pytest.raises(
+        ValueError, match=r"no released DINOv2 has the student's width 32.*set feature_alignment_weight=0"
+    ):
         make_trainer(make_model(), unlabeled_dataset=pseudo_labeled)
 
 
@@ -756,7 +758,7 @@ def test_train__no_data(make_trainer, make_model):
 @pytest.mark.parametrize("name", ["compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"])
 def test_init__functions_that_would_never_be_called(make_trainer, make_model, labeled, name):
     with pytest.raises(
-        ValueError, match=rf"^{name} is given, and DepthAnythingTrainer would never call it.*leave it out"
+        ValueError, match=rf"^{name} is passed, but DepthAnythingTrainer would never call it.*leave it out"
     ):
         make_trainer(make_model(), train_dataset=labeled, **{name: lambda *values: values})
 

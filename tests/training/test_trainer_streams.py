@@ -99,7 +99,7 @@ def test_train__checkpoint_of_another_number_of_workers(run, tmp_path):
 
 @pytest.mark.slow
 def test_train__workers_are_no_more_than_shards(run, tmp_path):
-    with pytest.warns(UserWarning, match="dataloader_num_workers is 9, and a process has 4 shards"):
+    with pytest.warns(UserWarning, match="dataloader_num_workers is 9, but a process has only 4 shards"):
         trainer, _ = run(tmp_path / "run", max_steps=1, dataloader_num_workers=9)
     assert trainer.batches.num_workers == 4
 
@@ -117,7 +117,7 @@ def test_train__resume_true_takes_the_last_whole_checkpoint(run, tmp_path):
     assert len(seen) == 2
     for name, values in straight.model.state_dict().items():
         assert torch.equal(values, resumed.model.state_dict()[name]), name
-    with pytest.raises(ValueError, match="holds no whole checkpoint"):
+    with pytest.raises(ValueError, match="has no complete checkpoint"):
         run(tmp_path / "nothing", True)
 
 
@@ -127,4 +127,4 @@ def test_create_model_card__says_what_was_streamed(run, tmp_path):
     trainer.save_model()
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "2 steps on 5 labelled images and a stream of unlabelled images in 4 shards" in card
+    assert "2 steps on 5 labeled images and a stream of unlabeled images in 4 shards" in card

@@ -1,4 +1,4 @@
-"""Arguments of a labeling run, and the settings that follow from them. Imports nothing heavy."""
+"""Arguments of a labeling run, and the settings that result from them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelingArguments:
     """Arguments of `label_images` and of `depth-anything-hf pseudo-label`; each field's `help` describes it.
 
     Raises:
-        ValueError: An unknown choice, a number below its range, or a `push_to_hub` that is no id of a repository.
+        ValueError: An unknown choice, a number below its range, or a `push_to_hub` that is no repository id.
     """
 
     model: str = field(
@@ -55,10 +55,10 @@ class LabelingArguments:
     batch_size: int | None = _option(None, "Images per forward pass. Default: 32 on a GPU, 1 on a CPU.")
     image_column: str | None = _option(None, "Column of the images. Default: the only one of type image.")
     split: str = _option("train", "Split of a Hub data set.")
-    limit: int | None = _option(None, "Label only the first images, this many. Default: all.")
+    limit: int | None = _option(None, "Label only this many images, the first ones. Default: all.")
     keep_image: str = _option(
         "original",
-        "Image of a record: the file as it came (original), a JPEG at the label's size (resized), or the path of a file "
+        "Image of a record: the original file (original), a JPEG at the label's size (resized), or the path of a file "
         "on this machine (reference).",
         choices=KEEP_IMAGE,
     )
@@ -90,14 +90,14 @@ class LabelingArguments:
         if self.push_to_hub is not None:
             from huggingface_hub.utils import validate_repo_id
 
-            validate_repo_id(self.push_to_hub)  # now, not when all is labelled
+            validate_repo_id(self.push_to_hub)  # before the hours of labeling
         if self.num_workers is None:
             self.num_workers = min(max((os.cpu_count() or 1) - 1, 1), 16)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what the finished set holds; a folder keeps the settings it was begun with."""
+    """Store all settings that decide the content of the finished set; a folder keeps those of its first run."""
 
     source: str
     source_revision: str | None
@@ -126,22 +126,23 @@ class Settings:
         own_resolution: int,
         device: str,
     ) -> Settings:
-        """Fill in what the arguments leave open.
+        """Replace the arguments that were left out by their defaults.
 
         Args:
-            args: As given.
+            args: The arguments.
             source: The opened images.
             model: The teacher.
-            preparation: How it wants its images.
-            space: What the teacher predicts.
-            own_resolution: The teacher's, taken where none is given.
+            preparation: How to prepare images for it.
+            space: Space of its predictions.
+            own_resolution: Resolution of the teacher, used if the arguments have none.
             device: "cuda", "cpu", ...
 
         Returns:
             The settings.
 
         Raises:
-            ValueError: A resolution that is not a multiple of the patch size, or paths that are not kept.
+            ValueError: A resolution that is not a multiple of the patch size, or `keep_image` "reference" for images
+                inside files.
         """
         from depth_anything_hf.maps.resizing import check_resolution
         from depth_anything_hf.prediction.weights import model_revision
@@ -149,7 +150,7 @@ class Settings:
         fast = device == "cuda"
         if args.keep_image == "reference" and source.whole_files:
             raise ValueError(
-                f"keep_image is 'reference', but the images of {source.name} lie inside files; choose 'original' or "
+                f"keep_image is 'reference', but the images of {source.name} are inside files; choose 'original' or "
                 "'resized'."
             )
         return cls(
@@ -175,14 +176,14 @@ class Settings:
         return json.loads(json.dumps(asdict(self) | {"preparation": self.preparation._asdict()}))
 
     def check_same(self, begun: dict[str, Any], folder: Path) -> None:
-        """Refuse a folder that was begun with other settings.
+        """Raise an error for a folder of a run with other settings.
 
         Args:
-            begun: The folder's settings.
-            folder: For the message.
+            begun: Settings of the folder.
+            folder: Its path, for the message.
 
         Raises:
-            ValueError: They differ; the message names each difference.
+            ValueError: The settings differ; the message names each difference.
         """
         now = self.as_json()
         changed = [
@@ -192,13 +193,13 @@ class Settings:
         ]
         if changed:
             raise ValueError(
-                f"{folder} was begun with other settings ({'; '.join(changed)}); repeat those to go on, or label into "
+                f"{folder} was begun with other settings ({'; '.join(changed)}); use those to continue, or label into "
                 "a new folder."
             )
 
 
 def _brief(value: Any) -> str:
-    """Show a value in a message; a list of thousands of parts would bury the rest."""
+    """Return a value for a message; long lists are shortened."""
     if isinstance(value, list) and len(value) > 4:
         return f"{len(value)} from {value[0]!r} to {value[-1]!r}"
     return repr(value)

@@ -1,4 +1,4 @@
-"""From an undecoded input to pixels, or to the reason why not. Runs in worker processes, ahead of the device."""
+"""Decode an input to pixels, or return the reason of its rejection. Runs in worker processes, ahead of the device."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Picture(NamedTuple):
     """An input that can be labeled."""
 
     pixels: torch.Tensor  # (height, width, 3) uint8, upright
-    input_size: tuple[int, int]  # height and width at which the network sees it
-    file: bytes | None  # the file as it came, where it was asked for
+    input_size: tuple[int, int]  # height and width of the network's input
+    file: bytes | None  # the original file, with `keep_file`
 
 
 class Rejected(NamedTuple):
@@ -36,15 +36,14 @@ class Rejected(NamedTuple):
 
 
 class Decoder(Dataset):
-    """Decode inputs, and pass block ends on.
+    """Decode inputs; return None for block ends.
 
     Args:
         resolution (`int`): Shorter side of the network's input, pixels, a multiple of `multiple`.
         multiple (`int`): The patch size.
-        aspect (`float`, *optional*): Width by height of the network's input, whatever the image; None: the image's.
-        keep_file (`bool`): Return the bytes of the file, too.
-        resize (`bool`): Resize here to the network's input: for a model on the CPU, which has nothing to gain from
-            full-size pixels.
+        aspect (`float`, *optional*): Width by height of the network's input for all images; None: the aspect of the image.
+        keep_file (`bool`): Also return the bytes of the file.
+        resize (`bool`): Resize here to the network's input: for a model on the CPU, where this costs nothing extra.
 
     Example:
         >>> from depth_anything_hf.labeling.sources import Item
@@ -70,7 +69,7 @@ class Decoder(Dataset):
         return Picture(pixels, size, data if self.keep_file else None)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """Compute the network's input size for an image, or refuse its shape."""
+        """Compute the network's input size for an image; raise a `RefusedError` if it is too narrow."""
         aspect = max(height, width) / min(height, width)
         if aspect > LARGEST_ASPECT:
             raise RefusedError(
@@ -82,7 +81,9 @@ class Decoder(Dataset):
 
     def _decode(self, data: bytes) -> tuple[torch.Tensor, tuple[int, int]]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow refuses by itself what is too large; the rest concerns metadata
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow itself refuses images that are too large; the other warnings concern metadata
             try:
                 opened = Image.open(io.BytesIO(data))
                 self.input_size(opened.height, opened.width)  # before the pixels are decoded
@@ -90,9 +91,9 @@ class Decoder(Dataset):
                 image = upright_rgb(opened)
             except RefusedError:
                 raise
-            except UnidentifiedImageError as error:  # whose message is an address in memory
+            except UnidentifiedImageError as error:  # its message is an address in memory
                 raise RefusedError(f"no image of a known format; it begins with {data[:12]!r}") from error
-            except Exception as error:  # whatever a decoder makes of a broken file
+            except Exception as error:  # a decoder raises many kinds for a broken file
                 raise RefusedError(f"{type(error).__name__}: {error}") from error
         return torch.from_numpy(np.array(image)), self.input_size(image.height, image.width)
 
@@ -104,11 +105,11 @@ def read_file(image: dict[str, Any] | None) -> bytes:
         image (`dict`): `{"bytes", "path"}`.
 
     Returns:
-        `bytes`: At least one.
+        `bytes`: The content, not empty.
 
     Raises:
-        RefusedError: There is no such file, or nothing in it.
-        OSError: The disk or the network fails: another run may fare better.
+        RefusedError: The file is missing or empty.
+        OSError: The disk or the network fails: another run may succeed.
     """
     if image is None or (image.get("bytes") is None and not image.get("path")):
         raise RefusedError("the record has no image")
@@ -135,7 +136,7 @@ def _opened(path: str) -> BinaryIO:
 
 
 def _check_names(item: Item) -> None:
-    """Refuse what neither JSON nor parquet can name."""
+    """Raise a `RefusedError` for names that JSON and parquet cannot store."""
     try:
         f"{item.key}{(item.image or {}).get('path')}".encode()
     except UnicodeEncodeError as error:
@@ -143,4 +144,4 @@ def _check_names(item: Item) -> None:
 
 
 class RefusedError(Exception):
-    """The reason why an input is not labeled, in words that are shown as they are."""
+    """The reason why an input is not labeled; users see the message."""

@@ -1,7 +1,7 @@
 """Label images with a teacher: read files, write finished shards, and never let the device wait.
 
 Reading runs in a thread, decoding in worker processes ahead of the device, PNG encoding and writing in threads behind
-it. Batches hold pictures of one input size and of one block, so that a block's records depend on nothing else.
+it. Batches hold pictures of one input size and of one block, so that the records of a block depend on nothing else.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
     """Label all images of a source, or continue where an earlier run stopped.
 
     Under `accelerate launch` each process labels its share. A run may be killed at any moment: the same call continues,
-    and the finished set equals that of an uninterrupted run, record for record, for any number of processes.
+    and the finished set equals the set of an uninterrupted run, record for record, for any number of processes.
 
     Args:
         args (`LabelingArguments`): Teacher, images, output folder and options.
@@ -50,7 +50,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
         main one.
 
     Raises:
-        ValueError: The folder was begun with other settings, or the inputs changed since.
+        ValueError: The folder has other settings, or the inputs changed since.
         FileNotFoundError: There are no images.
         OSError: The disk is full, or fails; repeat the call to continue.
 
@@ -72,7 +72,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
         >>> manifest["labeled"], manifest["resolution"]
         (1, 56)
     """
-    choose_device(args.device)  # a wrong one is an error now
+    choose_device(args.device)  # an unknown device is an error before any work
     state = PartialState(cpu=args.device == "cpu", timeout=timedelta(days=30))  # processes end at different times
     source = open_source(args.images, args.image_column, args.split, args.limit)
     model, preparation, space, own_resolution = load_teacher(args.model, args.space, state.device)
@@ -149,7 +149,7 @@ class Writers:
 
     def __init__(self, folder: ShardFolder, settings: Settings):
         self.folder, self.settings = folder, settings
-        # zlib lets Python's lock go.
+        # zlib releases Python's lock.
         self.encoders = WriteBehind(min(os.cpu_count() or 1, 8), waiting=4 * settings.batch_size)
         self.blocks = WriteBehind(1, waiting=self.BLOCKS_WAITING)
         self._stack = contextlib.ExitStack()
@@ -198,12 +198,12 @@ class Writers:
 
 
 class _Run:
-    """Label decoded pictures in batches of one shape, and pass the labels on to the writers, block by block."""
+    """Label decoded pictures in batches of one shape, and pass the labels to the writers, block by block."""
 
     def __init__(self, labeler: Labeler, writers: Writers, batch_size: int, bar: LabelingBar):
         self.labeler, self.writers, self.bar = labeler, writers, bar
         self.batches: ShapeBatches[tuple[Work, Picture]] = ShapeBatches(batch_size)
-        self.outcomes: dict[str, Future | Rejected | None] = {}  # of the block under way, in order of the inputs
+        self.outcomes: dict[str, Future | Rejected | None] = {}  # of the current block, in order of the inputs
 
     def take(self, work: Work | BlockEnd, result: Picture | Rejected | None) -> None:
         """Take the next input or block end, in order."""

@@ -1,4 +1,4 @@
-"""Work in, decoded pictures out, ahead of the device: a thread that reads the source, and processes that decode."""
+"""Read the source in a thread and decode it in processes, ahead of the device."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def decoded(
     Args:
         feed: Work and block ends; iterated in a thread.
         decoder: Copied into each worker.
-        num_workers: 0 decodes here.
-        on_cpu: Whether the model is on the CPU, too; for a GPU, pixels come in pinned memory.
+        num_workers: Processes that decode; 0 decodes in this process.
+        on_cpu: Whether the model is on the CPU; for a GPU, pixels are in pinned memory.
 
     Returns:
-        Pairs.
+        Pairs of work and result; the result of a block end is None.
 
     Raises:
         OSError: The disk or the network fails, or a worker died.
@@ -40,7 +40,7 @@ def decoded(
 
     loader = DataLoader(
         _Reporting(decoder),
-        sampler=handed_out(),  # what there is to decode is the index into a data set of everything
+        sampler=handed_out(),  # each piece of work is an index into the data set
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=num_workers,
@@ -54,7 +54,7 @@ def decoded(
                 raise OSError(
                     result.errno,
                     f"{work.item.key} cannot be read ({result.message}). Check the disk or the network, and repeat the "
-                    "same command to go on",
+                    "same command to continue.",
                 )
             if num_workers and on_cpu and result is not None and not isinstance(result, Rejected):
                 # Copy, to release the worker's shared memory and its scarce file handle.
@@ -64,20 +64,20 @@ def decoded(
         if "DataLoader worker" not in str(error):
             raise
         raise OSError(
-            f"a process that decodes died ({error}). Memory may be short: repeat the same command to go on, with a "
+            f"a process that decodes died ({error}). Memory may be short: repeat the same command to continue, with a "
             "smaller `num_workers`."
         ) from error
 
 
 class _Failure(NamedTuple):
-    """Reading failed, though the input may be sound."""
+    """A failure to read; the input may be intact."""
 
     errno: int
     message: str
 
 
 class _Reporting(Dataset):
-    """Return a failure to read as a value: an exception would lose its number on the way from a worker."""
+    """Return a failure to read as a value: an exception would lose its error number on the way from a worker."""
 
     def __init__(self, decoder: Decoder):
         self.decoder = decoder

@@ -13,14 +13,14 @@ from depth_anything_hf.data.codes import MAX_CODE
 from depth_anything_hf.labeling.teacher import Preparation
 from depth_anything_hf.maps.resizing import resize_pixels, resize_prediction, resized_size, shaped_size
 
-# Sides of cameras' and phones' pictures. Only their shapes are compiled, as each costs a compilation; the choice must not
-# depend on what came first, or a resumed run would differ in the last bit. At 518, 3 : 2 lies between two sizes, so that
-# 640 x 427 has another one than 1920 x 1280.
+# Aspect ratios of cameras and phones. Only their shapes are compiled, because each shape costs a compilation. The choice
+# must not depend on the order of the images, or a resumed run would differ in the last bit. At 518, 3 : 2 lies between
+# two sizes: 640 x 427 and 1920 x 1280 get different ones.
 _COMMON = ((1, 1), (3, 4), (2, 3), (427, 640), (9, 16), (4, 3), (3, 2), (640, 427), (16, 9))
 
 
 def common_sizes(resolution: int, multiple: int, aspect: float | None = None) -> frozenset[tuple[int, int]]:
-    """List the network's input sizes for pictures of the common aspect ratios; a network of one shape has one size.
+    """List the network's input sizes for pictures of the common aspect ratios; a network with one input shape has one size.
 
     Example:
         >>> sorted(common_sizes(518, 14))[:3]
@@ -33,12 +33,12 @@ def common_sizes(resolution: int, multiple: int, aspect: float | None = None) ->
 
 
 class Labels(NamedTuple):
-    """The labels of a batch; on CUDA not to be read before `ready` was waited for."""
+    """The labels of a batch; on CUDA wait for `ready` before you read them."""
 
     codes: torch.Tensor  # (batch, height, width) uint16, 0 = no label
     scale: torch.Tensor  # (batch,) float32, units per code
     low: torch.Tensor  # (batch,) float32, value of code 1
-    finite: torch.Tensor  # (batch,) bool: whether the model's output was
+    finite: torch.Tensor  # (batch,) bool: whether the model's output is finite
     pixels: torch.Tensor | None  # (batch, height, width, 3) uint8, as the network saw them
     ready: torch.cuda.Event | None
 
@@ -71,9 +71,9 @@ def quantize(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, to
     spread = (1, 2)
     low = torch.where(mask, values, torch.inf).amin(spread)
     high = torch.where(mask, values, -torch.inf).amax(spread)
-    labeled = low <= high  # somewhere
+    labeled = low <= high  # has at least one label
     low, high = torch.where(labeled, low, 1.0), torch.where(labeled, high, 1.0)
-    # A scale below the smallest normal number would have too few digits.
+    # A scale below the smallest normal number would be imprecise.
     scale = ((high - low) / (MAX_CODE - 1)).clamp_min(torch.finfo(torch.float32).tiny)
     scale = torch.where(low == high, torch.where(low != 0, low.abs(), 1.0), scale)
     steps = ((values - low[:, None, None]) / scale[:, None, None]).round() + 1
@@ -87,9 +87,9 @@ class Labeler:
     Args:
         model (`nn.Module`): Any depth model whose output has `predicted_depth`, on its device.
         preparation (`Preparation`): Its mean, standard deviation and factor are used.
-        space (`str`): What the model predicts: `"disparity"` or `"depth"`.
-        batch_size (`int`): Of full batches; compiled shapes are filled up to it.
-        dtype (`torch.dtype`): Of autocast; float32 switches it off.
+        space (`str`): Space of the predictions: `"disparity"` or `"depth"`.
+        batch_size (`int`): Size of full batches; batches of compiled shapes are filled up to it.
+        dtype (`torch.dtype`): Number format of autocast; float32 switches it off.
         compiled_sizes (`frozenset`): Input sizes for which the network is compiled.
         return_pixels (`bool`): Return the pixels that the network saw.
     """
@@ -111,7 +111,7 @@ class Labeler:
         mean, std = (torch.tensor(x, device=self.device)[:, None, None] for x in (preparation.mean, preparation.std))
         self.gain, self.shift = preparation.factor / std, -mean / std
         self.compiled_sizes = compiled_sizes
-        limits = torch._dynamo.config  # of the shapes that PyTorch compiles; what came later would not be
+        limits = torch._dynamo.config  # otherwise PyTorch would not compile all of the sizes
         limits.recompile_limit = max(limits.recompile_limit, len(compiled_sizes))
         self.compiled = torch.compile(self._depth, dynamic=False) if compiled_sizes else None
 
@@ -121,10 +121,10 @@ class Labeler:
 
         Args:
             pixels (`Sequence[torch.Tensor]`): Each `(height, width, 3)`, uint8, of any size.
-            size (`tuple[int, int]`): height and width of the network's input.
+            size (`tuple[int, int]`): Height and width of the network's input.
 
         Returns:
-            `Labels`: Of the network's input size, on the CPU.
+            `Labels`: Labels of the network's input size, on the CPU.
         """
         seen = self._resized(pixels, size)
         values = self._predict(seen.movedim(-1, 1) * self.gain + self.shift)
@@ -134,14 +134,14 @@ class Labeler:
         return labels if self.device.type != "cuda" else _to_cpu(labels)
 
     def _resized(self, pixels: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
-        """Bring pictures to the input size; those of one size together."""
+        """Resize pictures to the input size, in one call if their sizes are equal."""
         pixels = [picture.to(self.device, non_blocking=True) for picture in pixels]
         if len({picture.shape for picture in pixels}) == 1:
             return resize_pixels(torch.stack(pixels), size)
         return torch.cat([resize_pixels(picture[None], size) for picture in pixels])
 
     def _predict(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Run the network at the pictures' size, compiled where that is chosen: the batch is then filled up."""
+        """Run the network at the pictures' size, compiled for the chosen sizes: the batch is then filled up."""
         size = tuple(pixel_values.shape[-2:])
         if self.compiled is None or size not in self.compiled_sizes:
             return self._depth(pixel_values)

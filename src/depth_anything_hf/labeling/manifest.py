@@ -19,15 +19,15 @@ _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "Pillow")
 
 
 def claim_folder(folder: ShardFolder, settings: Settings, is_main: bool = True) -> None:
-    """Begin a folder, or check that it was begun with the same settings.
+    """Begin a folder, or check that its settings are the same.
 
     Args:
-        folder (`ShardFolder`): New folder, or that of an earlier run.
+        folder (`ShardFolder`): New folder, or folder of an earlier run.
         settings (`Settings`): Settings of this run.
         is_main (`bool`): Whether this process may write.
 
     Raises:
-        ValueError: The folder was begun with other settings.
+        ValueError: The folder has other settings.
         FileExistsError: The folder contains other files.
     """
     begun = folder.path / SETTINGS

@@ -121,7 +121,7 @@ class _Reader:
             self.ended = True
         except (ValueError, EOFError, tarfile.TarError, OSError) as error:
             if isinstance(error, OSError) and not _is_of_the_file(error):
-                raise  # the disk or the network: another run may fare better
+                raise  # the disk or the network: another run may succeed
             self.ended, self.unreadable = True, f"{type(error).__name__}: {error}"
 
 

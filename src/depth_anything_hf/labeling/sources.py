@@ -185,7 +185,7 @@ def _open_files(name: str, files: list[Path], column: str | None) -> ImageSource
     parts = tuple(file.name for file in files)
     twice = [part for part, count in collections.Counter(parts).items() if count > 1]
     if twice:
-        raise ValueError(f"{name} holds two files called {twice[0]}; give them names of their own.")
+        raise ValueError(f"{name} holds two files called {twice[0]}; rename one of them.")
     archives = tuple(files) if kind == "webdataset" else ()
     # A file that was replaced under its name is noticed by its size.
     revision = digest_of([f"{file.name} {file.stat().st_size}" for file in files])[:16]
@@ -204,7 +204,7 @@ def _first_features(name: str, kind: str, files: list[str]) -> datasets.Features
             return load_dataset(kind, data_files={"train": [file]}, split="train", streaming=True).features
         except _BROKEN as error:
             reasons.append(f"{file}: {error}")
-    raise ValueError(f"{name}: none of its {len(files)} files can be read ({reasons[0]}); copy them anew.")
+    raise ValueError(f"{name}: none of its {len(files)} files can be read ({reasons[0]}); copy them again.")
 
 
 def _count_rows(files: list[Path]) -> int | None:
@@ -238,7 +238,7 @@ def _open_hub(name: str, column: str | None, split: str) -> ImageSource:
         revision = HfApi().dataset_info(name).sha
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         raise FileNotFoundError(
-            f"{name} is no file, folder or pattern here, and no dataset that the Hub gives ({type(error).__name__}): "
+            f"{name} is no file, folder or pattern here, and no dataset that the Hub returns ({type(error).__name__}): "
             "check the path, or log in with `hf auth login` for a private one."
         ) from error
     stream = load_dataset(name, split=split, streaming=True, revision=revision)
@@ -278,7 +278,7 @@ def _undecoded(stream: datasets.IterableDataset, column: str) -> datasets.Iterab
 def _open_photographs(name: str, given: Path) -> ImageSource:
     from datasets import IterableDataset
 
-    photographs = Photographs(given, keep_missing=True)  # what is missing is rejected by name
+    photographs = Photographs(given, keep_missing=True)  # missing files are rejected by name
     if next(iter(photographs), None) is None:
         raise FileNotFoundError(
             f"{given} holds no photograph; looked for files ending in {', '.join(IMAGE_EXTENSIONS)}, parquet and tar."

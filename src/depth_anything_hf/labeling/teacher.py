@@ -1,4 +1,4 @@
-"""Load a teacher for labeling: its model, what it predicts, and how it wants its images."""
+"""Load a teacher for labeling: the model, the space of its predictions, and the preparation of its images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ OFFICIAL_RESOLUTION = 518  # for a processor that has none
 
 
 class Preparation(NamedTuple):
-    """How a teacher wants its images."""
+    """Rules for preparing images for a teacher."""
 
     multiple: int  # of both sides, pixels
-    # Width by height of the one shape that the network takes, of which a label then covers the image; None: the image's.
+    # Width by height if the network takes only one shape (a label covers the whole image); None: the image's aspect.
     aspect: float | None
     factor: float  # pixel_values = (pixels * factor - mean) / std
     mean: tuple[float, ...]
@@ -27,12 +27,12 @@ class Preparation(NamedTuple):
 def load_teacher(
     name: str, space: str | None = None, device: str | torch.device = "cpu"
 ) -> tuple[nn.Module, Preparation, str, int]:
-    """Load the model, how it wants its images, the space of its predictions, and its own resolution.
+    """Load the model, the preparation of its images, the space of its predictions, and its resolution.
 
     Args:
         name (`str`): Hub id or folder of a depth model or of a LoRA adapter.
-        space (`str`, *optional*): What it predicts, if its config does not say.
-        device (`str` or `torch.device`): Where it runs.
+        space (`str`, *optional*): Space of the predictions, if its config does not say.
+        device (`str` or `torch.device`): Device of the model.
 
     Returns:
         `tuple[nn.Module, Preparation, str, int]`: The model in evaluation mode, in float32.
@@ -41,7 +41,7 @@ def load_teacher(
         ValueError: The space is unknown.
     """
     teacher = DepthPredictor(name, space=space, device=device)
-    # Weights that are stored in half precision are computed with in `dtype`, as any others.
+    # Weights stored in half precision become float32 too; `dtype` decides the precision of the computation.
     model, processor = teacher.model.float(), teacher.processor
     preparation = preparation_of(processor, model.config)
     network_space = space_of(model, name, space, processed=False)
@@ -49,11 +49,11 @@ def load_teacher(
 
 
 def preparation_of(processor, config=None) -> Preparation:
-    """Read from an image processor what labelling needs; padding is left out, as it has no label.
+    """Read the preparation of images from an image processor; padding is left out, because it has no label.
 
     Args:
-        processor: Of transformers.
-        config: The model's: some processors (DPT's, ZoeDepth's) do not know the patch size.
+        processor: Image processor of transformers.
+        config: Config of the model: some processors (DPT's, ZoeDepth's) do not know the patch size.
 
     Returns:
         The preparation.
@@ -65,7 +65,7 @@ def preparation_of(processor, config=None) -> Preparation:
     """
     asked = getattr(processor, "ensure_multiple_of", None) or getattr(processor, "size_divisor", None)
     backbone = getattr(config, "backbone_config", None)
-    # transformers' DPT takes the patches of its own ViT for a square.
+    # transformers' DPT assumes that the patches of its own ViT form a square.
     own_encoder = getattr(config, "model_type", None) == "dpt" and (backbone is None or config.is_hybrid)
     factor = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
     if getattr(processor, "do_normalize", False):
@@ -82,16 +82,16 @@ def preparation_of(processor, config=None) -> Preparation:
 
 
 def own_resolution(processor, preparation: Preparation) -> int:
-    """Return the shorter side of the network's input by a checkpoint's own processor.
+    """Return the shorter side of the network's input according to the checkpoint's processor.
 
-    It is no part of the `Preparation`, which a folder keeps beside the resolution that was taken.
+    It is not part of the `Preparation`: a folder stores the resolution of its run separately.
 
     Args:
-        processor: Of transformers.
-        preparation (`Preparation`): Read from it.
+        processor: Image processor of transformers.
+        preparation (`Preparation`): Preparation read from the processor.
 
     Returns:
-        `int`: Pixels; 518 where the processor takes images as large as they are.
+        `int`: Pixels; 518 if the processor does not resize.
 
     Example:
         >>> from depth_anything_hf import DepthAnythingImageProcessor
@@ -102,7 +102,7 @@ def own_resolution(processor, preparation: Preparation) -> int:
     size = getattr(processor, "size", None) or {}
     sides = [size[name] for name in ("height", "width", "shortest_edge") if name in size]
     side = min(sides, default=OFFICIAL_RESOLUTION)
-    # A side that is no multiple of the patch becomes one as in a prediction, whose user gave no resolution either.
+    # A side that is no multiple of the patch is rounded as in a prediction without `resolution`.
     return (
         resized_size(side, side, (side, side), preparation.multiple, preparation.aspect is None)[0] if sides else side
     )

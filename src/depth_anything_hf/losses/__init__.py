@@ -1,4 +1,4 @@
-"""Losses, one a file: pure functions of prediction, target and mask.
+"""Losses, one per file: pure functions of prediction, target and mask.
 
 | loss | paper | file |
 |---|---|---|
@@ -8,10 +8,10 @@
 | region-wise under CutMix | V1 eq. 5 to 8 | `cutmix` |
 | feature alignment | V1 eq. 9 | `feature_alignment` |
 | SiLog | metric fine-tuning of V1 and V2 | `silog` |
-| supervised: what a model of either kind learns from labels | V1 3.1, V2 5 | `supervised` |
+| supervised: the loss of a model of either kind on labels | V1 3.1, V2 5 | `supervised` |
 | a term of your own | | `terms` |
 
-A new loss is a file of its own and a line in `LOSSES`, which recipes choose from and the shared tests run over.
+A new loss is a new file and a line in `LOSSES`: recipes choose from it, and the shared tests run over it.
 """
 
 from depth_anything_hf.losses.affine_invariant import affine_invariant_loss

@@ -1,6 +1,6 @@
 r"""Affine-invariant loss: the labeled loss of Depth Anything V1, and the first half of V2's.
 
-Formula (V1, eq. 1 to 3), an image at a time, over its valid pixels:
+Formula (V1, eq. 1 to 3), for one image, over its valid pixels:
 
 \(\hat d = (d - t(d)) / s(d)\), with \(t\) the median and \(s\) the mean absolute deviation from it, and
 \(\rho(d, d^*) = \mathrm{mean}_i\,|\hat d_i - \hat d^*_i|\).
@@ -46,7 +46,7 @@ def normalized_residual(
     tiny = torch.finfo(target.dtype).tiny
     target, target_spread = normalize_robust(target, mask, smallest_target_spread.clamp(min=tiny))
     labeled = target_spread > smallest_target_spread
-    # A prediction without a label to learn from is not read either: were it infinite, its gradient would be NaN.
+    # A prediction without a label to learn from is not read: if it were infinite, its gradient would be NaN.
     mask = mask & labeled[:, None, None]
     prediction, _ = normalize_robust(prediction, mask, smallest_spread)
     return torch.where(mask, prediction - target, 0.0), labeled
@@ -101,7 +101,7 @@ def affine_invariant_loss_per_image(
         trim_fraction (`float`): Share of each image's worst pixels to leave out, in [0, 1).
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: The losses, `(batch,)`, 0 where there is nothing to learn from; and the
+        `tuple[torch.Tensor, torch.Tensor]`: The losses, `(batch,)`, 0 if there is nothing to learn from; and the
         images that have labels, `(batch,)` bool.
 
     Raises:
@@ -120,11 +120,11 @@ def affine_invariant_loss(
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`, disparity at any scale and shift.
         target (`torch.Tensor`): Same shape, disparity at any positive scale and any shift.
-        mask (`torch.Tensor`): Bool, same shape: the labeled pixels. What lies outside is never read.
+        mask (`torch.Tensor`): Bool, same shape: the labeled pixels. Pixels outside are never read.
         trim_fraction (`float`): Share of each image's worst pixels to leave out, in [0, 1): 0.1 on V2's pseudo-labels.
 
     Returns:
-        `torch.Tensor`: Scalar, float32 (float64 for float64 input). 0, with its graph, where no image has labels.
+        `torch.Tensor`: Scalar, float32 (float64 for float64 input). 0, with its graph, if no image has labels.
 
     Raises:
         ValueError: Shapes differ, the mask is not boolean, or `trim_fraction` is outside [0, 1).

@@ -4,8 +4,8 @@ Formula (V1, eq. 6 to 8): the student sees \(u_{ab} = u_a \odot M + u_b \odot (1
 
 \(L_u = \frac{\sum M}{HW}\,\rho(S(u_{ab}), T(u_a))_{M} + \frac{\sum (1 - M)}{HW}\,\rho(S(u_{ab}), T(u_b))_{1-M}\).
 
-Shift and scale are taken anew inside each region, for student and teacher: the two teacher maps have unrelated unknown
-scales, and normalized together the loss would punish a correct student. An image without a box is the plain loss.
+Shift and scale are computed inside each region, for student and teacher: the two teacher maps have unrelated unknown
+scales, and normalized together the loss would punish a correct student. For an image without a box it is the plain loss.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 r"""Feature alignment with a frozen encoder, with a tolerance margin.
 
 Formula (V1, eq. 9): \(L_{feat} = 1 - \mathrm{mean}_i \cos(f_i, f'_i)\) over the patch tokens \(i\) with
-\(\cos(f_i, f'_i) \le \alpha\), \(\alpha = 0.85\). Tokens that agree already are left alone: depth needs them to differ
-within an object, where semantics wants them alike.
+\(\cos(f_i, f'_i) \le \alpha\), \(\alpha = 0.85\). Tokens that agree already do not count: depth needs them to differ
+within an object, while semantics makes them similar.
 
-Unpublished, chosen here: the mean runs over the tokens that are kept, an image at a time; an image all of whose tokens
-agree adds 0. Relations: V1 applies it to unlabeled images only (supplementary table 13).
+Unpublished, chosen here: the mean runs over the counted tokens of each image; an image whose tokens all agree
+adds 0. Relations: V1 applies it to unlabeled images only (supplementary table 13).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def feature_alignment_loss(
     Args:
         features (`torch.Tensor`): `(batch, patches, channels)`, last-layer patch tokens of the student's encoder.
         frozen_features (`torch.Tensor`): Same shape, of the frozen encoder. No gradient flows into it.
-        margin (`float`): Cosine above which a token is left alone, in (-1, 1].
+        margin (`float`): Cosine above which a token does not count, in (-1, 1].
 
     Returns:
         `torch.Tensor`: Scalar in [0, 2], float32 (float64 for float64 input).
@@ -37,7 +37,7 @@ def feature_alignment_loss(
     Example:
         >>> features = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
         >>> frozen = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-        >>> feature_alignment_loss(features, frozen).item()  # the first token agrees and is left alone
+        >>> feature_alignment_loss(features, frozen).item()  # the first token agrees and does not count
         1.0
     """
     if features.ndim != 3 or features.shape != frozen_features.shape:

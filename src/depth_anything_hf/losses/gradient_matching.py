@@ -1,6 +1,6 @@
 r"""Multi-scale gradient matching: the sharpness half of V2's loss.
 
-Formula (MiDaS; V2, section 5 and B.7), an image at a time, with \(R = \hat d - \hat d^*\) the residual of the
+Formula (MiDaS; V2, section 5 and B.7), for one image, with \(R = \hat d - \hat d^*\) the residual of the
 affine-invariant loss, and \(R^k\) that residual at every \(2^k\)-th pixel:
 
 \(L_{gm} = \sum_{k<K} \big(\mathrm{mean}\,|\nabla_x R^k| + \mathrm{mean}\,|\nabla_y R^k|\big)\), \(K = 4\),
@@ -32,7 +32,7 @@ def multi_scale_gradient(residual: torch.Tensor, mask: torch.Tensor, scales: int
     Args:
         residual (`torch.Tensor`): `(batch, height, width)`, finite everywhere.
         mask (`torch.Tensor`): Bool, same shape.
-        scales (`int`): How many: scale k looks at every `2**k`-th pixel. A scale without a valid pair adds nothing.
+        scales (`int`): Number of scales: scale k looks at every `2**k`-th pixel. A scale without a valid pair adds nothing.
 
     Returns:
         `torch.Tensor`: `(batch,)`.
@@ -75,7 +75,7 @@ def gradient_matching_loss(
         scales (`int`): Number of scales, each half as fine as the one before.
 
     Returns:
-        `torch.Tensor`: Scalar, float32 (float64 for float64 input). 0, with its graph, where no image has labels.
+        `torch.Tensor`: Scalar, float32 (float64 for float64 input). 0, with its graph, if no image has labels.
 
     Raises:
         ValueError: Shapes differ, the mask is not boolean, or `scales` is below 1.

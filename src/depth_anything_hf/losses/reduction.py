@@ -10,8 +10,8 @@ def in_full_precision(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Check the shapes and bring prediction and target to float32 (float64 stays), 0 where the mask is false.
 
-    Selecting before any arithmetic keeps what lies outside the mask, NaN and infinity included, out of values and
-    gradients alike.
+    Selecting before any arithmetic keeps the pixels outside the mask, NaN and infinity included, out of values and
+    gradients.
 
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`, any float dtype.
@@ -19,7 +19,7 @@ def in_full_precision(
         mask (`torch.Tensor`): Bool, same shape.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: Both, in the wider dtype of float32 and their own.
+        `tuple[torch.Tensor, torch.Tensor]`: Prediction and target, in the wider dtype of float32 and their own.
 
     Raises:
         ValueError: The shapes differ, the rank is not 3, or the mask is not boolean.

@@ -1,6 +1,6 @@
 r"""The loss of a relative model: affine-invariant plus gradient matching, from one shared residual.
 
-\(L = L_{ssi} + w\,L_{gm}\): \(w = 0\) is V1's labelled loss, \(w = 2\) V2's (section 5 and appendix B.7).
+\(L = L_{ssi} + w\,L_{gm}\): \(w = 0\) is V1's labeled loss, \(w = 2\) V2's (section 5 and appendix B.7).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def relative_loss_per_image(
     trim_fraction: float = 0.0,
     with_gradient_matching: bool = True,
 ) -> RelativeLoss:
-    """Compute both terms of each image's loss, normalising prediction and target once.
+    """Compute both terms of each image's loss, normalizing prediction and target once.
 
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`, disparity.
@@ -37,7 +37,7 @@ def relative_loss_per_image(
         mask (`torch.Tensor`): Bool, same shape.
         trim_fraction (`float`): Share of each image's worst pixels that the affine-invariant term leaves out. The
             gradient term sees all pixels; the papers do not say (unpublished).
-        with_gradient_matching (`bool`): False saves its time and gives zeros.
+        with_gradient_matching (`bool`): False saves its time and returns zeros.
 
     Returns:
         `RelativeLoss`: Both terms and the images that have labels, `(batch,)` each.

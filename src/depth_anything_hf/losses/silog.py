@@ -1,6 +1,6 @@
 r"""Scale-invariant logarithmic loss (SiLog): the loss of metric models.
 
-Formula, an image at a time, with \(g = \log p - \log y\) over the valid pixels:
+Formula, for one image, with \(g = \log p - \log y\) over the valid pixels:
 
 \(L = c\,\sqrt{\overline{g^2} - \lambda\,\bar g^2} = c\,\sqrt{\mathrm{Var}(g) + (1 - \lambda)\,\bar g^2}\).
 
@@ -20,7 +20,7 @@ import torch
 from depth_anything_hf.losses.reduction import in_full_precision, mean_over_labeled
 from depth_anything_hf.maps.geometry import masked_mean
 
-SMALLEST_DEPTH = 1e-6  # metres; a sigmoid in half precision reaches 0, whose logarithm would be infinite
+SMALLEST_DEPTH = 1e-6  # meters; a sigmoid in half precision reaches 0, and its logarithm would be infinite
 
 
 def silog_loss_per_image(
@@ -55,11 +55,11 @@ def silog_loss(
     """Compute the SiLog loss: the mean over the images that have labels.
 
     Args:
-        prediction (`torch.Tensor`): `(batch, height, width)`, metres.
-        target (`torch.Tensor`): Same shape, metres, positive inside the mask.
-        mask (`torch.Tensor`): Bool, same shape: labelled pixels within the model's range.
-        variance_focus (`float`): How much of a common factor is forgiven, in [0, 1]: 0 is the RMSE of the logarithm,
-            1 forgives it wholly. V2: 0.5; V1: 0.85.
+        prediction (`torch.Tensor`): `(batch, height, width)`, meters.
+        target (`torch.Tensor`): Same shape, meters, positive inside the mask.
+        mask (`torch.Tensor`): Bool, same shape: labeled pixels within the model's range.
+        variance_focus (`float`): Share of a common factor that is ignored, in [0, 1]: 0 is the RMSE of the logarithm,
+            1 ignores it completely. V2: 0.5; V1: 0.85.
         weight (`float`): Factor on the loss. V2: 1; V1: 10.
 
     Returns:
@@ -72,9 +72,9 @@ def silog_loss(
     Source: Eigen et al., 2014, eq. 4; conventions as in the table above.
 
     Example:
-        >>> metres = torch.tensor([[[1.0, 2.0]]])
-        >>> everywhere = torch.ones_like(metres, dtype=torch.bool)
-        >>> round(silog_loss(metres * torch.e, metres, everywhere).item(), 6)  # a common factor e: sqrt(1 - 0.5)
+        >>> meters = torch.tensor([[[1.0, 2.0]]])
+        >>> everywhere = torch.ones_like(meters, dtype=torch.bool)
+        >>> round(silog_loss(meters * torch.e, meters, everywhere).item(), 6)  # a common factor e: sqrt(1 - 0.5)
         0.707107
     """
     return mean_over_labeled(*silog_loss_per_image(prediction, target, mask, variance_focus, weight))

@@ -1,4 +1,4 @@
-r"""The loss of a model on labels in its own space: one function for `model(labels=...)` and for every stream of a step.
+r"""The loss of a model on labels in its own space: one function for `model(labels=...)` and for both parts of a step.
 
 Relative: affine-invariant plus \(w\) times gradient matching, region by region under CutMix. Metric: SiLog on the labels
 up to `max_depth`.
@@ -23,7 +23,7 @@ def labeled_pixels(
     Args:
         labels (`torch.Tensor`): `(batch, height, width)`, disparity, or meters with `max_depth`.
         label_mask (`torch.Tensor`, *optional*): Bool, same shape.
-        max_depth (`float`, *optional*): Of a metric model, meters.
+        max_depth (`float`, *optional*): Largest depth of a metric model, meters.
 
     Returns:
         `torch.Tensor`: Bool, same shape.
@@ -49,13 +49,13 @@ def supervised_loss(
     Args:
         prediction (`torch.Tensor`): `(batch, height, width)`: disparity, or meters with `max_depth`.
         labels (`torch.Tensor`): Same shape and space.
-        mask (`torch.Tensor`): Bool, same shape: of `labeled_pixels`.
-        max_depth (`float`, *optional*): Of a metric model, meters; left out, the model is relative.
+        mask (`torch.Tensor`): Bool, same shape, from `labeled_pixels`.
+        max_depth (`float`, *optional*): Largest depth of a metric model, meters. Default: the model is relative.
         boxes (`torch.Tensor`, *optional*): Bool, same shape: the pixels that CutMix took from the partner.
-        gradient_matching_weight (`float`): V1: 0, V2: 2.
+        gradient_matching_weight (`float`): Weight of gradient matching. V1: 0, V2: 2.
         trim_fraction (`float`): Share of each image's worst pixels that the affine-invariant term leaves out, in [0, 1).
-        silog_variance_focus (`float`): Of a metric model: V2 0.5, V1 0.85.
-        silog_weight (`float`): Of a metric model: V2 1, V1 10.
+        silog_variance_focus (`float`): Variance focus of SiLog, for a metric model: V2 0.5, V1 0.85.
+        silog_weight (`float`): Factor on SiLog, for a metric model: V2 1, V1 10.
 
     Returns:
         `dict[str, torch.Tensor]`: Scalars, float32: the unweighted terms (detached), then `total`: means over the images

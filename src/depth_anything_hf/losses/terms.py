@@ -22,18 +22,18 @@ def weight_at(weight: Weight, step: int) -> float:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A loss that `DepthAnythingTrainer` adds to those of the papers.
+    """A loss that `DepthAnythingTrainer` adds to the losses of the papers.
 
     The weighted term is added to the loss of its images, as gradient matching is, before the average over labeled
-    images, unlabeled images and feature alignment. A weight that changes therefore rescales nothing else.
+    images, unlabeled images and feature alignment. Changing this weight therefore rescales nothing else.
 
     Args:
-        name (`str`): In the logs (`labeled_NAME_loss`, unweighted) and on the model card.
+        name (`str`): Name in the logs (`labeled_NAME_loss`, unweighted) and on the model card.
         loss (`Callable`): Takes prediction and target `(batch, height, width)`, float, in the model's space (disparity or
             meters; the target is 0 outside the mask), and mask, bool, of the same shape: the labeled pixels. Returns the loss of each image `(batch,)`, or
             their mean, a scalar. Under CutMix it is called once for each region, with the region's mask.
         weight (`float` or `Callable`): Factor; or a schedule, a function of the training step.
-        on (`str`): `"labeled"`, `"unlabeled"` or `"both"`: the images that it compares.
+        on (`str`): `"labeled"`, `"unlabeled"` or `"both"`: the images for which it is computed.
 
     Raises:
         TypeError: `loss` is not callable.
@@ -82,7 +82,7 @@ class LossTerm:
             target (`torch.Tensor`): Same shape.
             mask (`torch.Tensor`): Bool, same shape: the labeled pixels.
             boxes (`torch.Tensor`, *optional*): Bool, same shape: the pixels that CutMix took from the partner. The loss is
-                then taken in each region by itself and weighted with the region's area (V1, eq. 8).
+                then computed for each region separately and weighted with the region's area (V1, eq. 8).
 
         Returns:
             `torch.Tensor`: Scalar.

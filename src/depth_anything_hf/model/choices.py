@@ -1,4 +1,4 @@
-"""Names of the model's variants. Imports nothing, so that a command line need not wait for PyTorch."""
+"""Names of the model's variants. Imports nothing, so that a command line does not wait for PyTorch."""
 
 SIZES = ("small", "base", "large", "giant")
 VERSIONS = ("v1", "v2")

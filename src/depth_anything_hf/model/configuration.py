@@ -135,7 +135,7 @@ def config_for(size: str, version: str = "v2", max_depth: float | None = None) -
         `DepthAnythingConfig`: A configuration of the stock class.
 
     Raises:
-        ValueError: The size or version is unknown, or V1 giant, which does not exist.
+        ValueError: The size or version is unknown, or it is V1 giant, which does not exist.
 
     Source: the authors' repositories; Depth Anything V2, section 5.
 

@@ -47,7 +47,7 @@ _ZOEDEPTH = ("core.core.", "attractors.", "seed_bin_regressor.", "conditional_lo
 def name_table(config: DepthAnythingConfig) -> dict[str, tuple[str, ...]]:
     """List the official name of every parameter with its name on disk in a Hugging Face checkpoint.
 
-    It is one name, or three if the official parameter stacks query, key and value.
+    This is one name, or three if the official parameter stacks query, key and value.
 
     Example:
         >>> table = name_table(config_for("small"))
@@ -99,7 +99,7 @@ def from_official(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingC
             "encoder and run only in the authors' code. For metric depth, use a V2 metric file."
         )
     table, shapes = name_table(config), _shapes_on_disk(config)
-    # Stacked: as many times the rows.
+    # A stack of n matrices has n times the rows.
     official_shapes = {key: (len(names) * shapes[names[0]][0], *shapes[names[0]][1:]) for key, names in table.items()}
     state_dict = _with_mask_token(state_dict, "pretrained.")
     _check(state_dict, official_shapes, _hint(state_dict, config))
@@ -176,7 +176,7 @@ def convert_official(
 ) -> DepthAnythingForDepthEstimation:
     """Turn an official file into a model.
 
-    The weights do not tell the version, or whether they are metric. If the file's name or a training checkpoint tells it,
+    The weights do not show the version, or whether they are metric. If the file's name or a training checkpoint shows it,
     the arguments must agree; otherwise a wrong argument causes bad depth without an error.
 
     Args:
@@ -323,7 +323,7 @@ def _kind(version: str, max_depth: float | None) -> str:
 
 
 def _layers(config: DepthAnythingConfig) -> tuple:
-    """Return the settings from which the authors' code builds its network, and on which its output depends."""
+    """Return the settings from which the authors' code builds its network, and that determine its output."""
     encoder = _encoder(config)
     shape = (encoder.hidden_size, encoder.num_hidden_layers, encoder.num_attention_heads, list(encoder.out_indices))
     kind = (encoder.mlp_ratio, encoder.use_swiglu_ffn, encoder.qkv_bias, encoder.patch_size, encoder.image_size)

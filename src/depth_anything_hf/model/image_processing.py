@@ -1,4 +1,4 @@
-"""Images and depth maps in, batches and full-size depth out."""
+"""Prepare images and depth maps as batches, and resize predictions to full size."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ else:
 class DepthAnythingImageProcessor(StockProcessor):
     """Prepare images, and depth maps along with them, for Depth Anything.
 
-    A subclass of the stock DPT processor on the backend that is installed (torchvision, else PIL). What it saves names
+    A subclass of the stock DPT processor on the backend that is installed (torchvision, else PIL). The saved file names
     the stock class, so that a checkpoint loads without this package.
 
     Args:
-        resize_method (`str`): `"lower_bound"`, as the authors' code, or `"minimal"`, as the stock processor. See
+        resize_method (`str`): `"lower_bound"`, like the authors' code, or `"minimal"`, like the stock processor. See
             `resized_size`. It is not saved: the stock class knows only its own.
-        kwargs: As of the stock class; the defaults are Depth Anything's: `size` 518 x 518, `ensure_multiple_of` 14,
+        kwargs: Arguments of the stock class; the defaults are Depth Anything's: `size` 518 x 518, `ensure_multiple_of` 14,
             `keep_aspect_ratio` True, ImageNet mean and standard deviation.
 
     Example:
@@ -65,17 +65,17 @@ class DepthAnythingImageProcessor(StockProcessor):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Load a processor as the stock class does; `"mini"` is the one that comes with the package."""
+        """Load a processor as the stock class does; `"mini"` is the processor of the bundled model."""
         return super().from_pretrained(checkpoint_folder(pretrained_model_name_or_path), *args, **kwargs)
 
     @property
     def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the colours, `(3, 1, 1)` each: `pixel_values * std + mean` lies in [0, 1]."""
+        """Return mean and standard deviation of the colors, `(3, 1, 1)` each: `pixel_values * std + mean` lies in [0, 1]."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
         return mean, std
 
     def to_dict(self) -> dict:
-        """List what is saved: the settings of the stock class, under its name."""
+        """Return the saved settings: those of the stock class, under its name."""
         settings = super().to_dict()
         settings.pop("resize_method", None)
         return settings | {"image_processor_type": "DPTImageProcessor"}
@@ -107,22 +107,23 @@ class DepthAnythingImageProcessor(StockProcessor):
 
         Args:
             images: One image or a list: PIL, array, tensor, path or URL. Gray is repeated to RGB, alpha is dropped.
-            depth_maps (*optional*): For each image a `(height, width)` array of its size: metres or disparity.
-            masks (*optional*): For each depth map a bool array: where it may be read. Left out: finite and positive.
-            space (`str`, *optional*): What the depth maps hold: `"depth"` or `"disparity"`. Required with them.
+            depth_maps (*optional*): For each image a `(height, width)` array of its size: meters or disparity.
+            masks (*optional*): For each depth map a bool array: True for valid pixels. Default: finite and positive.
+            space (`str`, *optional*): Meaning of the depth maps: `"depth"` or `"disparity"`. Required with them.
             sky_masks (*optional*): For each image a bool array, or None.
-            depth_estimation_type (`str`, *optional*): Of the model that learns from the labels
+            depth_estimation_type (`str`, *optional*): Kind of the model that learns from the labels
                 (`model.config.depth_estimation_type`): `"relative"` gets disparity, `"metric"` meters. Required with depth
                 maps: a default would be wrong for half of the models.
-            return_tensors (`str`, *optional*): `"pt"` or `"np"` for a batch; left out, lists.
-            kwargs: As of the stock class, and `resize_method`.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"` for a batch. Default: lists.
+            kwargs: Arguments of the stock class, and `resize_method`.
 
         Returns:
             `BatchFeature`: `pixel_values` `(batch, 3, height, width)`; with depth maps also `labels` float32 and
-            `label_mask` bool, `(batch, height, width)`, and `target_space`, their space, which the model checks.
+            `label_mask` bool, `(batch, height, width)`, and `target_space`, their space, for the check in the model.
 
         Raises:
-            ValueError: Sizes or counts do not fit, `space` is missing, or a batch of several sizes is asked for.
+            ValueError: Sizes or counts do not fit, `space` or `depth_estimation_type` is missing, or a batch would
+                have several sizes.
         """
         images = _as_list(self.fetch_images(images))
         images = make_flat_list_of_images(
@@ -153,16 +154,16 @@ class DepthAnythingImageProcessor(StockProcessor):
     def _labels(self, depth_maps, masks, sky_masks, space, depth_estimation_type, sizes) -> dict[str, list]:
         """Convert each depth map to the model's space and resize it to its image's input size."""
         if space is None:
-            raise ValueError("depth_maps are given without space; pass space='depth' (meters) or space='disparity'.")
+            raise ValueError("depth_maps are passed without space; pass space='depth' (meters) or space='disparity'.")
         if depth_estimation_type is None:
             raise ValueError(
-                "depth_maps are given without depth_estimation_type; pass that of the model that learns from the labels, "
+                "depth_maps are passed without depth_estimation_type; pass the type of the model that learns from the labels, "
                 "model.config.depth_estimation_type: 'relative' (disparity) or 'metric' (meters)."
             )
         depth_maps, masks, sky_masks = (_one_each(maps, len(sizes)) for maps in (depth_maps, masks, sky_masks))
         if any(values is None for values in depth_maps):
             raise ValueError(
-                "depth_maps holds None; give a map for each image, or an image without one in another call."
+                "depth_maps contains None; pass a map for each image, or pass images without one in another call."
             )
         labels, label_masks = [], []
         for (original, resized), values, mask, sky in zip(sizes, depth_maps, masks, sky_masks, strict=True):
@@ -180,23 +181,23 @@ class DepthAnythingImageProcessor(StockProcessor):
     def post_process_depth_estimation(  # type: ignore[override]  # no tensors of other frameworks
         self, outputs, target_sizes: list[tuple[int, int]] | None = None, mode: str = "bilinear"
     ) -> list[dict[str, torch.Tensor]]:
-        """Bring predictions to the sizes of the images.
+        """Resize predictions to the sizes of the images.
 
         Args:
-            outputs: Of the model, with `predicted_depth` `(batch, height, width)`.
-            target_sizes (`list[tuple[int, int]]`, *optional*): height and width of each image.
-            mode (`str`): `"bilinear"`, as the authors, or `"bicubic"`, as the stock processor.
+            outputs: Output of the model, with `predicted_depth` `(batch, height, width)`.
+            target_sizes (`list[tuple[int, int]]`, *optional*): Height and width of each image.
+            mode (`str`): `"bilinear"`, like the authors, or `"bicubic"`, like the stock processor.
 
         Returns:
             `list[dict[str, torch.Tensor]]`: `predicted_depth` `(height, width)` for each image.
 
         Raises:
-            ValueError: As many sizes as predictions are needed.
+            ValueError: The number of sizes differs from the number of predictions.
         """
         predicted_depth = outputs.predicted_depth
         if target_sizes is not None and len(target_sizes) != len(predicted_depth):
             raise ValueError(
-                f"{len(target_sizes)} target_sizes for {len(predicted_depth)} predictions; give one for each."
+                f"{len(target_sizes)} target_sizes for {len(predicted_depth)} predictions; pass one for each."
             )
         sizes = [depth.shape for depth in predicted_depth] if target_sizes is None else target_sizes
         return [
@@ -206,7 +207,7 @@ class DepthAnythingImageProcessor(StockProcessor):
 
 
 def _as_rgb(image, layout: str | None) -> tuple:
-    """Bring an image to three channels, and say where they lie. Alpha is dropped, as by the stock pipeline."""
+    """Convert an image to three channels; return it and its layout. Alpha is dropped, like in the stock pipeline."""
     if isinstance(image, Image.Image):
         return np.array(image.convert("RGB")), "channels_last"
     layout = layout or infer_channel_dimension_format(image, num_channels=(1, 3, 4))
@@ -216,17 +217,17 @@ def _as_rgb(image, layout: str | None) -> tuple:
 
 
 def _as_list(values) -> list:
-    """Give a list as it is, and anything else as the only entry of one."""
+    """Return a list unchanged, and any other value as a list with one entry."""
     return list(values) if isinstance(values, (list, tuple)) else [values]
 
 
 def _one_each(maps, count: int) -> list:
-    """List the map of each image: from a list, a batch `(count, height, width)`, one map, or None for all."""
+    """Return a list with the map of each image: from a list, a batch `(count, height, width)`, one map, or None for all."""
     if maps is None:
         return [None] * count
     maps = list(maps) if getattr(maps, "ndim", 0) > 2 else _as_list(maps)
     if len(maps) != count:
-        raise ValueError(f"{len(maps)} maps for {count} images; give one for each image.")
+        raise ValueError(f"{len(maps)} maps for {count} images; pass one for each image.")
     return maps
 
 

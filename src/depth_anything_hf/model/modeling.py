@@ -52,14 +52,14 @@ class DepthAnythingOutput(DepthEstimatorOutput):
 class DepthAnythingForDepthEstimation(StockDepthAnything):
     """Predict depth, and learn it: the stock class of the same name, with `labels`.
 
-    What it saves is a stock checkpoint: `transformers.AutoModelForDepthEstimation` and
+    It saves a stock checkpoint: `transformers.AutoModelForDepthEstimation` and
     `pipeline("depth-estimation")` load it without this package.
 
     Args:
         config (`DepthAnythingConfig`): From `config_for`, or of any checkpoint.
 
     Raises:
-        ValueError: A relative configuration with a `max_depth` other than 1, by which the stock head would multiply.
+        ValueError: A relative configuration with a `max_depth` other than 1, because the stock head multiplies by it.
 
     Example:
         >>> from transformers import Dinov2Config
@@ -77,7 +77,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         if config.depth_estimation_type == "relative" and config.max_depth != 1:
             raise ValueError(
                 f"max_depth is {config.max_depth} with depth_estimation_type='relative'; the head multiplies by it, "
-                "so it must be 1. Set config.max_depth = 1, or depth_estimation_type='metric' if the output is metres."
+                "so it must be 1. Set config.max_depth = 1, or depth_estimation_type='metric' if the output is meters."
             )
         super().__init__(config)
         self.freeze_unused_parameters()
@@ -91,18 +91,18 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 
     @property
     def label_space(self) -> str:
-        """What the model predicts and learns from: `"disparity"` (relative) or `"depth"`, in meters (metric)."""
+        """Return the space of predictions and labels: `"disparity"` (relative) or `"depth"`, in meters (metric)."""
         return "depth" if self.config.depth_estimation_type == "metric" else "disparity"
 
     def get_input_embeddings(self) -> None:  # type: ignore[override]
-        """Give None, not the stock class's error: accelerate asks before it shards a model (FSDP2)."""
+        """Return None instead of the stock class's error: accelerate calls this before it shards a model (FSDP2)."""
         return None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Load a checkpoint as the stock class does; `"mini"` is the one that comes with the package.
+        """Load a checkpoint as the stock class does; `"mini"` is the bundled model.
 
-        The parameters that never get a gradient are frozen again, as loading replaces those that the constructor froze.
+        The parameters that never get a gradient are frozen again, because loading replaces the parameters of the constructor.
         """
         loaded = super().from_pretrained(checkpoint_folder(pretrained_model_name_or_path), *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True gives a pair
@@ -110,10 +110,10 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         return loaded
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
-        """Take weights under their names on disk too, for `load_state_dict`.
+        """Accept weights under their names on disk, too, for `load_state_dict`.
 
-        A Trainer that resumes, or loads its best model, hands over the file as it is and would leave the attention's
-        weights out with no more than a warning (huggingface/transformers#48805).
+        A Trainer that resumes, or loads its best model, passes the content of the file and would leave out the weights of
+        the attention with only a warning (huggingface/transformers#48805).
         """
         own = {prefix + name for name, _ in self.named_parameters()}
         for name in [name for name in state_dict if name.startswith(prefix) and name not in own]:
@@ -129,10 +129,10 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Start the decoder as the authors' plain PyTorch layers start, and the relative head above zero.
+        """Initialize the decoder like the authors' plain PyTorch layers, and the relative head above zero.
 
         The stock 0.02 normal shrinks the signal at every convolution until the prediction is constant. And a relative
-        head ends in a ReLU whose loss ignores any shift: started at 0, it can go to all zeros and stay there.
+        head ends in a ReLU, while its loss ignores any shift: started at 0, it can become all zeros and never recover.
         """
         if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             return super()._init_weights(module)
@@ -156,24 +156,24 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 
         Args:
             encoder (`str` or `PreTrainedModel`): DINOv2 (Hub id such as `"facebook/dinov2-small"`, folder, `Dinov2Model`
-                or `Dinov2Backbone`); or a Depth Anything checkpoint or model, of which the encoder alone is taken, as
+                or `Dinov2Backbone`); or a Depth Anything checkpoint or model, whose encoder only is used, as
                 for metric depth. Weights are copied.
-            version (`str`, *optional*): `"v1"` or `"v2"`: which encoder blocks the decoder reads. Left out: those of
-                the Depth Anything, or V2's.
-            max_depth (`float`, *optional*): Metres, for a metric model. Left out: relative.
-            with_neck (`bool`): Take the neck of the Depth Anything, too; the head alone is fresh.
-            kwargs: Passed to `from_pretrained` where `encoder` is an id or folder.
+            version (`str`, *optional*): `"v1"` or `"v2"`: decides which encoder blocks the decoder reads. Default: the
+                blocks of the Depth Anything, or V2's.
+            max_depth (`float`, *optional*): Largest depth of a metric model, meters. Default: a relative model.
+            with_neck (`bool`): Also take the neck of the Depth Anything; only the head is fresh.
+            kwargs: Passed to `from_pretrained` if `encoder` is an id or folder.
 
         Returns:
-            `DepthAnythingForDepthEstimation`: In training state for its decoder, float32.
+            `DepthAnythingForDepthEstimation`: A model with a fresh decoder, float32.
 
         Raises:
             TypeError: `encoder` is another kind of model.
-            ValueError: The id or folder holds another kind of model, the weights do not fit, or a neck is asked for
-                that is not there or reads other blocks.
+            ValueError: The id or folder holds another kind of model, the weights do not fit, or `with_neck` is set
+                and there is no neck or it reads other blocks.
 
         Source: Depth Anything V1, sections 3.2 and 4.1 (the student's decoder is fresh, not the teacher's), and 4.3 with
-        the authors' `metric_depth/train.py` (metric: encoder alone).
+        the authors' `metric_depth/train.py` (metric: only the encoder).
 
         Example:
             >>> from transformers import Dinov2Config, Dinov2Model
@@ -221,21 +221,21 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         """Predict depth and, given labels, compute the loss.
 
         Args:
-            pixel_values (`torch.Tensor`): `(batch, 3, height, width)`, normalised; both sides multiples of the patch.
+            pixel_values (`torch.Tensor`): `(batch, 3, height, width)`, normalized; both sides multiples of the patch.
             labels (`torch.Tensor`, *optional*): `(batch, height, width)` float, in the model's own space: disparity at
-                any positive scale for a relative model, metres for a metric one.
-            label_mask (`torch.Tensor`, *optional*): Bool, same shape. Left out, a label is whatever is finite and
-                positive (or zero, in disparity: the sky). What is not finite or out of range is never a label.
+                any positive scale for a relative model, meters for a metric one.
+            label_mask (`torch.Tensor`, *optional*): Bool, same shape. Default: labels are all values that are finite
+                and positive (or zero, in disparity: the sky). Other values and values out of range are never labels.
             output_features (`bool`): Also return the encoder's last patch tokens.
-            target_space (`str`, *optional*): What the labels are, as `DepthCollator` writes into its batches:
-                `"disparity"` or `"depth"` (meters). Labels in the other space than the model's own are refused.
+            target_space (`str`, *optional*): Space of the labels, as `DepthCollator` writes into its batches:
+                `"disparity"` or `"depth"` (meters). It must be the model's own space.
             output_attentions (`bool`, *optional*): As in the stock class.
             output_hidden_states (`bool`, *optional*): As in the stock class.
             return_dict (`bool`, *optional*): As in the stock class.
 
         Returns:
             `DepthAnythingOutput`: `predicted_depth` `(batch, height, width)`: disparity, at least 0 and larger when
-            nearer (relative), or metres in (0, max_depth) (metric); `loss`, scalar float32, given labels.
+            nearer (relative), or meters in (0, max_depth) (metric); `loss`, scalar float32, given labels.
 
         Raises:
             ValueError: A side is no multiple of the patch, labels and prediction differ in shape, or the labels are in
@@ -283,7 +283,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 
         Args:
             predicted_depth (`torch.Tensor`): `(batch, height, width)`.
-            labels (`torch.Tensor`): Same shape; disparity or metres.
+            labels (`torch.Tensor`): Same shape; disparity or meters.
             label_mask (`torch.Tensor`, *optional*): Bool, same shape.
 
         Returns:
@@ -298,12 +298,12 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
                 "must be (batch, height, width) of pixel_values. Pass the depth maps to DepthAnythingImageProcessor "
                 "along with the images, or squeeze a channel dimension of 1."
             )
-        # A mask of one image would broadcast over the batch in silence.
+        # A mask of one image would broadcast over the batch without an error.
         if label_mask is not None and (label_mask.shape != labels.shape or label_mask.dtype != torch.bool):
             raise ValueError(
                 f"label_mask has shape {tuple(label_mask.shape)} and dtype {label_mask.dtype}; it must be torch.bool "
                 f"and of the labels' shape {tuple(labels.shape)}. Write label_mask > 0.5 or label_mask.bool(), and "
-                "give each image its own mask."
+                "pass a mask for each image."
             )
         max_depth = self.config.max_depth if self.config.depth_estimation_type == "metric" else None
         mask = labeled_pixels(labels, label_mask, max_depth)
@@ -312,7 +312,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 
 
 def _load_encoder(encoder: str | os.PathLike | PreTrainedModel, **kwargs) -> PreTrainedModel:
-    """Return a DINOv2 or a Depth Anything, loaded where an id or folder is given."""
+    """Return a DINOv2 or a Depth Anything; load it if `encoder` is an id or folder."""
     if isinstance(encoder, (str, os.PathLike)):
         kinds: dict[str, type[PreTrainedModel]] = {"dinov2": Dinov2Backbone, "depth_anything": StockDepthAnything}
         found = AutoConfig.from_pretrained(encoder, **kwargs).model_type

@@ -1,4 +1,4 @@
-"""What controls a training run: the stock arguments, and those of the two papers."""
+"""Arguments of a training run: the stock ones, and those of the two papers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from depth_anything_hf.training.fields import (
 class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None: decided by the device
     LossFields, ViewFields, OptimizationFields, OutputFields, TrainingArguments
 ):
-    r"""Arguments of `DepthAnythingTrainer`: those of `TrainingArguments`, and the papers' own.
+    r"""Arguments of `DepthAnythingTrainer`: the arguments of `TrainingArguments`, and the papers' own.
 
     Fields left at None take the value of the `preset`; after construction none of them is None.
 
@@ -36,9 +36,9 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
     > Parameters that control the student's view: `strong_perturbation`, `perturbation_kwargs`, `cutmix_probability`.
 
     These defaults differ from the stock class: `learning_rate` 5e-6 (the encoder's; both papers), `weight_decay` 0.01
-    (the authors' metric code), `bf16` where the accelerator has it (the losses run in float32 always),
-    `accelerator_config` with `non_blocking` on an accelerator (copies to it do not hold up the host),
-    `ddp_find_unused_parameters` False (what gets no gradient is frozen),
+    (the authors' metric code), `bf16` where the accelerator has it (the losses always run in float32),
+    `accelerator_config` with `non_blocking` on an accelerator (the host does not wait for copies to it),
+    `ddp_find_unused_parameters` False (parameters without gradient are frozen),
     `remove_unused_columns` False (records carry columns that the collator needs) and `logging_nan_inf_filter` False (a
     non-finite loss stops the run instead).
     """
@@ -46,7 +46,8 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "perturbation_kwargs", "color_ranges"]  # noqa: RUF012 - upstream's
 
     ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Keep False: what gets no gradient is frozen, and the search costs time."}
+        default=False,
+        metadata={"help": "Keep False: parameters without gradient are frozen, and the search costs time."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: records carry extra columns."})
     logging_nan_inf_filter: bool = field(
@@ -57,7 +58,7 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model = "abs_rel"  # evaluation reports no loss
         if self.metric_for_best_model is not None and self.greater_is_better is None:
-            # The stock class takes all but a loss for better when greater, and would keep the worst checkpoint.
+            # The stock class assumes that greater is better for all metrics but a loss, and would keep the worst checkpoint.
             self.greater_is_better = "delta" in self.metric_for_best_model
         self._take_the_devices_defaults(on_gpu=not self.use_cpu and torch.cuda.is_available())
         super().__post_init__()
@@ -80,28 +81,28 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [{low}, {high}].")
 
     def _take_the_devices_defaults(self, on_gpu: bool) -> None:
-        """Fill in what was left open and depends on the device."""
+        """Set the arguments that were left out and depend on the device."""
         if self.bf16 is None:
             self.bf16 = on_gpu and not self.fp16 and torch.cuda.is_bf16_supported()
         if self.accelerator_config is None and on_gpu and self.dataloader_pin_memory:
             self.accelerator_config = {"non_blocking": True}
 
     def __getstate__(self) -> dict:
-        """Leave the token out of what is pickled: the Trainer saves its arguments beside the model, and uploads them."""
+        """Pickle without the token: the Trainer saves its arguments beside the model, and uploads them."""
         return self.__dict__ | {"hub_token": None}
 
     def stream_batch_sizes(self, has_labeled: bool, has_unlabeled: bool) -> tuple[int, int]:
         """Split a device's batch between the streams.
 
         Args:
-            has_labeled (`bool`): Whether there are labelled images.
-            has_unlabeled (`bool`): Whether there are unlabelled ones.
+            has_labeled (`bool`): Whether there are labeled images.
+            has_unlabeled (`bool`): Whether there are unlabeled images.
 
         Returns:
-            `tuple[int, int]`: Labelled and unlabelled images in a batch; 0 for a stream that is missing.
+            `tuple[int, int]`: Labeled and unlabeled images in a batch; 0 for a missing stream.
 
         Raises:
-            ValueError: Nothing is left for a stream.
+            ValueError: No image is left for a stream.
         """
         total = self.per_device_train_batch_size
         if not has_unlabeled:
@@ -116,8 +117,8 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
         unlabeled = self.unlabeled_batch_size or total - labeled
         if labeled < 1 or unlabeled < 1:
             raise ValueError(
-                f"per_device_train_batch_size is {total}, which leaves {labeled} labelled and {unlabeled} unlabelled "
-                "images; both must be at least 1. Raise it to 3 or more, or give labeled_batch_size and "
+                f"per_device_train_batch_size is {total}, which leaves {labeled} labeled and {unlabeled} unlabeled "
+                "images; both must be at least 1. Raise it to 3 or more, or set labeled_batch_size and "
                 "unlabeled_batch_size."
             )
         return labeled, unlabeled

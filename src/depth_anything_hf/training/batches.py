@@ -1,9 +1,9 @@
 """One reader of batches: labeled and unlabeled records in a fixed ratio, from sets with an index and from streams.
 
-The sampler names the batches of a run by their numbers, and for a set with an index the records of each. A stream
-(`datasets.IterableDataset`) has no index: each worker of each process reads a share of its own, and a batch says where
-its worker stands after it, so the main process knows the position although workers run ahead. Shuffles and the seeds
-of the augmentation follow from the run's seed and the number of the batch: a resumed run equals a straight one.
+The sampler plans the numbers of the batches, and for a set with an index the records of each batch. A stream
+(`datasets.IterableDataset`) has no index: each worker of each process reads its own share, and a batch includes the
+position of its worker after it, so the main process knows the position although workers run ahead. Shuffles and the seeds
+of the augmentation follow from the run's seed and the number of the batch: a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def generator_at(*position: int) -> torch.Generator:
 
 
 def as_record(record: dict | DepthSample) -> dict:
-    """Wrap a sample of a benchmark's reader, so that it can carry more; return a record as it is."""
+    """Wrap a sample of a benchmark's reader, so that it can have more keys; return a record unchanged."""
     return {"sample": record} if isinstance(record, DepthSample) else record
 
 
@@ -71,14 +71,14 @@ def is_stream(source) -> bool:
 
 
 def max_workers(source, world_size: int) -> int | None:
-    """Count the workers that can have a share of a source in every process.
+    """Count the workers per process that a source has shards for.
 
     Args:
         source: Set with an index, or `datasets.IterableDataset`.
         world_size (`int`): Number of processes.
 
     Returns:
-        `int` or `None`: Shards of a stream that each process has at least; None = any number, for a set with an index.
+        `int` or `None`: Smallest number of shards that a process has of a stream; None = any number, for a set with an index.
 
     Example:
         >>> from datasets import Dataset
@@ -100,7 +100,7 @@ class Plan(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Records of one batch, labeled first; for streams also the worker that read them and where it stands after them."""
+    """Records of one batch, labeled first; for streams also the worker that read them and its position after them."""
 
     records: list[dict]
     worker: int
@@ -113,13 +113,13 @@ class BatchReader(Dataset):
     Args:
         labeled (*optional*): Records with labels, or samples of a benchmark's reader: a set with a length and an index,
             or a `datasets.IterableDataset`. A stream must not be split by process beforehand, needs no shuffle, and
-            should have `features`: its blocks then hold encoded images.
+            should have `features`: its blocks then contain encoded images.
         unlabeled (*optional*): Photographs or pseudo-labeled records, of either kind.
-        batch_sizes (`tuple[int, int]`): Labeled and unlabeled records in a batch; 0 for a source that is missing.
-        seed (`int`): Of the shuffles and the augmentation.
+        batch_sizes (`tuple[int, int]`): Labeled and unlabeled records in a batch; 0 for a missing source.
+        seed (`int`): Seed of the shuffles and the augmentation.
         rank (`int`): Number of this process.
         world_size (`int`): Number of processes.
-        block_size (`int`): Records of a stream that each worker holds and shuffles together.
+        block_size (`int`): Records of a stream that each worker keeps in memory and shuffles together.
 
     Raises:
         ValueError: Both sources are missing, one is empty or already split by process, or a batch size does not fit
@@ -158,7 +158,7 @@ class BatchReader(Dataset):
         return sum(len(source) for source in self.sources if source is not None)
 
     def __getitems__(self, plans: list[Plan]) -> Batch:
-        """Read one batch: a data loader hands over a list with one plan."""
+        """Read one batch: a data loader passes a list with one plan."""
         (plan,) = plans
         share = self._share()
         state = dict((self._states[share.worker] if self._states else None) or {}) if self.has_streams else None
@@ -192,7 +192,7 @@ class BatchReader(Dataset):
     def _share(self) -> Share:
         info = get_worker_info()
         asked, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        # A loader asks its workers in turn from the first, so the first plays the one whose turn it was.
+        # A loader asks its workers in turn, starting with the first, so the first takes the place of the next one.
         return Share(self.rank, self.world_size, (asked + self._first_worker) % num_workers, num_workers)
 
     def resume(self, position: StreamPosition) -> None:
@@ -204,12 +204,12 @@ class BatchReader(Dataset):
         """Make a data loader over this process's batches.
 
         Args:
-            collate (`Callable`, *optional*): Turns the records of a batch into a dict, to which `stream_position` is
-                added where there are streams. Left out: `Batch` tuples.
-            settings: Of `DataLoader`, such as `num_workers`.
+            collate (`Callable`, *optional*): Turns the records of a batch into a dict; with streams `stream_position` is
+                added to it. Left out: `Batch` tuples.
+            settings: Arguments of `DataLoader`, such as `num_workers`.
 
         Returns:
-            `DataLoader`: Endless with streams, else an epoch long.
+            `DataLoader`: Endless with streams, else of one epoch.
         """
         collate_batch: Callable[[Any], Any] = _keep if collate is None else BatchCollator(collate)
         return DataLoader(self, batch_sampler=BatchNumbers(self), collate_fn=collate_batch, **settings)
@@ -218,10 +218,10 @@ class BatchReader(Dataset):
 class BatchNumbers(BatchSampler):
     """Plan the batches of one process, epoch by epoch; with streams an epoch has no end.
 
-    An epoch is one sweep over the unlabeled records (V1, section 4.1), or over the labeled ones where they are alone.
-    Every batch is full: the last one is filled from the next shuffle. The other source goes round at its own pace.
-    Everything follows from the seed and the number of the batch, and nothing from the number of processes: together
-    they draw what one process draws with a batch that many times as large.
+    An epoch is one sweep over the unlabeled records (V1, section 4.1), or over the labeled ones if there are no others.
+    Every batch is full: the last one is filled from the next shuffle. The other source is repeated at its own pace.
+    The records depend only on the seed and the number of the batch, not on the number of processes: n processes
+    together draw the same records as one process with a batch n times as large.
 
     Args:
         reader (`BatchReader`): The sources, the batch sizes, and which process this is.
@@ -246,7 +246,7 @@ class BatchNumbers(BatchSampler):
         if self.reader.has_streams:
             raise TypeError("a stream has no length")
         swept = UNLABELED if self.reader.batch_sizes[UNLABELED] else LABELED
-        # Rounded up, so that every process has as many batches as the others.
+        # Rounded up, so that all processes have the same number of batches.
         return math.ceil(len(self.reader.sources[swept]) / self.reader.batch_sizes[swept] / self.reader.world_size)
 
     def __iter__(self) -> Iterator[list[Plan]]:  # type: ignore[override]  # a sampler of PyTorch yields integers
@@ -279,7 +279,7 @@ class BatchNumbers(BatchSampler):
 
 
 class BatchCollator:
-    """Collate the records of a `Batch`, and pass on where its worker stands, as `stream_position`.
+    """Collate the records of a `Batch`, and add the position of its worker as `stream_position`.
 
     Args:
         collate (`Callable`): Turns a list of records into a dict.
@@ -301,13 +301,13 @@ class BatchCollator:
 class Batches:
     """Load a process's batches for a Trainer, and continue after a checkpoint at the record where it stopped.
 
-    For sets with an index the Trainer counts the batches that are done and skips their plans. For streams the position
+    For sets with an index the Trainer counts the finished batches and skips their plans. For streams the position
     is saved with every checkpoint.
 
     Args:
         reader (`BatchReader`): The sources.
         collate (`Callable`): Turns a list of records into a dict.
-        args (`TrainingArguments`): Of the run.
+        args (`TrainingArguments`): Arguments of the run.
     """
 
     def __init__(self, reader: BatchReader, collate: Callable[[list[dict]], dict], args: TrainingArguments):
@@ -317,7 +317,7 @@ class Batches:
         self.num_workers = min([asked, *(limit for limit in limits if limit is not None)])
         if self.num_workers < asked:
             warnings.warn(
-                f"dataloader_num_workers is {asked}, and a process has {self.num_workers} shards of a stream; it gets as "
+                f"dataloader_num_workers is {asked}, but a process has only {self.num_workers} shards of a stream; it gets that "
                 "many workers. Write more shards, for example with a smaller shard_size, to use more.",
                 stacklevel=2,
             )
@@ -326,7 +326,7 @@ class Batches:
     def loader(
         self, accelerator: Accelerator, checkpoint: str | os.PathLike | None = None, skipped: int = 0
     ) -> DataLoader:
-        """Make the loader; streams start at the beginning, or where a checkpoint stands.
+        """Make the loader; streams start at the beginning, or at the position in a checkpoint.
 
         Args:
             accelerator (`Accelerator`): Of the Trainer.
@@ -335,7 +335,7 @@ class Batches:
                 are more or fewer than the batches that were used where that has changed.
 
         Raises:
-            ValueError: The checkpoint has no position of this process, or one of other settings.
+            ValueError: The checkpoint has no position for this process, or its settings differ.
         """
         if self.reader.has_streams:
             self.position = StreamPosition(self.reader, self.num_workers)
@@ -343,8 +343,8 @@ class Batches:
                 path = self._file(checkpoint)
                 if not path.is_file():
                     raise ValueError(
-                        f"{path} is missing: the checkpoint was not written by this many processes with streams. Use as "
-                        "many as then, or pass ignore_data_skip=True to start the streams anew."
+                        f"{path} is missing: the checkpoint was not written by this many processes with streams. Use the "
+                        "same number, or pass ignore_data_skip=True to start the streams from the beginning."
                     )
                 self.position.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
             self.reader.resume(self.position)
@@ -378,7 +378,7 @@ class Batches:
 
 
 def loader_settings(args: TrainingArguments, num_workers: int) -> dict[str, Any]:
-    """Return the settings of a `DataLoader` that the arguments of a run ask for."""
+    """Return the settings of a `DataLoader` for the arguments of a run."""
     return {
         "num_workers": num_workers,
         "pin_memory": args.dataloader_pin_memory,
@@ -388,11 +388,11 @@ def loader_settings(args: TrainingArguments, num_workers: int) -> dict[str, Any]
 
 
 class StreamPosition:
-    """Store, in the main process, where the streams stand after the batches that training has used.
+    """Store, in the main process, the position of the streams after the batches that training has used.
 
     Args:
-        reader (`BatchReader`): What is read.
-        num_workers (`int`): Of the data loader.
+        reader (`BatchReader`): Reader of the sources.
+        num_workers (`int`): Worker processes of the data loader.
 
     Example:
         >>> from datasets import Dataset
@@ -434,11 +434,11 @@ class StreamPosition:
         self.next_worker = (worker + 1) % len(self.states)
 
     def state_dict(self) -> dict:
-        """Return the position, and the settings that it belongs to, in the types that JSON has."""
+        """Return the position and its settings as JSON types."""
         return {**self.settings, "next_worker": self.next_worker, "states": list(self.states)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take over a saved position.
+        """Restore a saved position.
 
         Args:
             saved (`Mapping[str, Any]`): From `state_dict`.
@@ -452,7 +452,7 @@ class StreamPosition:
             raise ValueError(
                 f"the saved position does not fit: {'; '.join(differing)} (sizes are the records of a set with an index "
                 "or the shards of a stream). A stream continues only with the same numbers: use those, or pass "
-                "ignore_data_skip=True to start the streams anew."
+                "ignore_data_skip=True to start the streams from the beginning."
             )
         self.states, self.next_worker = list(saved["states"]), saved["next_worker"]
 
@@ -468,7 +468,7 @@ class Share:
 
     @property
     def index(self) -> int:
-        """Number of this share; every process has one before any has two."""
+        """Number of this share; every process has one before any process has two."""
         return self.worker * self.world_size + self.rank
 
     @property
@@ -479,29 +479,29 @@ class Share:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a share of a stream stands."""
+    """The position in a share of a stream."""
 
-    count: int = 0  # records given so far
+    count: int = 0  # records yielded so far
     sweep: int = 0
     block: int = 0  # in this sweep
-    offset: int = 0  # records given of this block
-    start: dict | None = None  # state of the data set where the block starts; None = where the sweep starts
+    offset: int = 0  # records yielded from this block
+    start: dict | None = None  # state of the data set at the start of the block; None = start of the sweep
 
 
 def read_stream(
     source: datasets.IterableDataset, share: Share, seed: tuple[int, int], place: Place, block_size: int
 ) -> Iterator[tuple[dict, Place]]:
-    """Read a share of a stream without end: its shards in an order that is new in each sweep, in shuffled blocks.
+    """Read a share of a stream without end: its shards in a new order in each sweep, in shuffled blocks.
 
-    A share is whole shards (parquet files, or as `datasets` counts them), or every n-th record where there are fewer
-    shards than processes; shards should be of about one size, and many.
+    A share is whole shards (parquet files, or as `datasets` counts them), or every n-th record if there are fewer
+    shards than processes; use many shards of about equal size.
 
     Args:
-        source (`datasets.IterableDataset`): Not yet split by anything.
-        share (`Share`): Whose records.
+        source (`datasets.IterableDataset`): Not yet split.
+        share (`Share`): The share to read.
         seed (`tuple[int, int]`): Seed of the run, and number of the source.
         place (`Place`): Where to continue; its block is read again.
-        block_size (`int`): Records of a block, which are held as encoded images where `source.features` says so.
+        block_size (`int`): Records of a block; images stay encoded in memory if `source.features` names them.
 
     Yields:
         A record, its images decoded, and the place after it.
@@ -526,18 +526,18 @@ def read_stream(
             for i in order[place.offset :].tolist():
                 place = replace(place, count=place.count + 1, offset=place.offset + 1)
                 yield _decoded(block[i], images), place
-                block[i].clear()  # or two blocks would be held while the next one is read
+                block[i].clear()  # else two blocks would be in memory while the next one is read
             place = replace(place, block=place.block + 1, offset=0, start=part.state_dict())
         if place.block == 0:
             raise ValueError(
-                f"a stream of {source.num_shards} shards gave no records to {share}; check its files, or use fewer "
+                f"a stream of {source.num_shards} shards has no records for {share}; check its files, or use fewer "
                 "workers or processes."
             )
         place = Place(place.count, place.sweep + 1)
 
 
 def _part(source: datasets.IterableDataset, share: Share) -> datasets.IterableDataset:
-    """Take a share: whole shards, or every n-th record where there are fewer shards than processes."""
+    """Return a share: whole shards, or every n-th record if there are fewer shards than processes."""
     from datasets.distributed import split_dataset_by_node
 
     limit = max_workers(source, share.world_size) or 0
@@ -558,7 +558,7 @@ def _decoded(record: dict, images: Mapping[str, datasets.Image]) -> dict:
 
 
 def _check_sources(sources: tuple, batch_sizes: tuple[int, int]) -> None:
-    """Raise unless each source can be read and has records in a batch, and a missing one has none."""
+    """Raise an error if a source cannot be read, or if a batch size does not fit it."""
     if all(source is None for source in sources):
         raise ValueError("no training data; pass train_dataset (labeled), unlabeled_dataset, or both.")
     for name, source in zip(SOURCE_NAMES, sources, strict=True):
@@ -566,19 +566,21 @@ def _check_sources(sources: tuple, batch_sizes: tuple[int, int]) -> None:
             continue
         if is_stream(source):
             if source._distributed is not None:
-                raise ValueError(f"{name} is split by process already; pass all of it: each process takes its share.")
+                raise ValueError(
+                    f"{name} is split by process already; pass the whole stream: each process takes its share."
+                )
         elif not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
             raise TypeError(
                 f"{name} is a {type(source).__name__} without a length and an index; pass a set that has both, or a "
-                "datasets.IterableDataset, which datasets.IterableDataset.from_generator makes of any generator function."
+                "datasets.IterableDataset, such as datasets.IterableDataset.from_generator returns for a generator function."
             )
         elif len(source) == 0:
             raise ValueError(f"{name} has 0 records; check its folder, or leave it out.")
     for source, size in zip(sources, batch_sizes, strict=True):
         if (source is None) != (size == 0) or size < 0:
             raise ValueError(
-                f"batch_sizes (labeled, unlabeled) are {batch_sizes}; each must be positive where its data set is given "
-                "and 0 where it is not."
+                f"batch_sizes (labeled, unlabeled) are {batch_sizes}; each must be positive if its data set is passed "
+                "and 0 if it is not."
             )
 
 

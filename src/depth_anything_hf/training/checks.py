@@ -1,4 +1,4 @@
-"""Checks before a training run, and of each of its steps: stop what cannot end well, and say why."""
+"""Checks before a training run and after each step: stop a run that cannot succeed, and explain why."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from depth_anything_hf.training.collator import DepthCollator
 def check_stock_arguments(
     args, data_collator, processing_class, compute_loss_func, compute_metrics, preprocess_logits_for_metrics
 ) -> DepthAnythingImageProcessor:
-    """Return the processor; raise for arguments of the stock Trainer that would have no effect here, or another one.
+    """Return the processor; raise an error for stock arguments that would have no effect here, or a different one.
 
     Raises:
         TypeError: `args` are stock arguments, or the collator or the processor is of another class.
-        ValueError: A function that would never be called.
+        ValueError: A function that would never be called, or `auto_find_batch_size`.
     """
     if not isinstance(args, DepthAnythingTrainingArguments):
         raise TypeError(f"args is a {type(args).__name__}; pass DepthAnythingTrainingArguments.")
     if not isinstance(processing_class, DepthAnythingImageProcessor):
         raise TypeError(
             f"processing_class is a {type(processing_class).__name__}; pass processing_class=DepthAnythingImageProcessor(...). "
-            "(The arguments stand in the stock Trainer's order: the third one is data_collator.)"
+            "(The arguments have the stock Trainer's order: the third one is data_collator.)"
         )
     if data_collator is not None and not isinstance(data_collator, DepthCollator):
         raise TypeError(
@@ -49,11 +49,11 @@ def check_stock_arguments(
     for (name, advice), value in zip(instead.items(), given, strict=True):
         if value is not None:
             raise ValueError(
-                f"{name} is given, and DepthAnythingTrainer would never call it: {advice}, and leave it out."
+                f"{name} is passed, but DepthAnythingTrainer would never call it: {advice}, and leave it out."
             )
     if args.auto_find_batch_size:
         raise ValueError(
-            "auto_find_batch_size is True, and the batch is divided between labeled and unlabeled images beforehand: set "
+            "auto_find_batch_size is True, but the batch is divided between labeled and unlabeled images beforehand: set "
             "per_device_train_batch_size, and leave it out."
         )
     return processing_class
@@ -66,11 +66,11 @@ def check_losses(
     has_labeled: bool,
     has_unlabeled: bool,
 ) -> None:
-    """Raise for losses that could not be told apart or are never computed, and for weights that are all 0.
+    """Raise an error for losses with equal names, losses that are never computed, and weights that are all 0.
 
     Raises:
-        TypeError: Something that is no `LossTerm`.
-        ValueError: A name that is taken, images that are missing, a weight of nothing, or nothing to learn from.
+        TypeError: An entry of `losses` is no `LossTerm`.
+        ValueError: A name is used twice, images of a loss are missing, a weight has an unknown name, or all are 0.
     """
     taken = {"affine_invariant", "gradient_matching", "silog"}
     for term in losses:
@@ -85,7 +85,7 @@ def check_losses(
         taken.add(term.name)
         if not {"labeled": has_labeled, "unlabeled": has_unlabeled, "both": True}[term.on]:
             raise ValueError(
-                f"loss {term.name!r} is on {term.on} images, and there are none; pass some, or change on."
+                f"loss {term.name!r} is on {term.on} images, but there are none; pass some, or change on."
             )
     known = ("labeled", "unlabeled", "feature_alignment")
     strange = sorted(set(loss_weights) - set(known))
@@ -97,7 +97,7 @@ def check_losses(
     weights.append((args.feature_alignment_weight or 0.0) * has_unlabeled)
     if (has_labeled or has_unlabeled) and not any(weights):
         raise ValueError(
-            "labeled_weight, unlabeled_weight and feature_alignment_weight are 0 for the images that are given: nothing "
+            "labeled_weight, unlabeled_weight and feature_alignment_weight are 0 for the images that are passed: nothing "
             "would be learned. Set one above 0."
         )
 
@@ -114,25 +114,25 @@ def check_model(model: Any) -> None:
 
 
 def check_processes(world_size: int) -> None:
-    """Raise a `ValueError` where a launcher started several processes and each would train a model of its own.
+    """Raise a `ValueError` if a launcher started several processes and each would train its own model.
 
     Args:
-        world_size (`int`): Processes that know of each other.
+        world_size (`int`): Number of processes that are connected.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and world_size == 1:
         raise ValueError(
-            f"{started} processes were started and none sees the others; each would train a model of its own into the "
-            "same folder. On a CPU pass use_cpu=True; on GPUs check that each process finds its own."
+            f"{started} processes were started, but they are not connected; each would train its own model into the "
+            "same folder. On a CPU pass use_cpu=True; on GPUs check that each process finds its GPU."
         )
 
 
 def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabeled_dataset) -> nn.Module | None:
-    """Return the teacher if the unlabelled images get labels, and these are what the student is to learn.
+    """Return the teacher; raise an error if unlabeled images would get no labels, or labels of the wrong kind.
 
     Args:
-        teacher (`nn.Module`, *optional*): Labels the unlabelled images.
-        depth_estimation_type (`str`): The student's.
+        teacher (`nn.Module`, *optional*): Labels the unlabeled images.
+        depth_estimation_type (`str`): Kind of the student: "relative" or "metric".
         unlabeled_dataset (*optional*): Records, map-style or streamed.
 
     Raises:
@@ -142,11 +142,11 @@ def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabel
         if unlabeled_dataset is not None and not _has_label(next(iter(unlabeled_dataset), {})):
             raise ValueError(
                 "the first record of unlabeled_dataset has no depth_map and there is no teacher; pass teacher=a model, or "
-                "pseudo-labelled records."
+                "pseudo-labeled records."
             )
         return None
     if unlabeled_dataset is None:
-        raise ValueError("a teacher is given and no unlabeled_dataset; pass the images that it is to label.")
+        raise ValueError("a teacher is passed without unlabeled_dataset; pass the images that it will label.")
     teacher_config = getattr(teacher, "config", None)
     teacher_type = getattr(teacher_config, "depth_estimation_type", depth_estimation_type)
     if teacher_type != depth_estimation_type:
@@ -158,11 +158,11 @@ def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabel
 
 
 def check_labels(train_dataset, records: int = 32) -> None:
-    """Raise unless there is a labelled record among the first ones: without labels the loss is 0 and nothing is learnt.
+    """Raise an error if no record among the first ones has a label: the loss would be 0 and nothing would be learned.
 
     Args:
         train_dataset (*optional*): Records, map-style or streamed.
-        records (`int`): How many are looked at before the search is given up.
+        records (`int`): Number of records to check.
 
     Raises:
         ValueError: None of them has a label.
@@ -186,9 +186,9 @@ def _has_label(record: Mapping | DepthSample) -> bool:
 
 
 class _Findings(NamedTuple):
-    """What a step found, on its way from the device."""
+    """Values of a step, on their way from the device."""
 
-    values: torch.Tensor  # (4,): the loss is not finite, the teacher is blind, the share of zeros, the loss
+    values: torch.Tensor  # (4,): loss is not finite, teacher labels nothing, share of zeros, loss
     arrived: torch.cuda.Event | None
     sources: Sequence[str]
     step: int
@@ -197,11 +197,11 @@ class _Findings(NamedTuple):
 class HealthCheck:
     """Stop at a non-finite loss, an all-zero prediction, or a teacher that labels nothing.
 
-    Reading a number from an accelerator makes it wait for the host, and an idle accelerator is the price of every
-    `.item()`. There a step is read when the next one is checked, by which time it has long arrived.
+    Reading a number with `.item()` leaves an accelerator idle until the host continues. On an accelerator the values of a
+    step are therefore read when the next step is checked: by then they have arrived.
 
     Args:
-        delayed (`bool`): Read each step one step late. Otherwise at once, before anything of the step is applied.
+        delayed (`bool`): Read each step one step late. Otherwise at once, before its update is applied.
     """
 
     def __init__(self, delayed: bool):
@@ -216,21 +216,21 @@ class HealthCheck:
         sources: Sequence[str],
         step: int,
     ) -> torch.Tensor:
-        """Check a step, or the one before it.
+        """Check a step, or with `delayed` the step before it.
 
         Args:
             loss (`torch.Tensor`): Scalar.
             predicted_depth (`torch.Tensor`): `(batch, height, width)`.
-            teacher_mask (`torch.Tensor`, *optional*): `(batch, height, width)` bool: where the teacher's label is
+            teacher_mask (`torch.Tensor`, *optional*): `(batch, height, width)` bool: True if the teacher's label is
                 finite.
-            sources (`Sequence[str]`): Where the images come from.
-            step (`int`): For the message.
+            sources (`Sequence[str]`): Origins of the images, for the message.
+            step (`int`): Number of the step, for the message.
 
         Returns:
             `torch.Tensor`: Share of zeros in the prediction, scalar.
 
         Raises:
-            FloatingPointError: The loss, or all of the teacher's label of an image, is NaN or infinite.
+            FloatingPointError: The loss is NaN or infinite, or the teacher's label of an image has no finite value.
             RuntimeError: Every predicted value is 0.
         """
         loss = loss.detach().float()
@@ -244,7 +244,7 @@ class HealthCheck:
         return zero_share
 
     def finish(self) -> None:
-        """Read what is still on its way: before a checkpoint is written, and at the end."""
+        """Check the last step: before a checkpoint is written, and at the end."""
         if self._pending is None:
             return
         (values, arrived, sources, step), self._pending = self._pending, None
@@ -253,7 +253,7 @@ class HealthCheck:
         broken, blind, zero_share, loss = values.tolist()
         named = ", ".join(source or "(unnamed)" for source in sources)
         applied = "Its update is applied in memory" if self.delayed else "Nothing of this step was applied"
-        # A broken teacher masks all of its labels, which would leave a loss of 0 that looks learnt.
+        # A broken teacher masks all of its labels: the loss would be 0, as if everything were learned.
         if blind:
             raise FloatingPointError(
                 f"the teacher's label of an image has no finite value at step {step}. Batch: {named}. Check the "
@@ -273,7 +273,7 @@ class HealthCheck:
 
 
 def _to_host(values: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    """Send values to the CPU without waiting for them: the copy, and what says that it has arrived."""
+    """Copy values to the CPU without waiting: return the copy, and an event that is set when it has arrived."""
     if values.device.type != "cuda":
         return values.cpu(), None
     copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)

@@ -27,18 +27,19 @@ class DepthCollator:
     """Turn records into a training batch for the stock `Trainer` or for `DepthAnythingTrainer`.
 
     Each image is resized so that it covers the processor's size, cropped to it at a random place, and mirrored half of
-    the time; its label and mask go the same way. A record without a depth map is a photograph: its mask is empty.
+    the time; its label and mask are transformed in the same way. A record without a depth map is a photograph:
+    its mask is empty.
 
     Args:
         processor (`DepthAnythingImageProcessor`): Its `size` is the crop.
         model (`nn.Module` or `PretrainedConfig`): The model that learns from the batches, or its config: it decides
             whether labels are disparity or meters.
         flip_probability (`float`): Share of the images that are mirrored.
-        zoom (`float`): Each image is enlarged by a factor drawn from 1 to this before it is cropped. What is enlarged
-            looks nearer, as through a longer lens: labels in metres are divided by the factor.
-        color_ranges (`ColorRanges`, *optional*): Weak change of the colours.
-        perturbation (`StrongPerturbation`, *optional*): Of the student's view of unlabelled images.
-        cutmix_probability (`float`): Share of the unlabelled images that get a CutMix box.
+        zoom (`float`): Each image is enlarged by a random factor from 1 to this one before it is cropped. An
+            enlarged object looks nearer, as through a longer lens: labels in meters are divided by the factor.
+        color_ranges (`ColorRanges`, *optional*): Weak change of the colors.
+        perturbation (`StrongPerturbation`, *optional*): Perturbation of the student's view of unlabeled images.
+        cutmix_probability (`float`): Share of the unlabeled images that get a CutMix box.
 
     Example:
         >>> from PIL import Image
@@ -77,12 +78,12 @@ class DepthCollator:
     def __call__(self, records: Sequence[dict | DepthSample]) -> dict:
         """Collate records into `pixel_values`, `labels`, `label_mask` and `target_space`, the space of the labels.
 
-        Records of two streams also give `num_labeled`, `sources`, and `view`: the draws of the student's view of the
-        unlabelled images.
+        For records with a `stream` the batch also has `num_labeled`, `sources`, and `view`: the random values of the
+        student's view of the unlabeled images.
         """
         drawn = [as_record(record) for record in records]
         samples = [decode_record(record.get("sample", record)) for record in drawn]
-        # Without a seed of its own a draw follows PyTorch's, which the stock Trainer saves and restores.
+        # Without its own seed a record uses PyTorch's generator, which the stock Trainer saves and restores.
         generators = [
             torch.Generator().manual_seed(record["draw_seed"]) if "draw_seed" in record else torch.default_generator
             for record in drawn
@@ -92,7 +93,7 @@ class DepthCollator:
             name: torch.stack(values)
             for name, values in zip(("pixel_values", "labels", "label_mask"), zip(*views, strict=True), strict=True)
         }
-        batch["target_space"] = self.label_space  # which the model checks
+        batch["target_space"] = self.label_space  # checked by the model
         if "stream" in drawn[0]:
             batch["num_labeled"] = sum(record["stream"] == LABELED for record in drawn)
             batch["sources"] = [sample.source for sample in samples]
@@ -128,10 +129,10 @@ class DepthCollator:
 
 
 def depth_estimation_type_of(model: nn.Module | PretrainedConfig) -> str:
-    """Return what a model estimates, by its config: `"relative"` or `"metric"`.
+    """Return the kind of depth in a model's config: `"relative"` or `"metric"`.
 
     Raises:
-        TypeError: Neither a model nor a config that says so.
+        TypeError: Neither a model nor a config with `depth_estimation_type`.
     """
     config = model if isinstance(model, PretrainedConfig) else getattr(model, "config", None)
     kind = getattr(config, "depth_estimation_type", None)
@@ -146,7 +147,7 @@ def depth_estimation_type_of(model: nn.Module | PretrainedConfig) -> str:
 def prepare_sample(
     processor: DepthAnythingImageProcessor, sample: DepthSample, depth_estimation_type: str, **resize
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Resize a sample to the model's input: `(3, height, width)`, and label and mask `(height, width)`."""
+    """Resize a sample to the model's input: return image `(3, height, width)`, label and mask `(height, width)`."""
     if sample.values is None:
         pixel_values = processor(sample.image, return_tensors="pt", **resize)["pixel_values"][0]
         label = torch.zeros(pixel_values.shape[-2:])
@@ -165,7 +166,7 @@ def prepare_sample(
 
 
 class EvaluationCollator:
-    """Turn records into an evaluation batch: resized images, and ground truth at its own full size.
+    """Turn records into an evaluation batch: resized images, and ground truth at full size.
 
     Args:
         processor (`DepthAnythingImageProcessor`): Resizes the image, keeping its aspect; nothing is cropped.
@@ -175,13 +176,13 @@ class EvaluationCollator:
         self.processor = processor
 
     def __call__(self, records: Sequence[dict]) -> dict:
-        """Collate records into lists, one entry an image: sizes may differ."""
+        """Collate records into lists, one entry per image: sizes may differ."""
         samples = [decode_record(record) for record in records]
         for sample in samples:
             if sample.values is None:
                 raise ValueError(f"{sample.source or 'a record'} has no depth_map; evaluation needs ground truth.")
         return {
-            # First, so that the Trainer reads the batch size off it.
+            # First, because the Trainer reads the batch size from the first entry.
             "num_in_batch": torch.arange(len(samples)),
             "pixel_values": [
                 self.processor(sample.image, return_tensors="pt")["pixel_values"][0] for sample in samples

@@ -1,4 +1,4 @@
-"""The frozen encoder that the student's features are aligned with, and the projector between different widths."""
+"""The frozen encoder for the alignment of the student's features, and the projector between different widths."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DINOV2_OF_WIDTH = {384: "small", 768: "base", 1024: "large", 1536: "giant"}
 
 
 def load_feature_encoder(encoder: nn.Module | str | None, width: int) -> nn.Module:
-    """Give the encoder to align with: the one that is passed, or the DINOv2 of the student's width.
+    """Return the encoder for the alignment: the one that is passed, or the DINOv2 of the student's width.
 
     Args:
         encoder (`nn.Module` or `str`, *optional*): A model, a Hub id or a folder.
-        width (`int`): Of the student's encoder.
+        width (`int`): Width of the student's encoder.
 
     Returns:
         `nn.Module`: Not yet frozen.
@@ -33,7 +33,7 @@ def load_feature_encoder(encoder: nn.Module | str | None, width: int) -> nn.Modu
     if encoder is None:
         if width not in DINOV2_OF_WIDTH:
             raise ValueError(
-                f"feature_encoder is None and the student's width {width} is of no released DINOv2 "
+                f"feature_encoder is None and no released DINOv2 has the student's width {width}, only "
                 f"{tuple(DINOV2_OF_WIDTH)}. Pass feature_encoder=a model or id, or set feature_alignment_weight=0."
             )
         encoder = f"facebook/dinov2-{DINOV2_OF_WIDTH[width]}"
@@ -49,14 +49,14 @@ def freeze(model: nn.Module, args: TrainingArguments) -> nn.Module:
 
 
 def make_projector(width: int, frozen_width: int, seed: int) -> nn.Linear | None:
-    """Make the linear projector from the student's width to the frozen encoder's; None where they are equal.
+    """Make the linear projector from the student's width to the frozen encoder's; None if they are equal.
 
-    The paper's projection-free form stays the rule: a fresh projector makes the loss large at first (V1, section 3.3).
+    As in the paper, equal widths need no projector: a fresh one makes the loss large at first (V1, section 3.3).
 
     Args:
-        width (`int`): Of the student's encoder.
-        frozen_width (`int`): Of the frozen encoder.
-        seed (`int`): Of its weights; the global random state is left as it is.
+        width (`int`): Width of the student's encoder.
+        frozen_width (`int`): Width of the frozen encoder.
+        seed (`int`): Seed of the weights; the global random state does not change.
     """
     if width == frozen_width:
         return None
@@ -78,7 +78,7 @@ def frozen_patch_features(encoder: Any, pixel_values: torch.Tensor, grid: tuple[
         `torch.Tensor`: `(batch, rows * columns, channels)`.
     """
     patch = encoder.config.patch_size
-    # DINOv2 fits its positions to any image size by itself; the others do when asked.
+    # DINOv2 fits its positions to any image size by itself; the others need this argument.
     asks = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
     sizing = {"interpolate_pos_encoding": True} if asks else {}
     rows, columns = pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
@@ -94,7 +94,7 @@ def frozen_patch_features(encoder: Any, pixel_values: torch.Tensor, grid: tuple[
 def align_features(
     features: torch.Tensor, frozen: torch.Tensor, projector: nn.Module | None, margin: float
 ) -> torch.Tensor:
-    """Compute the alignment loss, through the projector where the widths differ."""
+    """Compute the alignment loss, through the projector if the widths differ."""
     return feature_alignment_loss(features if projector is None else projector(features), frozen, margin)
 
 
@@ -108,7 +108,7 @@ def average_gradients(module: nn.Module) -> None:
 
 
 class ClearGradients(TrainerCallback):
-    """Clear a helper module's gradients after each update: the Trainer clears those of the model alone."""
+    """Clear a helper module's gradients after each update: the Trainer clears only those of the model."""
 
     def __init__(self, module: nn.Module):
         self.module = module

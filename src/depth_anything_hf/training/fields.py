@@ -1,6 +1,6 @@
 """The fields of a training run that are this library's own, by groups; the rest are transformers' `TrainingArguments`.
 
-They stand apart from the classes that check and use them, which import PyTorch: the command line shows and checks them
+The classes that check and use them import PyTorch; this file does not, so the command line shows and checks the fields
 at once. A group is a dataclass; `GROUPS` lists them in the order of `train --help`.
 """
 
@@ -35,7 +35,7 @@ PRESETS = {
 
 @dataclass
 class ModelFields:
-    """Models of a run: the one that is trained, and those that help."""
+    """Models of a run: the trained one, and its helpers."""
 
     model: str | None = field(
         default=None, metadata={"metavar": "ID|DIR", "help": "Checkpoint to start from: Hub id or folder."}
@@ -50,7 +50,7 @@ class ModelFields:
     )
     with_neck: bool = field(
         default=False,
-        metadata={"help": "With encoder: take the neck of that Depth Anything, too; only the head is fresh."},
+        metadata={"help": "With encoder: also take the neck of that Depth Anything; only the head is fresh."},
     )
     version: str | None = field(
         default=None,
@@ -64,7 +64,7 @@ class ModelFields:
         default=None,
         metadata={
             "metavar": "METERS",
-            "help": "With encoder: largest depth of a metric model, meters. Default: a relative model.",
+            "help": "With encoder: largest depth of a metric model, in meters. Default: a relative model.",
         },
     )
     teacher: str | None = field(
@@ -101,13 +101,13 @@ class DataFields:
     stream: bool = field(
         default=False,
         metadata={
-            "help": "Read the folders of unlabeled, parquet shards, as one stream: nothing is copied or listed first. "
+            "help": "Read the folders of unlabeled, parquet shards, as one stream, without copying or listing them first. "
             "Needs max_steps."
         },
     )
     eval: list[str] = field(
         default_factory=list,
-        metadata={"metavar": "DIR", "help": "Folders or benchmarks to score on, given as for labeled."},
+        metadata={"metavar": "DIR", "help": "Folders or benchmarks to score on, named as for labeled."},
     )
     reader_options: dict | str | None = field(
         default=None,
@@ -144,7 +144,7 @@ class LossFields:
         metadata={
             "choices": tuple(PRESETS),
             "help": "v1: strong perturbation, CutMix, no gradient matching. v2: plain view, gradient matching with "
-            "weight 2, the worst tenth of each pseudo-label trimmed. Any field given by name wins.",
+            "weight 2, the worst tenth of each pseudo-label trimmed. A field that you set overrides the preset.",
         },
     )
     gradient_matching_weight: float | None = field(
@@ -158,15 +158,15 @@ class LossFields:
         metadata={"help": "Weight of the alignment with the frozen encoder, on unlabeled images. Both: 1; 0 is off."},
     )
     feature_alignment_margin: float = field(
-        default=0.85, metadata={"help": "Patches with a larger cosine are left alone. V1: 0.85."}
+        default=0.85, metadata={"help": "Patches with a larger cosine do not count. V1: 0.85."}
     )
     labeled_weight: float = field(default=1.0, metadata={"help": "Weight of the labeled loss in the average."})
     unlabeled_weight: float = field(default=1.0, metadata={"help": "Weight of the unlabeled loss in the average."})
     rescale_losses: bool = field(
         default=False,
         metadata={
-            "help": "Where loss_weights (in Python) follows a schedule: divide the weighted losses by the weights of the "
-            "step, not by the weights given here."
+            "help": "If loss_weights (in Python) follows a schedule: divide the weighted losses by the weights of the "
+            "step, not by the weights set here."
         },
     )
     silog_variance_focus: float = field(
@@ -207,7 +207,7 @@ class ViewFields:
         metadata={
             "metavar": "JSON",
             "help": "JSON of ColorRanges, a weak change of colors, such as '{\"brightness\": [0.75, 1.25]}'. V1's metric "
-            "code has it. Default: none.",
+            "code uses it. Default: none.",
         },
     )
     strong_perturbation: bool | None = field(
@@ -231,7 +231,7 @@ class OptimizationFields:
         default=10.0, metadata={"help": "The decoder learns at learning_rate times this. Both papers: 10."}
     )
     weight_decay: float = field(
-        default=0.01, metadata={"help": "Weight decay. Unpublished; the metric code has 0.01."}
+        default=0.01, metadata={"help": "Weight decay. Unpublished; the metric code uses 0.01."}
     )
     one_cycle_warmup: float | None = field(
         default=None,
@@ -243,7 +243,7 @@ class OptimizationFields:
     bf16: bool | None = field(
         default=None,
         metadata={
-            "help": "Train in bfloat16 autocast, losses in float32. Default: yes on a GPU that has it, no on a CPU."
+            "help": "Train in bfloat16 autocast, losses in float32. Default: yes on a GPU that supports it, no on a CPU."
         },
     )
     labeled_batch_size: int | None = field(
@@ -258,7 +258,7 @@ class OptimizationFields:
     )
     stream_block_size: int = field(
         default=256,
-        metadata={"help": "Records of a stream that each worker holds, encoded, and shuffles together."},
+        metadata={"help": "Records of a stream that each worker keeps, encoded, and shuffles together."},
     )
 
 
@@ -271,21 +271,23 @@ class AdapterFields:
         default="full",
         metadata={
             "choices": ADAPTED_DECODERS,
-            "help": "With lora_rank: train the decoder wholly, by adapters, or not at all.",
+            "help": "With lora_rank: train the whole decoder, adapters of it, or nothing of it.",
         },
     )
 
 
 @dataclass
 class RunFields:
-    """Where a run begins again."""
+    """Whether a run starts from the beginning."""
 
-    restart: bool = field(default=False, metadata={"help": "Start anew, though output_dir has checkpoints."})
+    restart: bool = field(
+        default=False, metadata={"help": "Start from the beginning, even if output_dir contains checkpoints."}
+    )
 
 
 @dataclass
 class OutputFields:
-    """Where a run is written."""
+    """Output of a run."""
 
     output_dir: str | None = field(
         default=None,
@@ -309,14 +311,14 @@ GROUPS: dict[str, tuple[type, ...]] = {
 
 
 def check_choices(cls: type, values: Mapping[str, Any]) -> None:
-    """Raise an error for the first value that is not one of its field's choices; None is a field that was left out.
+    """Raise an error for the first value that is not among the choices of its field; None is not checked.
 
     Args:
-        cls: A dataclass whose fields name their choices in `metadata`.
-        values: Values by the names of the fields; fields without a value are not checked.
+        cls: A dataclass whose fields list their choices in `metadata`.
+        values: Values by the names of the fields.
 
     Raises:
-        ValueError: Names the field, its value and the choices.
+        ValueError: A value is not among the choices; the message names the field, its value and the choices.
 
     Example:
         >>> check_choices(LossFields, {"preset": "v3"})
@@ -335,7 +337,7 @@ class RecipeArguments(ModelFields, DataFields, TermFields, AdapterFields, RunFie
     """Model and data of a recipe; everything else is in `DepthAnythingTrainingArguments`.
 
     Raises:
-        ValueError: Neither or both of `model` and `encoder` are given, or no data, or an unknown choice.
+        ValueError: Neither or both of `model` and `encoder` are set, there is no data, or a choice is unknown.
     """
 
     def __post_init__(self):
@@ -354,22 +356,22 @@ class RecipeArguments(ModelFields, DataFields, TermFields, AdapterFields, RunFie
             )
         if (self.model is None) == (self.encoder is None):
             raise ValueError(
-                f"model is {self.model!r} and encoder {self.encoder!r}; give one: `model` to start from a checkpoint, "
+                f"model is {self.model!r} and encoder {self.encoder!r}; set one: `model` to start from a checkpoint, "
                 "`encoder` to start with a fresh decoder."
             )
         if self.lora_rank and self.model is None:
             raise ValueError(
-                "`lora_rank` needs `model`, a checkpoint that the adapter is added to again when it is loaded; a fresh "
-                "decoder is in none. Train without `lora_rank` first."
+                "`lora_rank` needs `model`, a checkpoint to which the adapter is added when it is loaded; a fresh "
+                "decoder is in no checkpoint. Train without `lora_rank` first."
             )
         if self.stream and not self.unlabeled:
-            raise ValueError("`stream` is given and `unlabeled` is not; only pseudo-labeled folders are streamed.")
+            raise ValueError("`stream` is set and `unlabeled` is not; only pseudo-labeled folders are streamed.")
         if not self.labeled and not self.unlabeled:
-            raise ValueError("the recipe names no data; give folders as `labeled`, `unlabeled`, or both.")
+            raise ValueError("the recipe names no data; set folders as `labeled`, `unlabeled`, or both.")
 
 
 def _options(name: str, given: dict | str | None) -> dict[str, dict]:
-    """Read the options of benchmarks' readers."""
+    """Parse the options of the benchmarks' readers."""
     try:
         found = json.loads(given) if isinstance(given, str) else given or {}
     except json.JSONDecodeError:

@@ -17,18 +17,18 @@ def parameter_groups(
     decoder_lr_multiplier: float,
     weight_decay: float,
 ) -> list[dict]:
-    """Sort what is trained into encoder and decoder, with and without weight decay.
+    """Sort the trained parameters into encoder and decoder, with and without weight decay.
 
     Args:
         model (`nn.Module`): Bare or inside PEFT's wrapper; parameters without gradient are left out.
-        projector (`nn.Linear`, *optional*): Of the feature alignment; it learns at the decoder's rate.
+        projector (`nn.Linear`, *optional*): Projector of the feature alignment; it learns at the decoder's rate.
         decayed (`Collection[str]`): Names of the parameters that decay.
-        learning_rate (`float`): Of the encoder.
-        decoder_lr_multiplier (`float`): The decoder's is this times the encoder's.
-        weight_decay (`float`): Of those that decay.
+        learning_rate (`float`): Learning rate of the encoder.
+        decoder_lr_multiplier (`float`): The decoder's learning rate is this times the encoder's.
+        weight_decay (`float`): Weight decay of the parameters in `decayed`.
 
     Returns:
-        `list[dict]`: Groups for an optimizer of PyTorch, in an order that depends on nothing but the model.
+        `list[dict]`: Groups for an optimizer of PyTorch, in an order that depends only on the model.
     """
     groups: defaultdict[tuple[bool, bool], list[torch.Tensor]] = defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -53,8 +53,8 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int, warmup: float) -> to
     Adam's first moment goes from 0.95 to 0.85 while the rate stays, and back.
 
     Args:
-        optimizer (`torch.optim.Optimizer`): Its groups' rates are the highest.
-        steps (`int`): Of the whole training.
+        optimizer (`torch.optim.Optimizer`): The learning rates of its groups are the highest of the schedule.
+        steps (`int`): Steps of the whole training.
         warmup (`float`): Share of the steps before the fall. V1: 0.7.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a trainer knows of the model that it trained, for the model's card."""
+"""The facts about a trained model that its trainer knows, for the model's card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from depth_anything_hf.sharing.cards import (
 from depth_anything_hf.sharing.licenses import UNKNOWN, Source, source_of
 from depth_anything_hf.training.batches import is_stream
 
-_RECIPE = (  # fields of the arguments, as they stand in the card
+_RECIPE = (  # fields of the arguments, as named on the card
     "preset", "learning_rate", "decoder_lr_multiplier", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm",
     "lr_scheduler_type", "warmup_steps", "one_cycle_warmup", "gradient_accumulation_steps", "bf16", "fp16",
     "flip_probability", "zoom", "color_ranges", "seed",
@@ -38,23 +38,23 @@ def write_trainer_card(
     dataset_tags: str | Sequence[str] | None = None,
     **others: Any,
 ) -> Path:
-    """Write the card of what a trainer saved in its `output_dir`.
+    """Write the card of the model that a trainer saved in its `output_dir`.
 
     Args:
         trainer (`DepthAnythingTrainer`): After training.
-        license (`str`, *optional*): Left out, the inherited one.
-        model_name (`str`, *optional*): Left out, the Hub's or the folder's.
-        finetuned_from (`str`, *optional*): Base weights, Hub id or folder. Left out, what the model was loaded from.
+        license (`str`, *optional*): Default: the inherited one.
+        model_name (`str`, *optional*): Default: the name on the Hub or of the folder.
+        finetuned_from (`str`, *optional*): Base weights, Hub id or folder. Default: the name from which the model was loaded.
         dataset (`str` or `Sequence[str]`, *optional*): Training data: Hub ids, folders, `NAME:FOLDER` of benchmarks, or
-            words; their licences bind.
-        dataset_tags (`str` or `Sequence[str]`, *optional*): The same, under the stock method's name for ids.
-        others: Further arguments of the stock `create_model_card`, which have no place in this card.
+            free text; the card must respect their licenses.
+        dataset_tags (`str` or `Sequence[str]`, *optional*): The same, under the name of the stock method.
+        others: Further arguments of the stock `create_model_card`, not used here.
 
     Returns:
         `Path`: The card.
 
     Raises:
-        ValueError: The stated licence allows what a source forbids.
+        ValueError: The stated license allows more than a source does.
     """
     data = dataset or dataset_tags
     provenance = Provenance(
@@ -68,14 +68,14 @@ def write_trainer_card(
     )
     folder = Path(trainer.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # there no process can predict alone
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):  # with these a single process cannot predict
         put_picture(folder / PICTURE, None, trainer.model, trainer.processing_class)
     model_id = trainer.hub_model_id if isinstance(trainer.hub_model_id, str) else model_name
     return write_model_card(folder, provenance, model_id, trainer.model.config)
 
 
 def _sources(trainer: Any, base: str | None, data: Sequence[str] | None) -> list[Source]:
-    """List what the weights come from, and their licences."""
+    """List the sources of the weights, with their licenses."""
     config = trainer.model.config
     base = base or config.name_or_path or config.backbone_config.name_or_path
     found = [source_of(BASE, base) if base else Source(BASE, "not stated", UNKNOWN)]
@@ -94,7 +94,7 @@ def _losses(trainer: Any) -> dict[str, float]:
         if trainer.feature_encoder is not None:
             losses["feature alignment"] = trainer.loss_weights.get("feature_alignment", args.feature_alignment_weight)
     losses |= {f"{term.name} ({term.on} images)": term.weight for term in trainer.losses}
-    # Of a schedule, the card states the weight of the last step.
+    # If a weight follows a schedule, the card states its value at the last step.
     weights = {name: weight_at(weight, trainer.state.global_step) for name, weight in losses.items()}
     return {name: weight for name, weight in weights.items() if weight}
 
@@ -104,9 +104,9 @@ def _recipe(trainer: Any) -> dict[str, Any]:
     labeled, unlabeled = trainer.batch_sizes
     names = _RECIPE + (_STUDENT if unlabeled else ())
     values = {name: getattr(args, name) for name in names}
-    values = {name: getattr(value, "value", value) for name, value in values.items()}  # of an enum, what it stands for
+    values = {name: getattr(value, "value", value) for name, value in values.items()}  # the value of an enum
     values = {name: value for name, value in values.items() if value is not None and value is not False}
-    batch = f"{labeled} labelled, {unlabeled} unlabelled" if unlabeled else labeled
+    batch = f"{labeled} labeled, {unlabeled} unlabeled" if unlabeled else labeled
     return values | {
         "batch of a device": batch,
         "devices": args.world_size,
@@ -115,26 +115,26 @@ def _recipe(trainer: Any) -> dict[str, Any]:
 
 
 def _training(trainer: Any) -> str:
-    """Say how much was trained, and on how much."""
+    """Describe the length of the training and the amount of data."""
     state = trainer.state
     streams = getattr(trainer.train_dataset, "sources", (None, None))
     counts = [
         f"a stream of {kind} images in {stream.num_shards} shards"
         if is_stream(stream)
         else f"{len(stream)} {kind} images"
-        for stream, kind in zip(streams, ("labelled", "unlabelled"), strict=True)
+        for stream, kind in zip(streams, ("labeled", "unlabeled"), strict=True)
         if stream is not None
     ]
     if not state.global_step:
         return ""
-    taught = ", which a teacher labelled in every step" if trainer.teacher is not None else ""
+    taught = ", which a teacher labeled in every step" if trainer.teacher is not None else ""
     # A stream's epoch is the run itself.
     epochs = "" if any(map(is_stream, streams)) else f" ({state.epoch or 0:.1f} epochs)"
     return f"{state.global_step} steps{epochs} on {' and '.join(counts)}{taught}."
 
 
 def _results(trainer: Any) -> list[dict[str, Any]]:
-    """Collect the scores of the weights as they are now, of each evaluation set; older ones were of other weights."""
+    """Collect the scores of the current weights on each evaluation set; older scores belong to other weights."""
     history, state = trainer.state.log_history, trainer.state
     trained = max((i for i, entry in enumerate(history) if "train_runtime" in entry), default=-1)
     since = [entry for entry in history[trained + 1 :] if trained >= 0 or entry.get("step") == state.global_step]

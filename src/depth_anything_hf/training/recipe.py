@@ -1,4 +1,4 @@
-"""Train by a recipe: a YAML file that names model, data and arguments of a run (`depth-anything-hf train` reads it)."""
+"""Train by a recipe: a YAML file with the model, data and arguments of a run (`depth-anything-hf train` reads it)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
 
     Args:
         recipe (`RecipeArguments`): Model and data.
-        args (`DepthAnythingTrainingArguments`): Everything else.
+        args (`DepthAnythingTrainingArguments`): All other settings.
 
     Returns:
         `dict[str, float]`: Training and evaluation metrics.
@@ -48,7 +48,7 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
     else:
         unlabeled = _concatenated([_unlabeled(path, recipe.teacher) for path in recipe.unlabeled])
     evaluated = _concatenated([_labeled(path, eval_options) for path in recipe.eval])
-    set_seed(args.seed)  # of a fresh decoder
+    set_seed(args.seed)  # for a fresh decoder
     model = _start_model(recipe)
     trainer = DepthAnythingTrainer(
         model,
@@ -67,7 +67,7 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
         metrics |= {
             f"adapter_{name.removeprefix('adapter_')}": value for name, value in describe_adapter(model).items()
         }
-    trainer.save_model(_internal_call=True)  # without it a first push would go out before the scores are known
+    trainer.save_model(_internal_call=True)  # otherwise it would push before the scores are known
     trainer.save_state()
     if evaluated is not None:
         metrics |= trainer.evaluate()
@@ -85,14 +85,14 @@ def _start_model(recipe: RecipeArguments):
     if recipe.model is not None:
         if adapter_base(recipe.model) is not None:
             raise ValueError(
-                f"model {recipe.model} is an adapter; merge it first (depth_anything_hf.prediction.adapters.merge_adapter) and give "
+                f"model {recipe.model} is an adapter; merge it first (depth_anything_hf.prediction.adapters.merge_adapter) and pass "
                 "the merged folder."
             )
         model = DepthAnythingForDepthEstimation.from_pretrained(recipe.model)
         if recipe.max_depth is not None and model.config.max_depth != recipe.max_depth:
             raise ValueError(
-                f"max_depth is {recipe.max_depth:g}, and {recipe.model} is {model.config.depth_estimation_type} with a "
-                f"range of {model.config.max_depth}; a head is made for one range. Give it as `encoder`, which makes a "
+                f"max_depth is {recipe.max_depth:g}, but {recipe.model} is {model.config.depth_estimation_type} with a "
+                f"range of {model.config.max_depth}; a head is made for one range. Pass the model as `encoder`, to get a "
                 "fresh head, or leave max_depth out."
             )
     else:
@@ -107,17 +107,17 @@ def _start_model(recipe: RecipeArguments):
 def start_processor(recipe: RecipeArguments, config) -> DepthAnythingImageProcessor:
     """Make the processor of a run: the processor of the start model, with the crop of the recipe.
 
-    The shape in which the model sees images, squeezed or their own, is a part of what it has learned.
+    A model has learned one shape of its inputs, squeezed or with the aspect of the image: the processor keeps it.
 
     Args:
         recipe (`RecipeArguments`): A fresh decoder, or a model without a processor, gets the official one.
-        config: The model's.
+        config: Config of the model.
 
     Returns:
         `DepthAnythingImageProcessor`: Its `size` is the crop.
 
     Raises:
-        ValueError: A side that is no multiple of the patch size.
+        ValueError: A side is no multiple of the patch size.
     """
     processor, has_own = DepthAnythingImageProcessor(), False
     if recipe.model is not None and find_file(recipe.model, IMAGE_PROCESSOR_NAME) is not None:
@@ -142,13 +142,13 @@ def loss_terms(given: Mapping[str, Any] | None) -> list[LossTerm]:
     """Read the loss terms of a recipe.
 
     Args:
-        given (`Mapping`, *optional*): For each name of `LOSSES` its weight, or a mapping with `weight` and `on`.
+        given (`Mapping`, *optional*): Names from `LOSSES`, each with a weight or a mapping with `weight` and `on`.
 
     Returns:
-        `list[LossTerm]`: In the order given.
+        `list[LossTerm]`: In the order of `given`.
 
     Raises:
-        ValueError: An unknown loss, or an unknown option of one.
+        ValueError: A loss or one of its options is unknown.
 
     Example:
         >>> [(term.name, term.weight, term.on) for term in loss_terms({"silog": {"weight": 0.5, "on": "both"}})]
@@ -172,7 +172,7 @@ def loss_terms(given: Mapping[str, Any] | None) -> list[LossTerm]:
 
 
 def _labeled(path: str, options: dict[str, dict]):
-    """Load a folder of records, or a benchmark given as NAME:FOLDER."""
+    """Load a folder of records, or a benchmark named as NAME:FOLDER."""
     name, separator, folder = path.partition(":")
     if separator and name in READERS:
         return open_reader(name, folder, **options.get(name, {}))
@@ -180,18 +180,18 @@ def _labeled(path: str, options: dict[str, dict]):
 
 
 def _unlabeled(path: str, teacher: str | None):
-    """Load pseudo-labelled records, or photographs for the teacher to label."""
+    """Load pseudo-labeled records, or photographs for the teacher to label."""
     folder = Path(path)
     if (folder / "metadata.jsonl").is_file() or any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")):
         return load_folder(path)
     if teacher is None:
         raise ValueError(
-            f"{path} holds no pseudo-labels (no metadata.jsonl, no parquet); give a `teacher` to label the photographs in it "
+            f"{path} holds no pseudo-labels (no metadata.jsonl, no parquet); set a `teacher` to label the photographs in it "
             "during training, or label them first."
         )
     return load_images(path)
 
 
 def _concatenated(datasets: list):
-    """Join data sets plainly, without re-balancing, as both papers do."""
+    """Concatenate data sets without re-balancing, as both papers do."""
     return None if not datasets else datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)

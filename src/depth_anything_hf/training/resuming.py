@@ -1,4 +1,4 @@
-"""Which checkpoint a run continues from."""
+"""Find the checkpoint from which a run continues."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def last_whole_checkpoint(folder: str | os.PathLike) -> str | None:
-    """Find the last checkpoint that was written to its end.
+    """Find the last complete checkpoint.
 
-    A Trainer writes its state last. A process that was killed while it wrote leaves a folder without that file, or with
-    half of it, and `get_last_checkpoint` would take it.
+    A Trainer writes its state last. If a process is killed while it writes, the folder has no such file, or half of one;
+    `get_last_checkpoint` would return that folder.
 
     Args:
-        folder: The run's `output_dir`.
+        folder: `output_dir` of the run.
 
     Returns:
-        `str`, *optional*: The checkpoint's folder; None where there is none.
+        `str`, *optional*: The checkpoint's folder; None if there is none.
 
     Example:
         >>> import tempfile
@@ -40,7 +40,7 @@ def last_whole_checkpoint(folder: str | os.PathLike) -> str | None:
 
 
 def read_state(folder: str | os.PathLike) -> dict | None:
-    """Read a Trainer's state; None where there is none, or half of one."""
+    """Read a Trainer's state; return None if the file is missing or incomplete."""
     try:
         return json.loads((Path(folder) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

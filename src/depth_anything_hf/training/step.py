@@ -1,8 +1,8 @@
 r"""The self-training step: teacher's view, student's view, three losses.
 
 \(L = \mathrm{mean}(L_l, L_u, L_{feat})\): labeled images, unlabeled images with the teacher's labels under strong
-perturbation and CutMix, and feature alignment on the unlabeled ones (Depth Anything V1, section 3.3). With one stream
-alone the same step trains the teacher (labeled only) or V2's student (unlabeled only).
+perturbation and CutMix, and feature alignment on the unlabeled ones (Depth Anything V1, section 3.3). With only one stream
+the same step trains the teacher (labeled only) or V2's student (unlabeled only).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 
 
 class View(NamedTuple):
-    """What the student sees of the unlabeled images, and what it is compared with."""
+    """Images as the student sees them, and the labels for its prediction."""
 
     pixel_values: torch.Tensor  # (batch, 3, height, width)
     labels: torch.Tensor  # (batch, height, width)
@@ -36,7 +36,7 @@ class View(NamedTuple):
 
 
 def teacher_labels(teacher: nn.Module, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Label clean images with the teacher: the labels and their mask, `(batch, height, width)`."""
+    """Label clean images with the teacher: return the labels and their mask, `(batch, height, width)`."""
     with torch.inference_mode():
         labels = teacher(pixel_values=pixel_values).predicted_depth.float()
     labels = labels.clone()  # a tensor of the inference mode cannot take part in a backward pass
@@ -50,17 +50,17 @@ def draw_view(
     cutmix_probability: float,
     generator: torch.Generator,
 ) -> dict[str, torch.Tensor]:
-    """Draw how one unlabeled image is shown to the student.
+    """Draw the random values of the student's view of one unlabeled image.
 
     Args:
-        height (`int`): Of the crop, pixels.
-        width (`int`): Of the crop, pixels.
-        perturbation (`StrongPerturbation`, *optional*): None leaves the colors alone.
+        height (`int`): Height of the crop, pixels.
+        width (`int`): Width of the crop, pixels.
+        perturbation (`StrongPerturbation`, *optional*): None leaves the colors unchanged.
         cutmix_probability (`float`): Share of the images that get a CutMix box.
         generator (`torch.Generator`): Source of all random numbers, on the CPU.
 
     Returns:
-        `dict[str, torch.Tensor]`: What `student_view` takes, one row: `boxes`, and the fields of `ColorDraw`.
+        `dict[str, torch.Tensor]`: One row of `drawn` for `student_view`: `boxes`, and the fields of `ColorDraw`.
     """
     colors = {} if perturbation is None else draw_colors(1, perturbation, generator)._asdict()
     return {**colors, "boxes": cutmix_boxes(1, height, width, generator, cutmix_probability)}
@@ -74,13 +74,13 @@ def student_view(
     drawn: Mapping[str, torch.Tensor],
     normalization: tuple[torch.Tensor, torch.Tensor],
 ) -> View:
-    """Perturb each image's colors, then mix each with its partner in a random box, labels and masks along with it.
+    """Perturb each image's colors, then mix each with its partner in a random box, with labels and masks.
 
     Args:
         pixel_values (`torch.Tensor`): `(batch, 3, height, width)`, normalized, clean.
-        labels (`torch.Tensor`): `(batch, height, width)`, of the clean images.
+        labels (`torch.Tensor`): `(batch, height, width)`, for the clean images.
         label_mask (`torch.Tensor`): Bool, same shape as the labels.
-        drawn (`Mapping[str, torch.Tensor]`): Of `draw_view`, one row an image, on the images' device.
+        drawn (`Mapping[str, torch.Tensor]`): From `draw_view`, one row per image, on the images' device.
         normalization (`tuple[torch.Tensor, torch.Tensor]`): Mean and standard deviation, `(3, 1, 1)` each.
 
     Returns:
@@ -109,12 +109,12 @@ def view_loss(
 
     Args:
         predicted_depth (`torch.Tensor`): `(batch, height, width)`.
-        view (`View`): What the images were and what they are compared with.
+        view (`View`): The images and their labels.
         args (`DepthAnythingTrainingArguments`): The weights.
         trim_fraction (`float`): Share of the worst pixels to ignore.
-        max_depth (`float`, *optional*): Of a metric model, meters.
+        max_depth (`float`, *optional*): Largest depth of a metric model, meters.
         terms (`Sequence[LossTerm]`): Losses of the user for these images.
-        step (`int`): Of the training, for weights that follow a schedule.
+        step (`int`): Training step, for weights that follow a schedule.
 
     Returns:
         `dict[str, torch.Tensor]`: Scalars; all but `total` are unweighted and detached.
@@ -140,11 +140,11 @@ def view_loss(
 
 
 def combine(weighted: list[tuple[float, torch.Tensor]], divisor: float | None = None) -> torch.Tensor:
-    """Average losses by weight: equal weights give V1's plain average of the terms that are in use.
+    """Average losses by weight: with equal weights it is V1's plain average of the terms in use.
 
     Args:
         weighted (`list[tuple[float, torch.Tensor]]`): Weights, and losses (scalars).
-        divisor (`float`, *optional*): What the weighted sum is divided by; left out, the sum of the weights.
+        divisor (`float`, *optional*): Divisor of the weighted sum. Default: the sum of the weights.
 
     Returns:
         `torch.Tensor`: Scalar.

@@ -1,7 +1,7 @@
 """`DepthAnythingTrainer`: the stock Trainer with two kinds of images, a teacher, a frozen encoder and depth metrics.
 
-Read it from top to bottom: construction, data, optimization, the step, logs, evaluation, checkpoints. What a step is made
-of stands in `step.py`.
+Read it from top to bottom: construction, data, optimization, the step, logs, evaluation, checkpoints. The parts of a step
+are in `step.py`.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from depth_anything_hf.training.step import View, combine, student_view, teacher
 class DepthAnythingTrainer(Trainer):
     """Train Depth Anything: a teacher on labeled images, or a student on labeled and unlabeled ones.
 
-    The arguments up to `preprocess_logits_for_metrics` are those of the stock Trainer, in its order.
+    The arguments up to `preprocess_logits_for_metrics` are the arguments of the stock Trainer, in its order.
 
     Args:
         model (`DepthAnythingForDepthEstimation`, *optional*): The student, or the teacher in the first stage; bare or in
             PEFT's wrapper. Or pass `model_init`.
         args (`DepthAnythingTrainingArguments`, *optional*): The recipe.
-        data_collator (`DepthCollator`, *optional*): Left out, one is made from `args`.
+        data_collator (`DepthCollator`, *optional*): Default: made from `args`.
         train_dataset (*optional*): Labeled records: a set with an index, or a `datasets.IterableDataset`.
         eval_dataset (*optional*): Labeled records, or a dict of such sets.
         processing_class (`DepthAnythingImageProcessor`): Its `size` is the training crop. Saved with every checkpoint.
@@ -69,14 +69,14 @@ class DepthAnythingTrainer(Trainer):
         optimizers (*optional*): As in the stock Trainer.
         optimizer_cls_and_kwargs (*optional*): As in the stock Trainer.
         preprocess_logits_for_metrics (*optional*): Refused, as no predictions are kept.
-        unlabeled_dataset (*optional*): Pseudo-labeled records; or photographs, with `teacher`. Of either kind, too.
+        unlabeled_dataset (*optional*): Pseudo-labeled records; or photographs, with `teacher`. A set with an index or a stream.
         teacher (`nn.Module`, *optional*): Labels the clean unlabeled images in every step. Frozen.
         feature_encoder (`nn.Module` or `str`, *optional*): Frozen encoder for the alignment loss. Default: the DINOv2
-            of the student's size from the Hub. A linear projector is learned only where the widths differ.
+            of the student's size from the Hub. A linear projector is learned only if the widths differ.
         losses (`Sequence[LossTerm]`): Losses of your own beside the papers'.
         loss_weights (`Mapping[str, float or Callable]`, *optional*): Weights of `"labeled"`, `"unlabeled"` and
             `"feature_alignment"` in place of those in `args`: numbers, or functions of the training step. The sum is still
-            divided by the weights in `args`, so that a schedule changes its own term alone; with
+            divided by the weights in `args`, so that a schedule changes only its own term; with
             `args.rescale_losses` it is divided by the weights of the step.
 
     Raises:
@@ -260,10 +260,10 @@ class DepthAnythingTrainer(Trainer):
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir or ".")
             if resume_from_checkpoint is None:
                 raise ValueError(
-                    f"{self.args.output_dir} holds no whole checkpoint; leave resume_from_checkpoint out."
+                    f"{self.args.output_dir} has no complete checkpoint; leave resume_from_checkpoint out."
                 )
-        # accelerate marks a model that it prepared for evaluation, and would then leave it out of DDP without a word:
-        # each process would train a model of its own.
+        # accelerate marks a model that it prepared for evaluation, and would then leave it out of DDP without a warning:
+        # each process would train its own model.
         if self.accelerator.num_processes > 1 and self.model_wrapped is self.model:
             self.model._is_accelerate_prepared = False  # type: ignore[assignment]
         self._resumed = read_state(resume_from_checkpoint) if resume_from_checkpoint else None
@@ -273,14 +273,14 @@ class DepthAnythingTrainer(Trainer):
         return result
 
     def set_initial_training_values(self, *args, **kwargs):
-        """Count epochs and steps as the stock Trainer does; where all steps are done, no epoch is left.
+        """Count epochs and steps as the stock Trainer does; if all steps are done, no epoch is left.
 
-        The stock Trainer asks only after a step whether it is done: each repetition of a finished run would take one
+        The stock Trainer checks only after a step whether it is done: each repetition of a finished run would take one
         more step, and save it.
         """
         epochs, updates, *others, max_steps = super().set_initial_training_values(*args, **kwargs)
         if self._resumed and self._resumed["global_step"] >= max_steps:
-            epochs = self._resumed["global_step"] // updates  # the one that the stock Trainer would begin with
+            epochs = self._resumed["global_step"] // updates  # the epoch with which the stock Trainer would start
         return epochs, updates, *others, max_steps
 
     def training_step(self, model, inputs, *args, **kwargs) -> torch.Tensor:
@@ -357,7 +357,7 @@ class DepthAnythingTrainer(Trainer):
         """
         if "train_runtime" in logs and self._resumed and self.state.global_step == self._resumed["global_step"]:
             for name in ("train_loss", "train_samples_per_second", "train_steps_per_second"):
-                logs.pop(name, None)  # of no step
+                logs.pop(name, None)  # no step was taken
             logs |= self._metrics_when_finished()  # in place: `train` returns these
         if "loss" in logs and self._clock is not None:
             now = time.perf_counter()
@@ -384,9 +384,9 @@ class DepthAnythingTrainer(Trainer):
     # Evaluation
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Score a batch: of each image one row of numbers is kept."""
+        """Score a batch: return one row of numbers per image."""
         inputs = self._prepare_inputs(inputs)
-        # Images of many sizes would each be compiled anew.
+        # Each image size would need its own compilation.
         model = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         with torch.no_grad(), self.compute_loss_context_manager():
             rows = score_batch(model, inputs, self.max_depth)  # (batch, scores)
@@ -395,12 +395,12 @@ class DepthAnythingTrainer(Trainer):
     # Checkpoints
 
     def create_model_card(self, *args, **facts) -> None:
-        """Write the card with what was measured; takes the arguments of `write_trainer_card`, as `push_to_hub` does."""
+        """Write the card with the measured scores; takes the arguments of `write_trainer_card`, as `push_to_hub` does."""
         if self.is_world_process_zero():
             write_trainer_card(self, *args, **facts)
 
     def _save_checkpoint(self, model, trial):
-        self.health.finish()  # a spoilt model must not be saved
+        self.health.finish()  # a broken model must not be saved
         super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir):
@@ -409,7 +409,7 @@ class DepthAnythingTrainer(Trainer):
             torch.save(self.feature_projector.state_dict(), os.path.join(output_dir, PROJECTOR_FILE))
         if self.batches is not None:
             self.batches.save(output_dir)
-        # The positions of all processes must be there before the state that says that the checkpoint is whole.
+        # The positions of all processes must be written before the state, which marks the checkpoint as complete.
         self.accelerator.wait_for_everyone()
 
     def _load_optimizer_and_scheduler(self, checkpoint):
@@ -420,12 +420,12 @@ class DepthAnythingTrainer(Trainer):
 
 
 def score_batch(model: nn.Module, batch: dict, max_depth: float | None) -> torch.Tensor:
-    """Predict the images of a batch of `EvaluationCollator`, those of equal size together, and score each.
+    """Predict the images of a batch of `EvaluationCollator`, images of equal size together, and score each.
 
     Args:
         model (`nn.Module`): Relative, or metric with `max_depth`.
-        batch (`dict`): On the model's device.
-        max_depth (`float`, *optional*): Of a metric model, meters.
+        batch (`dict`): Batch on the model's device.
+        max_depth (`float`, *optional*): Largest depth of a metric model, meters.
 
     Returns:
         `torch.Tensor`: `(batch, scores)`, in the order of `SCORE_NAMES`.
