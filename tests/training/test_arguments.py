@@ -123,20 +123,20 @@ def test_arguments__unknown_perturbation(tmp_path):
         (8, 16, 32, (True, True), (16, 32)),
     ],
 )
-def test_stream_batch_sizes__table(tmp_path, total, labeled, unlabeled, streams, expected):
+def test_split_batch__table(tmp_path, total, labeled, unlabeled, streams, expected):
     args = arguments(
         tmp_path, per_device_train_batch_size=total, labeled_batch_size=labeled, unlabeled_batch_size=unlabeled
     )
-    assert args.stream_batch_sizes(*streams) == expected
+    assert args.split_batch(*streams) == expected
 
 
 @pytest.mark.parametrize(("total", "labeled", "unlabeled"), [(2, None, None), (4, 4, None), (4, None, 5)])
-def test_stream_batch_sizes__nothing_left(tmp_path, total, labeled, unlabeled):
+def test_split_batch__nothing_left(tmp_path, total, labeled, unlabeled):
     args = arguments(
         tmp_path, per_device_train_batch_size=total, labeled_batch_size=labeled, unlabeled_batch_size=unlabeled
     )
     with pytest.raises(ValueError, match=f"per_device_train_batch_size is {total}, which leaves"):
-        args.stream_batch_sizes(True, True)
+        args.split_batch(True, True)
 
 
 def test_bf16__is_on_where_the_device_has_it_and_off_on_a_cpu(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def alone(source, **settings):
 
 def name_records(records):
     """Keep names and seeds; at module level, so that spawned workers find it."""
-    return {"drawn": [(record["name"], record["stream"], record["draw_seed"]) for record in records]}
+    return {"drawn": [(record["name"], record["part"], record["draw_seed"]) for record in records]}
 
 
 def open_loader(reader, workers=0):
@@ -152,7 +152,7 @@ def test_reader__sets_with_an_index_are_drawn_alike_beside_a_stream(world_size, 
 def test_reader__a_sample_is_tagged_like_a_record():
     sample = DepthSample(image=None, source="a")
     (record,) = next(iter(make([sample], None, (1, 0)).loader())).records
-    assert record.keys() == {"sample", "stream", "draw_seed"}
+    assert record.keys() == {"sample", "part", "draw_seed"}
     assert record["sample"] is sample
 
 
@@ -279,7 +279,7 @@ def test_reader__gives_the_record_its_stream_and_seed():
     for name, stream, seed in epoch(make(batch_sizes=(1, 7), unlabeled=SEVEN), 0)[0]:
         assert name[0] == "lu"[stream]
         assert seed >= 0
-    assert "stream" not in LABELED[0]
+    assert "part" not in LABELED[0]
 
 
 class AtOnce(list):

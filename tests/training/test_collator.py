@@ -24,7 +24,7 @@ def colors(processor, pixel_values):
 
 def at_own_size(record):
     """Copy a record with the seed of a draw."""
-    return [{**record, "draw_seed": seed, "stream": 0} for seed in range(12)]
+    return [{**record, "draw_seed": seed, "part": 0} for seed in range(12)]
 
 
 def test_depth_collator__image_and_label_stay_aligned_under_crop_and_flip(processor, coordinate_record):
@@ -101,7 +101,7 @@ def test_depth_collator__photograph_has_an_empty_mask(processor, photographs, la
 
 def test_depth_collator__follows_the_draw_seed(processor, labeled):
     collate = DepthCollator(processor, RELATIVE)
-    records = [{**record, "stream": 0, "draw_seed": 5 + i} for i, record in enumerate(labeled)]
+    records = [{**record, "part": 0, "draw_seed": 5 + i} for i, record in enumerate(labeled)]
     first = collate(records)
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
@@ -134,7 +134,7 @@ def test_depth_collator__flip_probability(processor, probability):
 
 
 def test_depth_collator__two_streams_count_and_name(processor, labeled, photographs):
-    records = [{**labeled[0], "stream": 0}, {**labeled[1], "stream": 0}, {**photographs[0], "stream": 1}]
+    records = [{**labeled[0], "part": 0}, {**labeled[1], "part": 0}, {**photographs[0], "part": 1}]
     batch = DepthCollator(processor, RELATIVE)([{**record, "draw_seed": 0} for record in records])
     assert batch["num_labeled"] == 2
     assert batch["sources"] == ["synthetic:rendered:0", "synthetic:rendered:1", "synthetic:bad-weather:100"]
@@ -145,8 +145,8 @@ def test_depth_collator__two_streams_count_and_name(processor, labeled, photogra
 def test_depth_collator__draws_the_students_view_of_unlabelled_images_alone(processor, labeled, photographs):
     collate = DepthCollator(processor, RELATIVE, perturbation=StrongPerturbation(), cutmix_probability=1.0)
     drawn = [
-        {**record, "stream": stream, "draw_seed": seed}
-        for record, stream, seed in ((labeled[0], 0, 1), (photographs[3], 1, 2), (photographs[4], 1, 3))
+        {**record, "part": part, "draw_seed": seed}
+        for record, part, seed in ((labeled[0], 0, 1), (photographs[3], 1, 2), (photographs[4], 1, 3))
     ]
     view = collate(drawn)["view"]
     assert set(view) == {"boxes", *ColorDraw._fields}
@@ -206,7 +206,7 @@ def test_depth_collator__zoom_divides_metres_by_what_the_image_shows(processor, 
     The two sides differ a little, being rounded to patches; the factor is their geometric mean.
     """
     collate = DepthCollator(processor, METRIC if kind == "metric" else RELATIVE, flip_probability=0.0, zoom=2.5)
-    batch = collate([{**ramp(*CROP), "draw_seed": seed, "stream": 0} for seed in range(10)])
+    batch = collate([{**ramp(*CROP), "draw_seed": seed, "part": 0} for seed in range(10)])
     factors = []
     for pixel_values, label in zip(batch["pixel_values"], batch["labels"], strict=True):
         red, green, _ = colors(processor, pixel_values)
@@ -221,14 +221,14 @@ def test_depth_collator__zoom_divides_metres_by_what_the_image_shows(processor, 
 
 
 def test_depth_collator__without_zoom_metres_stay(processor):
-    batch = DepthCollator(processor, METRIC)([{**ramp(2 * CROP[0], 2 * CROP[1]), "draw_seed": 0, "stream": 0}])
+    batch = DepthCollator(processor, METRIC)([{**ramp(2 * CROP[0], 2 * CROP[1]), "draw_seed": 0, "part": 0}])
     assert batch["labels"].unique().tolist() == [8.0]
     with pytest.raises(ValueError, match=r"zoom is 0\.5"):
         DepthCollator(processor, RELATIVE, zoom=0.5)
 
 
 def test_depth_collator__colors_change_by_the_draw_and_labels_do_not(processor, labeled):
-    records = [{**record, "draw_seed": 3, "stream": 0} for record in labeled]
+    records = [{**record, "draw_seed": 3, "part": 0} for record in labeled]
     plain = DepthCollator(processor, RELATIVE)(records)
     ranges = ColorRanges(brightness=(0.5, 0.5), gamma=(1, 1), color=(1, 1), probability=1.0)
     dark = DepthCollator(processor, RELATIVE, color_ranges=ranges)(records)

@@ -12,7 +12,7 @@ from depth_anything_hf.losses.reduction import mean_over_labeled
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Weight = float | Callable[[int], float]
 
-STREAMS = ("labeled", "unlabeled", "both")
+IMAGES = ("labeled", "unlabeled", "both")
 
 
 def weight_at(weight: Weight, step: int) -> float:
@@ -65,8 +65,8 @@ class LossTerm:
             raise ValueError(
                 f"name is {self.name!r}; it must be an identifier, as it names the logs: edges, edges_2, ..."
             )
-        if self.on not in STREAMS:
-            raise ValueError(f"on is {self.on!r}; it must be one of {', '.join(STREAMS)}.")
+        if self.on not in IMAGES:
+            raise ValueError(f"on is {self.on!r}; it must be one of {', '.join(IMAGES)}.")
         if not callable(self.weight) and not 0 <= self.weight < float("inf"):
             raise ValueError(
                 f"weight is {self.weight}; it must be a finite number of at least 0, or a function of the step."

@@ -166,7 +166,7 @@ def train(
     feature_encoder: str | None = None,
     **arguments,
 ) -> DepthAnythingTrainer:
-    """Train a fresh tiny model with `DepthAnythingTrainer`, on one stream or two.
+    """Train a fresh tiny model with `DepthAnythingTrainer`, on labeled images, with or without pseudo-labeled ones.
 
     Args:
         plan (`Plan`): Sizes.

@@ -1,1 +1,1 @@
-"""Training: arguments, streams, collators, the self-training step and the Trainer."""
+"""Training: arguments, batches, collators, the self-training step and the Trainer."""

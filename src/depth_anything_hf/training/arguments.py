@@ -91,18 +91,18 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
         """Pickle without the token: the Trainer saves its arguments beside the model, and uploads them."""
         return self.__dict__ | {"hub_token": None}
 
-    def stream_batch_sizes(self, has_labeled: bool, has_unlabeled: bool) -> tuple[int, int]:
-        """Split a device's batch between the streams.
+    def split_batch(self, has_labeled: bool, has_unlabeled: bool) -> tuple[int, int]:
+        """Split a device's batch between labeled and unlabeled images.
 
         Args:
             has_labeled (`bool`): Whether there are labeled images.
             has_unlabeled (`bool`): Whether there are unlabeled images.
 
         Returns:
-            `tuple[int, int]`: Labeled and unlabeled images in a batch; 0 for a missing stream.
+            `tuple[int, int]`: Labeled and unlabeled images in a batch; 0 where there are none.
 
         Raises:
-            ValueError: No image is left for a stream.
+            ValueError: No image is left for one of them.
         """
         total = self.per_device_train_batch_size
         if not has_unlabeled:

@@ -129,7 +129,7 @@ class BatchReader(Dataset):
     Example:
         >>> reader = BatchReader([{"name": "a"}], [{"name": "b"}, {"name": "c"}], (1, 2))
         >>> records = next(iter(reader.loader())).records
-        >>> [record["stream"] for record in records], sorted(record["name"] for record in records)
+        >>> [record["part"] for record in records], sorted(record["name"] for record in records)
         ([0, 1, 1], ['a', 'b', 'c'])
     """
 
@@ -163,22 +163,22 @@ class BatchReader(Dataset):
         share = self._share()
         state = dict((self._states[share.worker] if self._states else None) or {}) if self.has_streams else None
         records = []
-        for stream, (source, size) in enumerate(zip(self.sources, self.batch_sizes, strict=True)):
+        for part, (source, size) in enumerate(zip(self.sources, self.batch_sizes, strict=True)):
             if not size:
                 continue
             if is_stream(source):
-                if stream not in self._readers:
-                    place = Place(**(state or {}).get(SOURCE_NAMES[stream], {}))
-                    self._readers[stream] = read_stream(source, share, (self.seed, stream), place, self.block_size)
-                drawn, places = zip(*itertools.islice(self._readers[stream], size), strict=True)
-                state = (state or {}) | {SOURCE_NAMES[stream]: asdict(places[-1])}
+                if part not in self._readers:
+                    place = Place(**(state or {}).get(SOURCE_NAMES[part], {}))
+                    self._readers[part] = read_stream(source, share, (self.seed, part), place, self.block_size)
+                drawn, places = zip(*itertools.islice(self._readers[part], size), strict=True)
+                state = (state or {}) | {SOURCE_NAMES[part]: asdict(places[-1])}
             else:
-                indices = plan.indices[stream] or []
+                indices = plan.indices[part] or []
                 at_once = getattr(source, "__getitems__", None)
                 drawn = at_once(indices) if at_once else [source[index] for index in indices]
             first = plan.number * size
             records += [
-                {**as_record(record), "stream": stream, "draw_seed": derive_seed(self.seed, 2 + stream, first + i)}
+                {**as_record(record), "part": part, "draw_seed": derive_seed(self.seed, 2 + part, first + i)}
                 for i, record in enumerate(drawn)
             ]
         if state is not None:
@@ -253,19 +253,19 @@ class BatchNumbers(BatchSampler):
         orders: dict[tuple[int, int], torch.Tensor] = {}
         reader = self.reader
 
-        def indices(stream: int, number: int) -> list[int] | None:
-            source, size = reader.sources[stream], reader.batch_sizes[stream]
+        def indices(part: int, number: int) -> list[int] | None:
+            source, size = reader.sources[part], reader.batch_sizes[part]
             if source is None or is_stream(source):
                 return None
             found = []
             for position in range(number * size, (number + 1) * size):
                 sweep, offset = divmod(position, len(source))
-                if (stream, sweep) not in orders:
-                    for old in [key for key in orders if key[0] == stream and key[1] < sweep - 1]:
+                if (part, sweep) not in orders:
+                    for old in [key for key in orders if key[0] == part and key[1] < sweep - 1]:
                         del orders[old]
-                    generator = generator_at(reader.seed, stream, sweep)
-                    orders[stream, sweep] = torch.randperm(len(source), generator=generator)
-                found.append(int(orders[stream, sweep][offset]))
+                    generator = generator_at(reader.seed, part, sweep)
+                    orders[part, sweep] = torch.randperm(len(source), generator=generator)
+                found.append(int(orders[part, sweep][offset]))
             return found
 
         if reader.has_streams:

@@ -78,7 +78,7 @@ class DepthCollator:
     def __call__(self, records: Sequence[dict | DepthSample]) -> dict:
         """Collate records into `pixel_values`, `labels`, `label_mask` and `target_space`, the space of the labels.
 
-        For records with a `stream` the batch also has `num_labeled`, `sources`, and `view`: the random values of the
+        For records of a `BatchReader` the batch also has `num_labeled`, `sources`, and `view`: the random values of the
         student's view of the unlabeled images.
         """
         drawn = [as_record(record) for record in records]
@@ -94,8 +94,8 @@ class DepthCollator:
             for name, values in zip(("pixel_values", "labels", "label_mask"), zip(*views, strict=True), strict=True)
         }
         batch["target_space"] = self.label_space  # checked by the model
-        if "stream" in drawn[0]:
-            batch["num_labeled"] = sum(record["stream"] == LABELED for record in drawn)
+        if "part" in drawn[0]:
+            batch["num_labeled"] = sum(record["part"] == LABELED for record in drawn)
             batch["sources"] = [sample.source for sample in samples]
             draws = [
                 draw_view(*self.crop, self.perturbation, self.cutmix_probability, generator)

@@ -117,19 +117,19 @@ def _recipe(trainer: Any) -> dict[str, Any]:
 def _training(trainer: Any) -> str:
     """Describe the length of the training and the amount of data."""
     state = trainer.state
-    streams = getattr(trainer.train_dataset, "sources", (None, None))
+    sources = getattr(trainer.train_dataset, "sources", (None, None))
     counts = [
-        f"a stream of {kind} images in {stream.num_shards} shards"
-        if is_stream(stream)
-        else f"{len(stream)} {kind} images"
-        for stream, kind in zip(streams, ("labeled", "unlabeled"), strict=True)
-        if stream is not None
+        f"a stream of {kind} images in {source.num_shards} shards"
+        if is_stream(source)
+        else f"{len(source)} {kind} images"
+        for source, kind in zip(sources, ("labeled", "unlabeled"), strict=True)
+        if source is not None
     ]
     if not state.global_step:
         return ""
     taught = ", which a teacher labeled in every step" if trainer.teacher is not None else ""
     # A stream's epoch is the run itself.
-    epochs = "" if any(map(is_stream, streams)) else f" ({state.epoch or 0:.1f} epochs)"
+    epochs = "" if any(map(is_stream, sources)) else f" ({state.epoch or 0:.1f} epochs)"
     return f"{state.global_step} steps{epochs} on {' and '.join(counts)}{taught}."
 
 

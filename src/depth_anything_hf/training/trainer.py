@@ -124,7 +124,7 @@ class DepthAnythingTrainer(Trainer):
         check_losses(self.losses, self.loss_weights, args, train_dataset is not None, unlabeled_dataset is not None)
         if model is not None or model_init is None:
             check_model(model)
-        self.batch_sizes = args.stream_batch_sizes(train_dataset is not None, unlabeled_dataset is not None)
+        self.batch_sizes = args.split_batch(train_dataset is not None, unlabeled_dataset is not None)
         args.per_device_train_batch_size = sum(self.batch_sizes)
         reader = None
         if train_dataset is not None or unlabeled_dataset is not None:
