@@ -1,8 +1,8 @@
 r"""The self-training step: teacher's view, student's view, three losses.
 
 \(L = \mathrm{mean}(L_l, L_u, L_{feat})\): labeled images, unlabeled images with the teacher's labels under strong
-perturbation and CutMix, and feature alignment on the unlabeled ones (Depth Anything V1, section 3.3). With images of only one
-the same step trains the teacher (labeled only) or V2's student (unlabeled only).
+perturbation and CutMix, and feature alignment on the unlabeled ones (Depth Anything V1, section 3.3). With one kind of images
+the same step trains the teacher (labeled images) or the student of V2 (unlabeled images).
 """
 
 from __future__ import annotations
