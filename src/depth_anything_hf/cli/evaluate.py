@@ -11,7 +11,7 @@ from depth_anything_hf.evaluation.protocols import ALIGNMENTS, PROTOCOLS
 
 EXAMPLE = """examples:
   depth-anything-hf evaluate --model depth-anything/Depth-Anything-V2-Small-hf --dataset nyuv2 --root nyu --out scores
-  depth-anything-hf evaluate --model student --model teacher --dataset folder --root my_labelled_images --out scores
+  depth-anything-hf evaluate --model student --model teacher --dataset folder --root my_labeled_images --out scores
   depth-anything-hf evaluate --model M --dataset kitti --root kitti --split-file eigen_test_files.txt --out scores
   depth-anything-hf evaluate --model M --dataset da2k --root DA-2K --out scores
 

@@ -35,7 +35,7 @@ EXAMPLE = """examples:
       --point-cloud ply --fov 65 --out depth
 
 For each image: NAME_color.png to look at, NAME.png (16-bit, 0 = no value) with its scale and offset in depth.jsonl,
-and NAME.npy (float32). Relative models give disparity (larger is nearer, unknown scale), metric models meters.
+and NAME.npy (float32). Relative models predict disparity (larger is nearer, unknown scale), metric models meters.
 NAME is the file name with dots as underscores: photo_jpg. Folders keep their subfolders. If two folders hold the same
 name, the folder name is added. Results below --out are skipped unless you name the file. A later run into the same
 folder keeps the other rows of depth.jsonl. V2 has finer detail at --resolution 1036 or 2072, for 4 or 16 times the work.

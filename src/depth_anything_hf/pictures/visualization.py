@@ -82,18 +82,12 @@ def paint(
     high: float | None = None,
     colors: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Paint a prediction, disparity or meters, by its disparity.
+    """Paint a prediction, disparity or meters, by its disparity, as `colorize`: `(height, width, 3)` uint8.
 
     Args:
         depth: (height, width) disparity or meters; nan and inf are no values.
         space: "disparity" (relative models) or "depth" (metric models).
         low, high, colors: As in `colorize`; the range is in disparity.
-
-    Returns:
-        (height, width, 3) uint8.
-
-    Raises:
-        ValueError: `depth` is not a map, or `space` is unknown.
 
     Example:
         >>> paint(np.array([[1.0, 2.0]]), "depth").tolist()

@@ -174,9 +174,6 @@ def merge_adapter(adapter: str | os.PathLike, out_dir: str | os.PathLike, **kwar
 
     Raises:
         ValueError: There is no adapter, its base model is another, or `out_dir` holds an adapter.
-
-    Example:
-        See "LoRA" in docs/checkpoints.md.
     """
     adapter, out_dir = str(adapter), Path(out_dir)
     if adapter_base(adapter) is None:

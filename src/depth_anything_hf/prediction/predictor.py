@@ -125,10 +125,7 @@ class DepthPredictor:
     def __call__(self, images: Sequence[Image.Image]) -> list[torch.Tensor]: ...
 
     def __call__(self, images: Image.Image | Sequence[Image.Image]) -> torch.Tensor | list[torch.Tensor]:
-        """Predict one image, or several; those of one input size go through the model together.
-
-        Args:
-            images (`Image.Image` or `Sequence[Image.Image]`): Of any sizes.
+        """Predict one image, or several, of any sizes; those of one input size go through the model together.
 
         Returns:
             `torch.Tensor`: `(height, width)` float32 on the CPU, in `space`; for several images a list of them.

@@ -114,11 +114,11 @@ class TemporalAligner:
         if not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
             return None
         # About the median, so that the shift that fades is one of the values and not of some far-off zero.
-        centre = 0.0 if self.space == "depth" else masked_median(grid[None], mask[None]).item()
+        center = 0.0 if self.space == "depth" else masked_median(grid[None], mask[None]).item()
         kept = 1 - 1 / min(self.smoothing, self._number + 1)
-        offset = kept * (scale * centre + shift - centre)
+        offset = kept * (scale * center + shift - center)
         scale = scale**kept
-        return scale, centre + offset - scale * centre
+        return scale, center + offset - scale * center
 
 
 def fit_to_past(
