@@ -92,9 +92,6 @@ def depth_lora_config(
         alpha (`int`, *optional*): Scale of the update; left out, twice the rank.
         dropout (`float`): On the adapter's input, in [0, 1).
 
-    Returns:
-        `DepthLoraConfig`: For `peft.get_peft_model(model, config)`.
-
     Raises:
         ValueError: Unknown decoder choice, or a rank below 1.
 

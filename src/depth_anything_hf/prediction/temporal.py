@@ -82,18 +82,10 @@ class TemporalAligner:
         self._number = 0
 
     def __call__(self, prediction: torch.Tensor, image: torch.Tensor) -> AlignedFrame:
-        """Align a frame's prediction.
+        """Align a frame's prediction, `(height, width)` disparity or meters; NaN and infinity are no values.
 
-        Args:
-            prediction (`torch.Tensor`): `(height, width)`, float: disparity or meters; NaN and infinity are no values.
-            image (`torch.Tensor`): `(3, any height, any width)`, uint8: what the frame shows.
-
-        Returns:
-            `AlignedFrame`: The prediction with its correction. A first frame, a cut, and a frame that the past does
-            not explain (by a scale between 1/2 and 2) are left as they are.
-
-        Raises:
-            ValueError: `prediction` is not one map.
+        `image` is the frame, `(3, any height, any width)` uint8. A first frame, a cut, and a frame that the past does not explain
+        (by a scale between 1/2 and 2) are left as they are.
         """
         if prediction.ndim != 2:
             raise ValueError(f"prediction has shape {tuple(prediction.shape)}; pass one (height, width) at a time.")
@@ -211,14 +203,8 @@ def _thin_out(values: torch.Tensor) -> torch.Tensor:
 class RunningRange:
     """Follow the range of a video's values slowly, so that its colors do not flicker.
 
-    State: the range so far, and how many frames it is of. Each end is the moving average of the frames' 2nd or 98th
-    percentile: of all frames until there are as many as `smoothing`, an exponential one from there on.
-
-    Args:
-        smoothing (`float`): Frames of the average; 1 takes each frame's own range.
-
-    Raises:
-        ValueError: `smoothing` is below 1.
+    Each end is the moving average of the frames' 2nd or 98th percentile: of all frames until there are as many as
+    `smoothing` (at least 1, which takes each frame's own range), an exponential one from there on.
 
     Example:
         >>> follow, everywhere = RunningRange(smoothing=4), torch.ones(1, 3, dtype=torch.bool)
