@@ -11,9 +11,9 @@ from depth_anything_hf.model.bundled import MINI
 EXAMPLE = """example:
   depth-anything-hf app --model depth-anything/Depth-Anything-V2-Small-hf --model my_student
 
-Open the printed address in a browser. Drop images, compare two checkpoints with a slider, point at a picture to read its
-depth, mark two points to see which one is nearer, download 16-bit PNG, npy and PLY. Ctrl+C stops the server and deletes
-all uploads.
+Open the printed address in a browser. Drop images, compare two checkpoints with a slider, point at a picture to read
+its depth, mark two points to see which one is nearer, download 16-bit PNG, npy and PLY. Ctrl+C stops the server and
+deletes all uploads.
 """
 
 

@@ -29,7 +29,7 @@ _KEY = "depth_map_file_name"  # of a row in depth.jsonl
 GPU_BATCH = 8  # images; on a CPU several together are no faster than one by one
 OUTPUTS = (".png", ".npy", "_color.png")  # ends of the files that are written of every image
 EXAMPLE = """examples:
-  depth-anything-hf predict photo.jpg                                          offline, with mini, which comes with the package
+  depth-anything-hf predict photo.jpg                                          offline, with mini, from the package
   M=depth-anything/Depth-Anything-V2-Small-hf                                  far more accurate; a download of 99 MB
   depth-anything-hf predict photo.jpg holiday/ --model $M --out depth
   depth-anything-hf predict photo.jpg --model $M --resolution 1036             finer detail (V2)
@@ -41,7 +41,8 @@ For each image: NAME_color.png to look at, NAME.png (16-bit, 0 = no value) with 
 and NAME.npy (float32). Relative models predict disparity (larger is nearer, unknown scale), metric models meters.
 NAME is the file name with dots as underscores: photo_jpg. Folders keep their subfolders. If two folders hold the same
 name, the folder name is added. Results below --out are skipped unless you name the file. A later run into the same
-folder keeps the other rows of depth.jsonl. V2 has finer detail at --resolution 1036 or 2072, for 4 or 16 times the work.
+folder keeps the other rows of depth.jsonl. V2 has finer detail at --resolution 1036 or 2072, for 4 or 16 times the
+work.
 """
 
 

@@ -13,9 +13,9 @@ EXAMPLE = """examples:
   torchrun --nproc_per_node 2 -m depth_anything_hf pseudo-label --device cpu --model teacher --images a.tar --out out
 
 The second command runs one process on each GPU, the third runs two processes without a GPU. After a crash, repeat the
-command to resume. The result is the same after any number of crashes and for any number of processes. Images that cannot
-be labeled are listed in rejects.jsonl with the reason; the exit code is 0 only if all others are labeled. Write a switch
-as --compiled, --no-compiled or --compiled false. Then:
+command to resume. The result is the same after any number of crashes and for any number of processes. Images that
+cannot be labeled are listed in rejects.jsonl with the reason; the exit code is 0 only if all others are labeled.
+Write a switch as --compiled, --no-compiled or --compiled false. Then:
   depth-anything-hf train examples/recipes/v2_student.yaml --unlabeled labels --out student
 """
 

@@ -14,9 +14,9 @@ EXAMPLE = """examples:
   depth-anything-hf push pseudo_labels --repo-id me/pseudo-labels --private
 
 FOLDER holds a model, a LoRA adapter or pseudo-labels. It is checked before the upload: it must load in plain
-transformers, and the scores must belong to these weights. The card (README.md) is written for you, unless you wrote your
-own. Optimizer states, logs, checkpoint-* folders and training_args.bin are not uploaded. Repeat the command after a broken
-connection or a change: only missing files are sent. The token comes from `hf auth login` or HF_TOKEN.
+transformers, and the scores must belong to these weights. The card (README.md) is written for you, unless you wrote
+your own. Optimizer states, logs, checkpoint-* folders and training_args.bin are not uploaded. Repeat the command
+after a broken connection or a change: only missing files are sent. The token comes from `hf auth login` or HF_TOKEN.
 """
 
 

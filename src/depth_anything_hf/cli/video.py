@@ -23,8 +23,8 @@ writes, for each clip, at its size and frame rate, upright, without sound:
 Folders keep their subfolders. If two folders hold the same name, the folder name is added. Results below --out are
 skipped unless you name the file.
 Each frame is aligned with the frames before it, so that the depth does not flicker; the alignment restarts at a scene
-cut. Relative models predict disparity (larger is nearer, unknown scale), metric models meters. Only one batch of frames
-is in memory, for any length of the clip. An unfinished file has .partial in its name.
+cut. Relative models predict disparity (larger is nearer, unknown scale), metric models meters. Only one batch of
+frames is in memory, for any length of the clip. An unfinished file has .partial in its name.
 """
 
 
