@@ -47,7 +47,7 @@ def command(teacher, tmp_path):
 def test_pseudo_label__labels_and_says_what_it_did(command, tmp_path, capsys):
     assert main(command) == 0
     captured = capsys.readouterr()
-    assert f"6 images: 5 labelled, 1 rejected (rejects.jsonl), 1 shards in {tmp_path / 'out'}" in captured.out
+    assert f"6 images: 5 labeled, 1 rejected (rejects.jsonl), 1 shards in {tmp_path / 'out'}" in captured.out
     bar = captured.err.split("\r")[-1]
     assert re.search(r"pseudo-label.* 6/6? .*image.*rejected=1", bar), bar
     assert load_folder(tmp_path / "out")["source"] == [f"{i}.png" for i in range(5)]

@@ -11,8 +11,9 @@ from depth_anything_hf.model.bundled import MINI
 EXAMPLE = """example:
   depth-anything-hf app --model depth-anything/Depth-Anything-V2-Small-hf --model my_student
 
-Open the address that it prints. Drop images, compare the two checkpoints with a slider, point at a picture and read the
-depth, mark two points and see which is nearer, download 16-bit PNG, npy and PLY. Ctrl+C ends it and deletes all uploads.
+Open the printed address in a browser. Drop images, compare two checkpoints with a slider, point at a picture to read
+its depth, mark two points to see which one is nearer, download 16-bit PNG, npy and PLY. Ctrl+C stops the server and
+deletes all uploads.
 """
 
 
@@ -29,8 +30,8 @@ def make_parser() -> Parser:
     add(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: %(default)s, this machine alone). With another one, whoever reaches it may "
-        "upload, and only the checkpoints of --model can be chosen",
+        help="address to listen on (default: %(default)s, this machine alone). With another address, everyone who "
+        "reaches it can upload, and only the checkpoints of --model can be chosen",
     )
     add("--port", type=int, help="default: the first free one from 7860")
     add("--max-upload-mb", type=int, default=50, metavar="MB", help="largest file (default: %(default)s)")
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
     limits = Limits(options.max_upload_mb, options.max_megapixels)
     models = options.model or [MINI]
     local = options.host in ("127.0.0.1", "::1", "localhost")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does, so that the uploads are deleted
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does, to delete the uploads
     checkpoints = Checkpoints(device=choose_device(options.device), space=options.space)
     page = build_page(models, limits, any_checkpoint=local, checkpoints=checkpoints)
     url = launch_page(page, limits, options.host, options.port)

@@ -11,7 +11,7 @@ from depth_anything_hf.evaluation.protocols import ALIGNMENTS, PROTOCOLS
 
 EXAMPLE = """examples:
   depth-anything-hf evaluate --model depth-anything/Depth-Anything-V2-Small-hf --dataset nyuv2 --root nyu --out scores
-  depth-anything-hf evaluate --model student --model teacher --dataset folder --root my_labelled_images --out scores
+  depth-anything-hf evaluate --model student --model teacher --dataset folder --root my_labeled_images --out scores
   depth-anything-hf evaluate --model M --dataset kitti --root kitti --split-file eigen_test_files.txt --out scores
   depth-anything-hf evaluate --model M --dataset da2k --root DA-2K --out scores
 
@@ -22,6 +22,7 @@ NOT_FOR_PAIRS = ("alignment", "split_file", "allow_partial", "save_predictions",
 
 
 ALIGNED = tuple(name for name in ALIGNMENTS if name != "none")  # for relative models
+VARIANTS = ", ".join(name for name, protocol in PROTOCOLS.items() if name != protocol.dataset)
 DATASETS = tuple(dict.fromkeys(protocol.dataset for protocol in PROTOCOLS.values()))
 
 
@@ -34,7 +35,7 @@ def make_parser() -> Parser:
     add("--dataset", choices=DATASETS, required=True, help="the benchmark; folder: records of your own")
     add("--root", required=True, metavar="DIR", help="the benchmark's folder, in its official layout")
     add("--out", required=True, type=Path, metavar="DIR", help="folder to write")
-    add("--protocol", choices=tuple(PROTOCOLS), metavar="NAME", help=f"variant of the protocol: {_variants()}")
+    add("--protocol", choices=tuple(PROTOCOLS), metavar="NAME", help=f"variant of the protocol: {VARIANTS}")
     add("--alignment", choices=ALIGNED, help="for relative models (default: the protocol's)")
     add("--split-file", metavar="FILE", help="list of KITTI's test images, in the form of monodepth or BTS")
     add("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
@@ -42,10 +43,6 @@ def make_parser() -> Parser:
     add("--save-predictions", action="store_true", help="keep every prediction in OUT/predictions")
     add("--from-predictions", type=Path, metavar="DIR", help="score the predictions kept in DIR, without predicting")
     return parser
-
-
-def _variants() -> str:
-    return ", ".join(name for name, protocol in PROTOCOLS.items() if name != protocol.dataset)
 
 
 def main(arguments: list[str]) -> int:
@@ -73,7 +70,9 @@ def main(arguments: list[str]) -> int:
         if options.from_predictions:
             models[name] = KeptPredictions(name, options.from_predictions)
         else:
-            models[name] = open_contestant(name, options.resolution, options.space, options.device)
+            models[name] = open_contestant(
+                name, resolution=options.resolution, space=options.space, device=options.device
+            )
     results = compare(models, samples, protocol, options.out, options.save_predictions, options.batch_size)
     print(write_results(results))
     return 0

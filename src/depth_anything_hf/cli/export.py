@@ -10,11 +10,12 @@ from depth_anything_hf.export.bounds import LARGEST_ERROR
 EXAMPLE = """examples:
   depth-anything-hf export --model depth-anything/Depth-Anything-V2-Small-hf --images holiday --out depth.onnx
   depth-anything-hf export --model my-lora --dtype float16 --images "holiday/*.jpg" --out depth_fp16.onnx
-  depth-anything-hf export --model student --dtype int8 --images holiday --eval my_labelled_images --out depth_int8.onnx
+  depth-anything-hf export --model student --dtype int8 --images holiday --eval my_labeled_images --out depth_int8.onnx
 
-One file for every batch size, height and width (multiples of the patch: 14, of mini 8). It is compared with PyTorch first, on crops of
-4:3, 3:4, 16:9 and 1:1, and written only if it agrees: to 1e-3 of the prediction's spread in float32, 5e-2 in float16. For int8
-the loss of accuracy is printed, and kept in the file. docs/export.md runs the file without PyTorch.
+One file takes every batch size, height and width (multiples of the patch size: 14; 8 for mini). It is first compared
+with PyTorch, on crops of 4:3, 3:4, 16:9 and 1:1, and written only if both agree:
+to 1e-3 of the prediction's spread in float32, 5e-2 in float16. For int8 the loss of accuracy is printed and stored in
+the file. docs/export.md runs the file without PyTorch.
 """
 
 

@@ -50,7 +50,13 @@ def find_inputs(
         if skipped := search.describe_skipped():
             print(f"{name}: {skipped}")
         if not files:
-            raise FileNotFoundError(_nothing_at(name, kind))
+            if not search.given.exists() and not glob.has_magic(name):
+                advice = f"check the path, and give {kind.name} files, folders or a glob in quotes."
+                raise FileNotFoundError(f"{name} does not exist; {advice}")
+            raise FileNotFoundError(
+                f"{name} {'holds' if search.given.exists() else 'matches'} no {kind.name} ({', '.join(kind.extensions)}); "
+                "give folders or a glob in quotes that do, or name the files themselves, whatever their endings."
+            )
         root_place = search.root.resolve()
         around = root_place in out_place.parents
         for file in files:
@@ -129,14 +135,3 @@ def _subfolders(inputs: Iterable[Found]) -> dict[Path, Path]:
 def _place(file: Path) -> Path:
     """Return the path of a file with the links to its folder resolved; the file itself may be a link."""
     return file.parent.resolve() / file.name
-
-
-def _nothing_at(name: str, kind: Kind) -> str:
-    """Return the message for a path or a pattern without inputs."""
-    there = Path(name).expanduser().exists()
-    if not there and not glob.has_magic(name):
-        return f"{name} does not exist; check the path, and give {kind.name} files, folders or a glob in quotes."
-    return (
-        f"{name} {'holds' if there else 'matches'} no {kind.name} ({', '.join(kind.extensions)}); give folders or a glob "
-        "in quotes that do, or name the files themselves, whatever their endings."
-    )

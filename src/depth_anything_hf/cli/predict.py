@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depth_anything_hf.cli.listing import Listing
 from depth_anything_hf.cli.options import Parser, add_model_options, add_resolution
 from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
+from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.model.bundled import MINI, hint_at_better
 
 if TYPE_CHECKING:
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     from depth_anything_hf.prediction.predictor import DepthPredictor
     from depth_anything_hf.prediction.tiling import PixelFile, TiledDepth
 
+_KEY = "depth_map_file_name"  # of a row in depth.jsonl
 GPU_BATCH = 8  # images; on a CPU several together are no faster than one by one
 OUTPUTS = (".png", ".npy", "_color.png")  # ends of the files that are written of every image
 EXAMPLE = """examples:
-  depth-anything-hf predict photo.jpg                                          offline, with mini, which comes with the package
+  depth-anything-hf predict photo.jpg                                          offline, with mini, from the package
   M=depth-anything/Depth-Anything-V2-Small-hf                                  far more accurate; a download of 99 MB
   depth-anything-hf predict photo.jpg holiday/ --model $M --out depth
   depth-anything-hf predict photo.jpg --model $M --resolution 1036             finer detail (V2)
@@ -35,10 +38,11 @@ EXAMPLE = """examples:
       --point-cloud ply --fov 65 --out depth
 
 For each image: NAME_color.png to look at, NAME.png (16-bit, 0 = no value) with its scale and offset in depth.jsonl,
-and NAME.npy (float32). Relative models give disparity (larger is nearer, unknown scale), metric models meters.
+and NAME.npy (float32). Relative models predict disparity (larger is nearer, unknown scale), metric models meters.
 NAME is the file name with dots as underscores: photo_jpg. Folders keep their subfolders. If two folders hold the same
 name, the folder name is added. Results below --out are skipped unless you name the file. A later run into the same
-folder keeps the other rows of depth.jsonl. V2 has finer detail at --resolution 1036 or 2072, for 4 or 16 times the work.
+folder keeps the other rows of depth.jsonl. V2 has finer detail at --resolution 1036 or 2072, for 4 or 16 times the
+work.
 """
 
 
@@ -138,7 +142,7 @@ def _run(options: argparse.Namespace) -> int:
     from depth_anything_hf.prediction.predictor import DepthPredictor
 
     _check_options(options)
-    listing = Listing(options.out)
+    listing = _Listing(options.out)
     stems = (options.out.resolve() / name.removesuffix(".png") for name in listing.names)
     written = {file for stem in stems for file in output_files(stem, OUTPUTS)}
     kind = Kind("image", IMAGE_EXTENSIONS)
@@ -307,7 +311,7 @@ def _decode(file: Path) -> Image | Exception:
 class _Writer:
     """Write the predictions of images, one at a time, and keep depth.jsonl true."""
 
-    def __init__(self, space: str, listing: Listing, options: argparse.Namespace):
+    def __init__(self, space: str, listing: _Listing, options: argparse.Namespace):
         self.space, self.listing, self.options = space, listing, options
         self.notes: list[str] = []  # for the end of the run
 
@@ -341,7 +345,7 @@ class _Writer:
         return stem.with_name(stem.name + ".png").relative_to(self.options.out).as_posix()
 
     def _row(self, file: Path, name: str, saved: Mapping[str, Any]) -> dict[str, Any]:
-        row = {"file_name": str(file), "depth_map_file_name": name}
+        row = {"file_name": str(file), _KEY: name}
         return row | {"depth_scale": saved["scale"], "depth_offset": saved["offset"], "space": self.space}
 
     def _list(self, file: Path, stem: Path, image: Image | PixelFile, row: dict[str, Any]) -> None:
@@ -373,3 +377,69 @@ def _write_cloud(image: Image | PixelFile, file: Path, stem: Path, options: argp
     saved = save(stem.with_name(f"{stem.name}.{options.point_cloud}"), points, colors)
     row = {"point_cloud_file_name": saved.relative_to(options.out).as_posix(), "intrinsics": intrinsics}
     return row | {"intrinsics_source": source}
+
+
+class _Listing:
+    """Keep a row of depth.jsonl for each depth map of a folder, true to the files on disk whenever a run ends.
+
+    A row is dropped before its file is written over, and added once the file is there: a file without a row can only be
+    predicted again, but the row of another file would decode it to wrong values.
+    """
+
+    def __init__(self, folder: Path):
+        self.file = folder / "depth.jsonl"
+        rows, self._whole = self._read()
+        self.names = {name for name, _ in rows}
+
+    def drop(self, name: str) -> None:
+        """Take the row of a depth map out, by the map's path below the folder."""
+        if name in self.names:
+            self._replace([line for other, line in self._read()[0] if other != name])
+            self.names.remove(name)
+
+    def add(self, row: dict) -> None:
+        """Append a row."""
+        if not self._whole:
+            self._replace([line for _, line in self._read()[0]])
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        self.names.add(row[_KEY])
+
+    def _read(self) -> tuple[list[tuple[str, str]], bool]:
+        """Read names and lines, and whether the last line is whole; one that was cut short is left out."""
+        text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
+        *lines, rest = text.split("\n")
+        if rest and not _is_cut_short(rest):
+            lines.append(rest)
+        rows = [(_name_of(line), line) for line in lines if line.strip()]
+        for name, line in rows:
+            if not isinstance(name, str):
+                raise ValueError(
+                    f"{self.file} holds {line[:80]!r}, which is no row of predict: each is a JSON object with {_KEY}; "
+                    "move the file away, or give another --out."
+                )
+        return rows, not rest
+
+    def _replace(self, lines: list[str]) -> None:
+        """Write other lines; the file is whole whenever the run is killed."""
+        with replacing(self.file, flush=False) as partial:
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self._whole = True
+
+
+@functools.cache  # the file is read again for each row that is dropped
+def _name_of(line: str) -> Any:
+    """Return the depth map that a line describes; None for a line of another origin."""
+    try:
+        return json.loads(line)[_KEY]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_cut_short(line: str) -> bool:
+    """Check whether a line is a row that a full disk or a crash cut short, not a line of another origin."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return line.startswith("{")
+    return False

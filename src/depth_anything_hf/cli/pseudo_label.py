@@ -12,10 +12,10 @@ EXAMPLE = """examples:
   accelerate launch -m depth_anything_hf pseudo-label --model teacher --images 'shards/*.tar' --out labels
   torchrun --nproc_per_node 2 -m depth_anything_hf pseudo-label --device cpu --model teacher --images a.tar --out out
 
-The second runs a process on each GPU, the third two processes without a GPU. After a crash the same command resumes.
-The finished set is the same after any number of crashes and for any number of processes. Images that cannot be labeled
-are listed in rejects.jsonl with the reason; the exit code is 0 only if all others are labeled. A switch is given as
---compiled, --no-compiled or --compiled false. Then:
+The second command runs one process on each GPU, the third runs two processes without a GPU. After a crash, repeat the
+command to resume. The result is the same after any number of crashes and for any number of processes. Images that
+cannot be labeled are listed in rejects.jsonl with the reason; the exit code is 0 only if all others are labeled.
+Write a switch as --compiled, --no-compiled or --compiled false. Then:
   depth-anything-hf train examples/recipes/v2_student.yaml --unlabeled labels --out student
 """
 
@@ -37,13 +37,13 @@ def main(arguments: list[str]) -> int:
     if manifest is None:
         return 0
     print(
-        f"{manifest['inputs']} images: {manifest['labeled']} labelled, {manifest['rejected']} rejected "
+        f"{manifest['inputs']} images: {manifest['labeled']} labeled, {manifest['rejected']} rejected "
         f"(rejects.jsonl), {len(manifest['shards'])} shards in {args.out_dir}"
     )
     if manifest["unreadable_files"]:
         print(
-            f"{manifest['unreadable_files']} files could not be read to their end, and what they hold beyond is "
-            "neither labelled nor named; rejects.jsonl names these files: mend them, and label them into a new folder.",
+            f"{manifest['unreadable_files']} files could not be read to their end, and the rest of their images is "
+            "neither labeled nor listed; rejects.jsonl names these files: repair them, and label them into a new folder.",
             file=sys.stderr,
         )
         return 1

@@ -13,10 +13,10 @@ EXAMPLE = """examples:
   depth-anything-hf push lora --repo-id me/depth-lora --base depth-anything/Depth-Anything-V2-Small-hf
   depth-anything-hf push pseudo_labels --repo-id me/pseudo-labels --private
 
-A folder of a model, of a LoRA adapter or of pseudo-labels. It is checked before anything is sent: it must load in plain
-transformers, and scores must be of these weights. The card (README.md) is written from what is known, unless it is your
-own. Optimizer states, logs, checkpoint-* folders and training_args.bin stay here. Repeat the command after a broken
-connection, or after a change: only what is missing is sent. The token is that of `hf auth login`, or HF_TOKEN.
+FOLDER holds a model, a LoRA adapter or pseudo-labels. It is checked before the upload: it must load in plain
+transformers, and the scores must belong to these weights. The card (README.md) is written for you, unless you wrote
+your own. Optimizer states, logs, checkpoint-* folders and training_args.bin are not uploaded. Repeat the command
+after a broken connection or a change: only missing files are sent. The token comes from `hf auth login` or HF_TOKEN.
 """
 
 
@@ -24,7 +24,7 @@ def make_parser() -> Parser:
     """Build the parser."""
     parser = Parser("push", "Share a model, an adapter or pseudo-labels on the Hub.", EXAMPLE)
     add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="where the model, adapter or labels were saved")
+    add("folder", type=Path, metavar="FOLDER", help="folder of the model, adapter or labels")
     add("--repo-id", required=True, metavar="ME/NAME", help="repository on the Hub; made if it does not exist")
     add("--private", action="store_true", help="make it private; an error if it exists and is public")
     add("--license", metavar="ID", help="such as apache-2.0 (default: the strictest license of base weights and data)")
@@ -46,7 +46,7 @@ def make_parser() -> Parser:
     )
     add("--picture", type=Path, metavar="FILE", help="for the card (default: rendered scenes, predicted)")
     add("--message", metavar="TEXT", help="message of the commit")
-    add("--dry-run", action="store_true", help="check all, write the card, list the files, and send nothing")
+    add("--dry-run", action="store_true", help="check the folder, write the card, list the files, and send nothing")
     return parser
 
 

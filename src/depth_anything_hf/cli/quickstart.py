@@ -9,7 +9,7 @@ from depth_anything_hf.cli.options import Parser
 EXAMPLE = """examples:
   depth-anything-hf quickstart
   depth-anything-hf quickstart --warm-start                        from mini, which comes with the package
-  depth-anything-hf quickstart --unlabeled my_photos --eval my_labelled_folder --out run1
+  depth-anything-hf quickstart --unlabeled my_photos --eval my_labeled_folder --out run1
 """
 
 

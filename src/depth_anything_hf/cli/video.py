@@ -22,9 +22,9 @@ writes, for each clip, at its size and frame rate, upright, without sound:
 
 Folders keep their subfolders. If two folders hold the same name, the folder name is added. Results below --out are
 skipped unless you name the file.
-Each frame is aligned with those before it, so that the depth does not flicker; at a scene cut this starts anew.
-Relative models give disparity (larger is nearer, unknown scale), metric models meters. One batch of frames is held in
-memory, however long the clip. A file that is still being written, or was not finished, has .partial in its name.
+Each frame is aligned with the frames before it, so that the depth does not flicker; the alignment restarts at a scene
+cut. Relative models predict disparity (larger is nearer, unknown scale), metric models meters. Only one batch of
+frames is in memory, for any length of the clip. An unfinished file has .partial in its name.
 """
 
 

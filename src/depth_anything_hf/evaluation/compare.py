@@ -1,4 +1,4 @@
-"""Compare models on a benchmark: predict, score, and write what a person wants to see."""
+"""Compare models on a benchmark: predict, score, and write tables and pictures."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def open_samples(protocol: Protocol, root: str, allow_partial: bool = False, **o
     """Open the images of a benchmark in its official layout; `options` go to its reader.
 
     Raises:
-        ValueError: The protocol has another number of images; `allow_partial` scores what is there.
+        ValueError: The protocol has another number of images; `allow_partial` scores the images that are there.
         FileNotFoundError: A file of the layout is missing.
     """
     if protocol.dataset == "folder":

@@ -73,14 +73,9 @@ class KeptPredictions:
 AnyContestant = Contestant | KeptPredictions
 
 
-def open_contestant(
-    name: str,
-    resolution: int | None = None,
-    space: str | None = None,
-    device: str | torch.device | None = None,
-) -> Contestant:
-    """Open a model to score."""
-    predictor = DepthPredictor(name, resolution=resolution, space=space, device=device)
+def open_contestant(name: str, **options: Any) -> Contestant:
+    """Open a model to score; the options are those of `DepthPredictor`."""
+    predictor = DepthPredictor(name, **options)
     return Contestant(predictor, predictor.space == "depth", predictor.revision)
 
 

@@ -34,13 +34,10 @@ class DepthEstimationMetric(evaluate.Metric):
 
     Args:
         config_name (`str`, *optional*): A protocol of `evaluation.protocols`, for its range, crop and alignment.
-        space (`str`): What the references hold: `"depth"` (meters) or `"disparity"`.
+        space (`str`): Space of the references: `"depth"` (meters) or `"disparity"`.
         metric (`bool`): Whether the model predicts meters, which are scored as they are; else disparity of unknown
             scale and shift.
-        min_depth (`float`, *optional*): Nearest depth that counts, meters. Left out: the protocol's.
-        max_depth (`float`, *optional*): Farthest depth that counts, meters. Left out: the protocol's.
-        alignment (`str`, *optional*): Of relative predictions: `"scale_shift"`, `"scale"` or `"median"`. Left out: the
-            protocol's.
+        min_depth, max_depth, alignment: In place of the protocol's, as of `score_relative`.
         kwargs: Passed to `evaluate.Metric`.
 
     Raises:

@@ -71,18 +71,10 @@ class Protocol:
 
 
 def crop_mask(crop: str, height: int, width: int) -> torch.Tensor:
-    """Mark the pixels that a crop keeps.
+    """Mark the pixels that a crop keeps: `(height, width)`, bool, at the size of the ground truth.
 
-    Args:
-        crop (`str`): One of `CROPS`. `"eigen_nyu"` is fixed in pixels of 480 x 640, the others are shares of the image.
-        height (`int`): Of the ground truth, pixels.
-        width (`int`): Of the ground truth, pixels.
-
-    Returns:
-        `torch.Tensor`: `(height, width)`, bool.
-
-    Raises:
-        ValueError: `"eigen_nyu"` at another size.
+    The crop is one of `CROPS`. `"eigen_nyu"` is fixed in pixels of 480 x 640 and raises a `ValueError` at another size; the
+    others are shares of the image.
 
     Source: Eigen et al., 2014; Garg et al., 2016; the numbers as in the authors' metric code.
 

@@ -181,10 +181,14 @@ def score_relative(
                 f"{name} is {limit}; it must be positive meters, or None. The usual caps: 10 for NYUv2, 80 for KITTI."
             )
     aligned, disparity, mask, scale = aligned_disparity(prediction, target, mask, space, cap, min_depth, alignment)
-    scores = depth_metrics(invert(aligned, mask), invert(disparity, mask), mask)
     error = torch.where(mask, (aligned - disparity).abs() / torch.where(mask, disparity, 1.0), 0.0)
-    empty = ~mask.flatten(1).any(dim=1)
-    scores["disparity_abs_rel"] = torch.where(empty, torch.nan, masked_mean(error, mask))
+    return _all_scores(invert(aligned, mask), invert(disparity, mask), mask, error, scale)
+
+
+def _all_scores(depth, target, mask, disparity_error, scale) -> dict[str, torch.Tensor]:
+    scores = depth_metrics(depth, target, mask)
+    empty = torch.isnan(scores["abs_rel"])
+    scores["disparity_abs_rel"] = torch.where(empty, torch.nan, masked_mean(disparity_error, mask))
     scores["scale"] = torch.where(empty, torch.nan, scale)
     return scores
 
@@ -227,8 +231,7 @@ def score_metric(
         prediction (`torch.Tensor`): `(batch, height, width)`, meters; clamped to the range before scoring.
         target (`torch.Tensor`): Same shape, meters.
         mask (`torch.Tensor`, *optional*): Bool, same shape. Pixels beyond the range are never scored.
-        max_depth (`float`): Farthest depth that counts, meters.
-        min_depth (`float`): Nearest depth that counts, meters.
+        max_depth, min_depth (`float`): Farthest and nearest depth that counts, meters.
         alignment (`str`): One of `ALIGNMENTS`.
 
     Returns:
@@ -246,13 +249,9 @@ def score_metric(
     """
     prediction, mask, scale = aligned_depth(prediction, target, mask, max_depth, min_depth, alignment)
     target = off_apple_gpu(target)
-    scores = depth_metrics(prediction, target, mask)
     # In disparity |1/p - 1/y| / (1/y) = |y - p| / p.
     error = torch.where(mask, (target.double() - prediction).abs() / prediction, 0.0)
-    empty = torch.isnan(scores["abs_rel"])
-    scores["disparity_abs_rel"] = torch.where(empty, torch.nan, masked_mean(error, mask))
-    scores["scale"] = torch.where(empty, torch.nan, scale)
-    return scores
+    return _all_scores(prediction, target, mask, error, scale)
 
 
 def score_prediction(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 INK, _PALE = (40, 40, 40), (222, 222, 222)
 # Okabe and Ito (2008), distinct with any color vision, without their yellow, which is too pale for lines.
 _LINES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (0, 0, 0))
@@ -41,11 +42,8 @@ def curves(
         raise ValueError(f"{len(series)} series without a finite point; a chart needs one: check what was logged.")
     points = np.concatenate(finite)
     x_ticks, y_ticks = _ticks(points[:, 0]), _ticks(points[:, 1])
-    height, width = (2 * side for side in size)  # drawn at twice the size and reduced, for smooth lines
-    font, big = ImageFont.load_default(28), ImageFont.load_default(36)
-    chart = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(chart)
-    draw.text((40, 28), shorten_text(title, big, width - 80), INK, big)
+    height, width = (2 * side for side in size)
+    chart, draw, font = _canvas(height, width, title)
     draw.text((40, 116), shorten_text(y_label, font, width - 80), INK, font, "lm")
     names = [shorten_text(name, font, width / 4) for name in series]
     left, right = 64 + max(map(font.getlength, y_ticks.values())), width - 160 - max(map(font.getlength, names))
@@ -102,11 +100,8 @@ def bars(
         raise ValueError(f"rows are {rows}; a chart needs a bar, and parts that are finite and at least 0.")
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
     ticks = _ticks(np.array([0.0, *(sum(parts.values()) for parts in rows.values())]))
-    width, height = 2 * width, 2 * (144 + 50 * len(rows))  # drawn at twice the size and reduced
-    font, big = ImageFont.load_default(28), ImageFont.load_default(36)
-    chart = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(chart)
-    draw.text((40, 28), shorten_text(title, big, width - 80), INK, big)
+    width, height = 2 * width, 2 * (144 + 50 * len(rows))
+    chart, draw, font = _canvas(height, width, title)
     x = 40.0
     for index, name in enumerate(names):
         draw.rectangle([x, 104, x + 28, 132], _LINES[index % len(_LINES)])
@@ -129,7 +124,15 @@ def bars(
     return chart.resize((width // 2, height // 2), Image.Resampling.LANCZOS)
 
 
-def shorten_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+def _canvas(height: int, width: int, title: str) -> tuple[Image.Image, ImageDraw.ImageDraw, Font]:
+    """Make a chart with its title at twice its size; reduced, its lines are smooth."""
+    chart, big = Image.new("RGB", (width, height), "white"), ImageFont.load_default(36)
+    draw = ImageDraw.Draw(chart)
+    draw.text((40, 28), shorten_text(title, big, width - 80), INK, big)
+    return chart, draw, ImageFont.load_default(28)
+
+
+def shorten_text(text: str, font: Font, width: float) -> str:
     """Shorten a text to `width` pixels, with dots at its end."""
     if font.getlength(text) <= width:
         return text

@@ -50,17 +50,11 @@ def intrinsics_from_fov(height: int, width: int, fov: float) -> torch.Tensor:
 
 
 def intrinsics_from_exif(image: Image.Image) -> torch.Tensor | None:
-    """Compute the intrinsics from the focal length in the EXIF data, if there is one.
+    """Compute the intrinsics, `(1, 4)` float32 as `intrinsics_from_fov`, from the focal length in the EXIF data; None without.
 
     FocalLengthIn35mmFilm is the focal length of the lens with the same diagonal field of view on 35 mm film. It is
-    right for the photograph as it was taken, and wrong for a crop that kept the EXIF data.
-
-    Args:
-        image (`Image.Image`): As opened, or brought upright since.
-
-    Returns:
-        `torch.Tensor`, *optional*: `(1, 4)` float32, as `intrinsics_from_fov`, for the image at its size once it is
-        upright; None if the file has no focal length.
+    right for the photograph as it was taken, and wrong for a crop that kept the EXIF data. The intrinsics are those of the
+    image at its size once it is upright.
 
     Source: Exif 2.32, tag 41989; CIPA DCG-001: the equivalent refers to the diagonal.
 

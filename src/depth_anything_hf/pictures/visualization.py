@@ -82,18 +82,12 @@ def paint(
     high: float | None = None,
     colors: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Paint a prediction, disparity or meters, by its disparity.
+    """Paint a prediction, disparity or meters, by its disparity, as `colorize`: `(height, width, 3)` uint8.
 
     Args:
         depth: (height, width) disparity or meters; nan and inf are no values.
         space: "disparity" (relative models) or "depth" (metric models).
         low, high, colors: As in `colorize`; the range is in disparity.
-
-    Returns:
-        (height, width, 3) uint8.
-
-    Raises:
-        ValueError: `depth` is not a map, or `space` is unknown.
 
     Example:
         >>> paint(np.array([[1.0, 2.0]]), "depth").tolist()
@@ -127,9 +121,6 @@ def prediction_row(
 
     Returns:
         `[image, ground truth, *predictions]`; maps as (height, width, 3) uint8, no ground truth as None.
-
-    Raises:
-        ValueError: A prediction has another size than the ground truth, or `target_space` is unknown.
 
     Example:
         >>> depth = np.array([[1.0, 2.0, 4.0]])
@@ -171,9 +162,6 @@ def sheet(
         cell: (height, width) in pixels; pictures are fitted into it and keep their aspect.
         title: A line above it all.
         captions: One entry a row: a text below the row, or one short text (such as a score) below each cell.
-
-    Returns:
-        The sheet, RGB.
 
     Raises:
         ValueError: No row, or a row or its captions do not fit the columns, or an array is not a picture.
@@ -222,15 +210,11 @@ def save_depth(
     Args:
         path_stem: Path without ending; folders are made, files replaced.
         depth: (height, width) disparity or meters; nan and inf become code 0 (no label) of the PNG.
-        space: "disparity" (relative models) or "depth" (metric models), for the picture.
-        colors: Colors of the picture, as in `colorize`.
+        space, colors: As in `paint`, for the picture.
 
     Returns:
         `png`, `npy`, `color`: the paths `<stem>.png`, `<stem>.npy`, `<stem>_color.png`; `scale`, `offset`: a value is
         `code * scale + offset` where the code is not 0.
-
-    Raises:
-        ValueError: `depth` is not a map, or `space` is unknown.
 
     Example:
         >>> import tempfile

@@ -92,9 +92,6 @@ def depth_lora_config(
         alpha (`int`, *optional*): Scale of the update; left out, twice the rank.
         dropout (`float`): On the adapter's input, in [0, 1).
 
-    Returns:
-        `DepthLoraConfig`: For `peft.get_peft_model(model, config)`.
-
     Raises:
         ValueError: Unknown decoder choice, or a rank below 1.
 
@@ -174,9 +171,6 @@ def merge_adapter(adapter: str | os.PathLike, out_dir: str | os.PathLike, **kwar
 
     Raises:
         ValueError: There is no adapter, its base model is another, or `out_dir` holds an adapter.
-
-    Example:
-        See "LoRA" in docs/checkpoints.md.
     """
     adapter, out_dir = str(adapter), Path(out_dir)
     if adapter_base(adapter) is None:

@@ -14,14 +14,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 def choose_device(device: str | torch.device | None = None) -> torch.device:
     """Return the device that a model runs on: the given one, or else this process's CUDA GPU, else MPS, else the CPU.
 
-    Args:
-        device (`str` or `torch.device`, *optional*): One of `DEVICES`, or any device of PyTorch; None is `"auto"`.
-
-    Returns:
-        `torch.device`: With its number, where it is a CUDA GPU (`LOCAL_RANK`, which launchers set).
-
-    Raises:
-        ValueError: PyTorch finds no such device.
+    `device` is one of `DEVICES`, or any device of PyTorch; None is `"auto"`. A CUDA GPU has the number `LOCAL_RANK`, which
+    launchers set. A `ValueError` is raised for a device that PyTorch does not find.
 
     Example:
         >>> choose_device("cpu")

@@ -1,4 +1,4 @@
-"""Open a depth model, place it, know what it predicts, and predict images at full size."""
+"""Load a depth model onto a device, with the space of its predictions, and predict images at full size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FINGERPRINT = "base_model_fingerprint"  # stands in an adapter's auto_mapping, w
 
 
 class DepthPredictor:
-    """Predict the depth of images with one model: opened, placed, and known in what it predicts.
+    """Predict the depth of images with one model, on one device, in a known space.
 
     Args:
         name (`str`): Hub id or folder of a depth model or of a LoRA adapter, or "mini", which comes with the package.
@@ -125,10 +125,7 @@ class DepthPredictor:
     def __call__(self, images: Sequence[Image.Image]) -> list[torch.Tensor]: ...
 
     def __call__(self, images: Image.Image | Sequence[Image.Image]) -> torch.Tensor | list[torch.Tensor]:
-        """Predict one image, or several; those of one input size go through the model together.
-
-        Args:
-            images (`Image.Image` or `Sequence[Image.Image]`): Of any sizes.
+        """Predict one image, or several, of any sizes; those of one input size go through the model together.
 
         Returns:
             `torch.Tensor`: `(height, width)` float32 on the CPU, in `space`; for several images a list of them.

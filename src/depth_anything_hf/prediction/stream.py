@@ -124,7 +124,7 @@ class ShapeBatches(Generic[T]):
         return None
 
     def flush(self) -> Iterator[tuple[Shape, list[T]]]:
-        """Yield what is left, by shape."""
+        """Yield the remaining items, by shape."""
         for shape in sorted(self._items):
             yield self._take(shape)
 

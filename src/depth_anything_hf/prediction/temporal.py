@@ -82,18 +82,10 @@ class TemporalAligner:
         self._number = 0
 
     def __call__(self, prediction: torch.Tensor, image: torch.Tensor) -> AlignedFrame:
-        """Align a frame's prediction.
+        """Align a frame's prediction, `(height, width)` disparity or meters; NaN and infinity are no values.
 
-        Args:
-            prediction (`torch.Tensor`): `(height, width)`, float: disparity or meters; NaN and infinity are no values.
-            image (`torch.Tensor`): `(3, any height, any width)`, uint8: what the frame shows.
-
-        Returns:
-            `AlignedFrame`: The prediction with its correction. A first frame, a cut, and a frame that the past does
-            not explain (by a scale between 1/2 and 2) are left as they are.
-
-        Raises:
-            ValueError: `prediction` is not one map.
+        `image` is the frame, `(3, any height, any width)` uint8. A first frame, a cut, and a frame that the past does not explain
+        (by a scale between 1/2 and 2) are left as they are.
         """
         if prediction.ndim != 2:
             raise ValueError(f"prediction has shape {tuple(prediction.shape)}; pass one (height, width) at a time.")
@@ -114,11 +106,11 @@ class TemporalAligner:
         if not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
             return None
         # About the median, so that the shift that fades is one of the values and not of some far-off zero.
-        centre = 0.0 if self.space == "depth" else masked_median(grid[None], mask[None]).item()
+        center = 0.0 if self.space == "depth" else masked_median(grid[None], mask[None]).item()
         kept = 1 - 1 / min(self.smoothing, self._number + 1)
-        offset = kept * (scale * centre + shift - centre)
+        offset = kept * (scale * center + shift - center)
         scale = scale**kept
-        return scale, centre + offset - scale * centre
+        return scale, center + offset - scale * center
 
 
 def fit_to_past(
@@ -211,14 +203,8 @@ def _thin_out(values: torch.Tensor) -> torch.Tensor:
 class RunningRange:
     """Follow the range of a video's values slowly, so that its colors do not flicker.
 
-    State: the range so far, and how many frames it is of. Each end is the moving average of the frames' 2nd or 98th
-    percentile: of all frames until there are as many as `smoothing`, an exponential one from there on.
-
-    Args:
-        smoothing (`float`): Frames of the average; 1 takes each frame's own range.
-
-    Raises:
-        ValueError: `smoothing` is below 1.
+    Each end is the moving average of the frames' 2nd or 98th percentile: of all frames until there are as many as
+    `smoothing` (at least 1, which takes each frame's own range), an exponential one from there on.
 
     Example:
         >>> follow, everywhere = RunningRange(smoothing=4), torch.ones(1, 3, dtype=torch.bool)

@@ -5,9 +5,15 @@ try:
 except ImportError as error:
     raise ImportError('video needs PyAV: pip install "depth_anything_hf[video]".') from error
 
-from depth_anything_hf.prediction.video.frames import DepthFrame, iter_video_depth
 from depth_anything_hf.prediction.video.reading import Frame, VideoReader
-from depth_anything_hf.prediction.video.saving import OUTPUTS, VideoReport, read_depth_video, save_video_depth
+from depth_anything_hf.prediction.video.saving import (
+    OUTPUTS,
+    DepthFrame,
+    VideoReport,
+    iter_video_depth,
+    read_depth_video,
+    save_video_depth,
+)
 from depth_anything_hf.prediction.video.writing import VideoWriter
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Read a video frame by frame: upright, with exact times, and past what is broken in it."""
+"""Read a video frame by frame: upright, with exact times, and skip its broken parts."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class VideoReader:
             self.problems.append(f"packets that cannot be decoded: {undecodable}, damaged frames: {damaged}")
 
     def _packets(self) -> Iterator[av.Packet | None]:
-        """Yield the stream's packets; at the end those, or None, that make the decoder give what it still holds."""
+        """Yield the stream's packets; at the end those, or None, that make the decoder return its last frames."""
         end = 0.0  # of the longest stream: it tells whether the file is whole, even if the sound goes on for longer
         try:
             for packet in self._container.demux():

@@ -1,31 +1,96 @@
-"""From a video file to files of its depth, and back to numbers."""
+"""From frames to their depth, aligned with the past, to files, and back to numbers."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import zip_longest
+from functools import cached_property
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
 import av
 import numpy as np
+import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from depth_anything_hf.data.codes import decode_depth_map, encode_depth_map
 from depth_anything_hf.data.whole_files import put_in_place
+from depth_anything_hf.maps.geometry import disparity_of_prediction
+from depth_anything_hf.pictures.visualization import paint
 from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.prediction.stream import WriteBehind, read_ahead
-from depth_anything_hf.prediction.temporal import SMOOTHING
-from depth_anything_hf.prediction.video.frames import DepthFrame, iter_video_depth
-from depth_anything_hf.prediction.video.reading import VideoReader
+from depth_anything_hf.prediction.temporal import SMOOTHING, RunningRange, TemporalAligner
+from depth_anything_hf.prediction.video.reading import Frame, VideoReader
 from depth_anything_hf.prediction.video.writing import VideoWriter, partial_path
 
 OUTPUTS = {"color": "_color.mp4", "depth": "_depth.mkv", "side-by-side": "_side_by_side.mp4"}  # ends of the file names
+
+
+@dataclass(frozen=True)
+class DepthFrame:
+    """A frame and its depth."""
+
+    image: np.ndarray  # (height, width, 3) uint8 RGB
+    time: Fraction  # seconds
+    depth: np.ndarray  # (height, width) float32: disparity or meters, aligned with the past
+    space: str  # "disparity" or "depth"
+    scale: float  # of the alignment: depth = scale * prediction + shift
+    shift: float
+    cut: bool  # whether a scene begins here, and the alignment anew
+    color_range: tuple[float, float]  # disparity of the darkest and of the brightest color
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """The depth in colors, on the range that runs through the video: (height, width, 3) uint8."""
+        return paint(self.depth, self.space, *self.color_range)
+
+
+def iter_video_depth(
+    frames: Iterable[Frame], predictor: DepthPredictor, smoothing: float = SMOOTHING, batch_size: int = 1
+) -> Iterator[DepthFrame]:
+    """Predict the depth of a video's frames, with one batch of them in memory, however many there are.
+
+    Args:
+        frames (`Iterable[Frame]`): In order, such as a `VideoReader`.
+        predictor (`DepthPredictor`): Predicts the frames.
+        smoothing (`float`): Frames over which alignment and colors follow the video; 1 leaves every frame as it is.
+        batch_size (`int`): Frames that go through the model together.
+
+    Raises:
+        ValueError: `smoothing` or `batch_size` below 1, or an image is not `(height, width, 3)` uint8.
+
+    Example:
+        >>> image = np.arange(48 * 64 * 3, dtype=np.uint8).reshape(48, 64, 3)
+        >>> frames = (Frame(image, Fraction(i, 25)) for i in range(3))
+        >>> predictor = DepthPredictor("mini", device="cpu")
+        >>> [(frame.depth.shape, frame.cut) for frame in iter_video_depth(frames, predictor)]
+        [((48, 64), True), ((48, 64), False), ((48, 64), False)]
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1 frame.")
+    space = predictor.space
+    align, follow = TemporalAligner(space, smoothing), RunningRange(smoothing)
+    for frame, prediction in _predict(iter(frames), predictor, batch_size):
+        aligned = align(prediction, torch.from_numpy(frame.image).movedim(2, 0))
+        color_range = follow(*disparity_of_prediction(aligned.values, space), restart=aligned.cut)
+        yield DepthFrame(frame.image, frame.time, aligned.values.numpy(), space, *aligned[1:], color_range)
+
+
+def _predict(
+    frames: Iterator[Frame], predictor: DepthPredictor, batch_size: int
+) -> Iterator[tuple[Frame, torch.Tensor]]:
+    """Yield frames with their predictions, and let go of each before the next batch is read."""
+    while batch := deque(islice(frames, batch_size)):
+        predictions = deque(predictor([Image.fromarray(frame.image) for frame in batch]))
+        while batch:
+            yield batch.popleft(), predictions.popleft()
 
 
 @dataclass(frozen=True)
@@ -55,16 +120,11 @@ def save_video_depth(
         path (`str` or `os.PathLike`): Of the video; of a broken one, the frames that can be decoded are taken.
         path_stem (`str` or `os.PathLike`): Path without ending; folders are made, files replaced when the new ones are
             whole.
-        predictor (`DepthPredictor`): Predicts the frames.
+        predictor, smoothing, batch_size: As of `iter_video_depth`.
         outputs (`Sequence[str]`): Any of `"color"` (`<stem>_color.mp4`), `"side-by-side"` (frame and colors,
             `<stem>_side_by_side.mp4`) and `"depth"` (16-bit codes, `<stem>_depth.mkv`, and `<stem>_depth.jsonl`, which
             lists each frame's time, scale and offset: `read_depth_video` reads both).
-        smoothing (`float`): Frames over which alignment and colors follow the video; 1 leaves every frame as it is.
-        batch_size (`int`): Frames that go through the model together.
         disable_tqdm (`bool`): No progress bar.
-
-    Returns:
-        `VideoReport`: Frames, cuts, files, problems.
 
     Raises:
         FileNotFoundError: No such file.
@@ -141,18 +201,14 @@ def _open_listing(path: Path) -> Iterator[TextIO]:
 
 
 def read_depth_video(path: str | os.PathLike) -> Iterator[tuple[Fraction, np.ndarray, np.ndarray]]:
-    """Read the 16-bit depth that `save_video_depth` wrote, frame by frame.
-
-    Args:
-        path (`str` or `os.PathLike`): `<stem>_depth.mkv`; the listing `<stem>_depth.jsonl` lies beside it.
+    """Read the 16-bit depth that `save_video_depth` wrote in `<stem>_depth.mkv` and, beside it, `<stem>_depth.jsonl`.
 
     Yields:
         `tuple[Fraction, np.ndarray, np.ndarray]`: Time in seconds, exact; values `(height, width)` float32, disparity
-        or meters, within half a code (1/131068 of the frame's range) of what was predicted; and `(height, width)` bool,
+        or meters, within half a code (1/131068 of the frame's range) of the prediction; and `(height, width)` bool, True
         where there is a value.
 
     Raises:
-        FileNotFoundError: There is no such video or no listing.
         ValueError: The two have not as many frames.
     """
     path = Path(path).expanduser()

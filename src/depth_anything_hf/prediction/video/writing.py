@@ -33,7 +33,7 @@ class VideoWriter:
     - uint16 `(height, width)`: written as FFV1, which loses nothing, `gray16le`.
 
     Args:
-        path (`str` or `os.PathLike`): Of the container that its ending names, such as `.mp4` or `.mkv`.
+        path (`str` or `os.PathLike`): File; its ending names the container, such as `.mp4` or `.mkv`.
         rate (`Fraction`): Frames a second, on average: what players show.
         time_base (`Fraction`, *optional*): Of the times; default: one tick a frame.
         pixel_aspect (`Fraction`): Width of a pixel over its height.
@@ -44,10 +44,9 @@ class VideoWriter:
 
     Example:
         >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "depth.mkv"
-        >>> with VideoWriter(path, Fraction(25)) as writer:
+        >>> with VideoWriter(tempfile.mkdtemp() + "/depth.mkv", Fraction(25)) as writer:
         ...     writer.write(np.full((3, 5), 65535, dtype=np.uint16), Fraction(0))
-        >>> with av.open(str(path)) as container:
+        >>> with av.open(str(writer.path)) as container:
         ...     next(container.decode(video=0)).to_ndarray(format="gray16le").max()
         np.uint16(65535)
     """
