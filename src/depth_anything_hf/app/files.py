@@ -45,17 +45,9 @@ class Limits:
 
 
 def open_photograph(path: str | Path, max_megapixels: float) -> Image.Image:
-    """Read an uploaded photograph; its size is checked before any pixel is decoded.
+    """Read an uploaded photograph, upright, as RGB; raise if it is no image of `FORMATS`, is broken or too large.
 
-    Args:
-        path (`str` or `Path`): Uploaded file.
-        max_megapixels (`float`): Largest width times height, in millions.
-
-    Returns:
-        `Image.Image`: Upright, 8-bit RGB.
-
-    Raises:
-        ValueError: The file is no image of `FORMATS`, is broken, or has a size that the page does not accept.
+    The size is checked before any pixel is decoded.
 
     Example:
         >>> import tempfile

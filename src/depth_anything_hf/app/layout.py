@@ -18,16 +18,7 @@ Drop a picture, compare two checkpoints, point at anything and read its depth.""
 
 
 def lay_out(models: Sequence[str], limits: Limits, any_checkpoint: bool) -> SimpleNamespace:
-    """Build the layout of the page, inside `gr.Blocks`.
-
-    Args:
-        models (`Sequence[str]`): Hub ids or folders to choose from; the first two are preselected.
-        limits (`Limits`): What visitors may upload.
-        any_checkpoint (`bool`): Whether visitors may type other names.
-
-    Returns:
-        `SimpleNamespace`: The components, by name.
-    """
+    """Build the components of the page, inside `gr.Blocks`; the first two of `models` are preselected."""
     gr.Markdown(TITLE, elem_id="title")
     parts = SimpleNamespace()
     with gr.Row(equal_height=False):

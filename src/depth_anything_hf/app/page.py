@@ -228,15 +228,10 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
 
 
 def answer_problems(status: gr.HTML, function: Callable, emptied: Sequence = ()) -> Callable:
-    """Show problems that the visitor can solve, and leave the rest of the page as it is.
+    """Return `function` so that an error that the visitor can solve is shown in `status`, and the page stays as it is.
 
-    Args:
-        status (`gr.HTML`): Component that shows the message.
-        function (`Callable`): Takes the session and more; returns the changes, `{component: value}`.
-        emptied (`Sequence`): Components that are emptied with the message.
-
-    Returns:
-        `Callable`: The same function; for `ImportError`, `OSError` and `ValueError` it shows the message.
+    `function` takes the session and more, and returns the changes, `{component: value}`; after an error the components
+    in `emptied` are emptied.
     """
 
     @functools.wraps(function)  # gradio reads the signature

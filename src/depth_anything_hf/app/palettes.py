@@ -12,16 +12,7 @@ _STEPS = np.arange(256)
 
 
 def palette(colormap: str) -> np.ndarray:
-    """Return the 256 colors of a color map, from far to near.
-
-    Args:
-        colormap (`str`): One of `COLORMAPS`.
-
-    Returns:
-        `np.ndarray`: `(256, 3)` uint8.
-
-    Raises:
-        ValueError: Unknown name.
+    """Return the 256 colors of one of `COLORMAPS`, from far to near: `(256, 3)` uint8.
 
     Example:
         >>> palette("gray")[[0, 255]].tolist(), palette("viridis")[0].tolist()

@@ -31,7 +31,7 @@ def predict_files(
     colormap: str = "inferno",
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[Session, list[str]]:
-    """Predict uploaded files one by one; files that cannot be read are left out, with the reason.
+    """Predict uploaded files into a new session below `root`; return it, and a reason for each file that is left out.
 
     Args:
         paths (`Sequence[str | Path]`): Uploaded files.
@@ -43,12 +43,8 @@ def predict_files(
         colormap (`str`): One of `COLORMAPS`.
         progress (`Callable`): Wraps the loop over the files.
 
-    Returns:
-        `tuple[Session, list[str]]`: The session, and a reason for each file left out.
-
     Raises:
-        ValueError: There is no file, no readable file or no checkpoint, a checkpoint cannot be loaded, or the color map is
-            unknown.
+        ValueError: There is no readable file or no checkpoint, or an argument is unknown.
     """
     if not paths:
         raise ValueError("there is no image: drop one, or choose a folder.")

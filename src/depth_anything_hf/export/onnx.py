@@ -37,21 +37,13 @@ CHECKED_IMAGES = 8  # at most, spread evenly over the given ones
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Report which file was written, and how far it is from PyTorch.
-
-    Args:
-        path (`Path`): ONNX file.
-        dtype (`str`): One of `LARGEST_ERROR`.
-        photographs (`bool`): Whether the check ran on given images; else on rendered scenes.
-        agreements (`list[Agreement]`): An entry for each image and aspect ratio.
-        labeled (`dict[str, dict[str, float]]`): Scores of PyTorch and of the file on labeled images, if given.
-    """
+    """Report which file was written, and how far it is from PyTorch."""
 
     path: Path
-    dtype: str
-    photographs: bool
-    agreements: list[Agreement]
-    labeled: dict[str, dict[str, float]]
+    dtype: str  # one of `LARGEST_ERROR`
+    photographs: bool  # whether the check ran on given images; else on rendered scenes
+    agreements: list[Agreement]  # for each image and aspect ratio
+    labeled: dict[str, dict[str, float]]  # scores of PyTorch and of the file on labeled images, if given
 
     @property
     def size(self) -> int:

@@ -47,32 +47,19 @@ _GENERATED = (  # cards that other programs write, before anyone fills them in
 
 @dataclass
 class Provenance:
-    """Record how a checkpoint came to be; saved as `provenance.json` beside its weights.
+    """Record how a checkpoint came to be; saved as `provenance.json` beside its weights."""
 
-    Args:
-        sources (`list[Source]`): Base weights, teacher and data; the checkpoint inherits their licenses.
-        license (`str`, *optional*): License that the user states. Default: the inherited one.
-        losses (`dict[str, float]`): Name and weight of each loss.
-        recipe (`dict[str, Any]`): All other training settings.
-        results (`list[dict]`): Scores in the format of `results.json` of `depth-anything-hf evaluate`; the added key
-            `model` is the name of this checkpoint in them.
-        versions (`dict[str, str]`): Library versions of the training.
-        weights (`str`, *optional*): Digest of the weights that this record describes.
-        summary (`str`): What the model is, in one or two sentences.
-        training (`str`): What it was trained on and how, in words.
-        limits (`str`): Where it fails.
-    """
-
-    sources: list[Source] = field(default_factory=list)
-    license: str | None = None
-    losses: dict[str, float] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
+    sources: list[Source] = field(default_factory=list)  # base weights, teacher and data: it inherits their licenses
+    license: str | None = None  # stated by the user; None: the inherited one
+    losses: dict[str, float] = field(default_factory=dict)  # name and weight of each loss
+    recipe: dict[str, Any] = field(default_factory=dict)  # all other training settings
+    # Like `results.json` of `depth-anything-hf evaluate`; the added key `model` is the name of this checkpoint there.
     results: list[dict[str, Any]] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    weights: str | None = None
-    summary: str = ""
-    training: str = ""
-    limits: str = NOT_STATED
+    versions: dict[str, str] = field(default_factory=dict)  # of the libraries that trained it
+    weights: str | None = None  # digest of the weights that this record describes
+    summary: str = ""  # what the model is, in one or two sentences
+    training: str = ""  # what it was trained on and how, in words
+    limits: str = NOT_STATED  # where it fails
 
     @classmethod
     def load(cls, folder: Path) -> Provenance:
@@ -113,7 +100,7 @@ def write_model_card(
     model_id: str | None = None,
     config: PretrainedConfig | None = None,
 ) -> Path:
-    """Write the card of a checkpoint folder, with the measured results in its model index, and `provenance.json`.
+    """Write the card of a checkpoint or adapter, with its measured results in the model index, and `provenance.json`.
 
     A card that the user wrote stays unchanged.
 
@@ -121,8 +108,7 @@ def write_model_card(
         folder (`str` or `Path`): Folder of a checkpoint or adapter.
         provenance (`Provenance`): What is known about it.
         model_id (`str`, *optional*): Hub id. Default: the folder's name.
-        config (`PretrainedConfig`, *optional*): Config of the model. Default: read from the folder; an adapter's folder
-            has none.
+        config (`PretrainedConfig`, *optional*): Config of the model. Default: the one in the folder; an adapter has none.
 
     Returns:
         `Path`: The card.
@@ -204,15 +190,9 @@ def _output_meaning(config: PretrainedConfig) -> str:
 
 
 def put_picture(target: Path, picture: Path | None, model: nn.Module, processor: Any) -> None:
-    """Write the card's picture: the given one, or rendered scenes with the model's predictions.
+    """Write the card's picture: a copy of `picture`, or rendered scenes with the predictions of `model`, on its device.
 
     Scenes are rendered because a photograph has an owner and a license.
-
-    Args:
-        target (`Path`): File to write.
-        picture (`Path`, *optional*): Picture to copy.
-        model (`nn.Module`): Predicts the scenes, on its device.
-        processor: The model's processor.
     """
     if picture is None:
         page = draw_scenes(model, processor)
@@ -237,18 +217,10 @@ def draw_scenes(model: nn.Module, processor: Any) -> Image.Image:
 
 
 def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None) -> DatasetCard:
-    """Fill the card of a finished pseudo-labeled set; its license is inherited from the teacher and the images.
+    """Fill the card of a finished pseudo-labeled dataset from its `manifest.json`.
 
-    Args:
-        name (`str`): Name of the set.
-        manifest (`dict`): Content of its `manifest.json`.
-        license (`str`, *optional*): License that the user states. Default: the inherited one.
-
-    Returns:
-        `DatasetCard`: The card.
-
-    Raises:
-        ValueError: The stated license allows what the teacher's or the images' license forbids.
+    Without a stated license it inherits one from the teacher and the images; a stated one that allows what those forbid
+    is a `ValueError`.
     """
     images, commit = manifest["source"], manifest["source_revision"]
     known = Path(images).is_dir() or re.fullmatch("[0-9a-f]{40}", commit or "")  # a folder, or a Hub data set

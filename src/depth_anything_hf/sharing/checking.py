@@ -21,11 +21,7 @@ PROCESSOR, ADAPTER = "preprocessor_config.json", "adapter_config.json"
 def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     """Load a checkpoint as others will: from the files in its folder, if all its classes are in transformers.
 
-    Args:
-        folder (`Path`): Folder of a model, or of an adapter, which is loaded with its base.
-
-    Returns:
-        `tuple[PreTrainedModel, Any]`: The model in evaluation mode on the CPU, and its processor.
+    An adapter is loaded with its base. The model is in evaluation mode, on the CPU; the processor comes with it.
 
     Raises:
         ValueError: A file is missing or cut, or needs a class that transformers does not have.
@@ -73,17 +69,9 @@ def _open_model(folder: Path) -> tuple[PreTrainedModel, Any]:
 
 
 def settle_adapter(folder: Path, base: str | None = None) -> str:
-    """Make an adapter's config name a base that others can load, and no class of this package.
+    """Make an adapter's `adapter_config.json` name a base that others can load, and no class of this package.
 
-    Args:
-        folder (`Path`): Folder of the adapter; its `adapter_config.json` is rewritten if needed.
-        base (`str`, *optional*): Hub id of the base. Default: the one in the config.
-
-    Returns:
-        `str`: Hub id of the base.
-
-    Raises:
-        ValueError: The base is no Hub id.
+    Returns the Hub id of the base: `base`, or the one in the config. Without such an id a `ValueError` is raised.
     """
     path = folder / ADAPTER
     config = json.loads(path.read_text(encoding="utf-8"))

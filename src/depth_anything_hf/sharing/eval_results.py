@@ -23,20 +23,19 @@ METRICS = {
 
 
 def read_results(path: Path, folder: Path, model: nn.Module, repo_id: str) -> dict[str, Any]:
-    """Read the scores of `depth-anything-hf evaluate`, if they were measured on these weights.
+    """Read a `results.json` of `depth-anything-hf evaluate`, if it was measured on these weights or on `repo_id`.
 
     Args:
         path (`Path`): `results.json`.
         folder (`Path`): Folder of the checkpoint.
         model (`nn.Module`): Model loaded from the folder.
-        repo_id (`str`): Repository to share it in; scores measured on that repository count as well.
+        repo_id (`str`): Repository to share it in.
 
     Returns:
         `dict[str, Any]`: An entry of `Provenance.results`; paths are cut to their last part.
 
     Raises:
         ValueError: It is another kind of file, or no model in it has these weights.
-        FileNotFoundError: There is no such file.
     """
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or not {"scores", "revisions"} <= found.keys():
@@ -60,13 +59,7 @@ def read_results(path: Path, folder: Path, model: nn.Module, repo_id: str) -> di
 
 
 def eval_results(result: Mapping[str, Any]) -> list[EvalResult]:
-    """Turn one set of scores into entries of the model index, each with the protocol of its measurement.
-
-    Args:
-        result (`Mapping`): An entry of `Provenance.results`.
-
-    Returns:
-        `list[EvalResult]`: An entry for each metric.
+    """Turn an entry of `Provenance.results` into entries of the model index, one per metric, each with its protocol.
 
     Raises:
         ValueError: `model` has no scores.
@@ -93,13 +86,7 @@ def eval_results(result: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def results_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Write scores as a Markdown table: AbsRel and delta1, as means of groups if there are groups.
-
-    Args:
-        scores (`Mapping`): Data set, then model, then names and values of the metrics.
-
-    Returns:
-        `str`: The table.
+    """Write scores (dataset, then model, then metrics) as a Markdown table; means of groups if there are groups.
 
     Example:
         >>> print(results_table({"rooms": {"student": {"abs_rel": 0.1, "delta1": 0.9, "images": 4}}}))

@@ -44,33 +44,19 @@ CHECKPOINT_FILES = (
 
 @dataclass(frozen=True)
 class Shipment:
-    """Store a folder that is ready to be sent.
-
-    Args:
-        folder (`Path`): Checked folder, with its card.
-        repo_id (`str`): Repository to send it to.
-        kind (`str`): `"model"`, `"adapter"` or `"dataset"`.
-        license (`str`): License on its card.
-        files (`list[str]`): Files that are sent.
-        left (`list[str]`): Files and folders in `folder` that are not sent.
-        private (`bool`, *optional*): Whether the repository is private.
-        message (`str`, *optional*): Commit message.
-    """
+    """Store a checked folder, with its card, that is ready to be sent."""
 
     folder: Path
     repo_id: str
-    kind: str
-    license: str
-    files: list[str]
-    left: list[str]
+    kind: str  # "model", "adapter" or "dataset"
+    license: str  # on its card
+    files: list[str]  # that are sent
+    left: list[str]  # files and folders that are not sent
     private: bool | None = None
-    message: str | None = None
+    message: str | None = None  # of the commit
 
     def send(self) -> str:
-        """Send the folder; files that are on the Hub already are not sent again.
-
-        Returns:
-            `str`: The repository's address.
+        """Send the folder and return the repository's address; files that are on the Hub already are not sent again.
 
         Raises:
             OSError: The Hub refuses, or the connection broke; repeat the call to continue.
@@ -262,20 +248,7 @@ def set_files(folder: Path) -> list[str]:
 
 
 def push_folder(folder: Path, repo_id: str, private: bool | None = True, message: str | None = None) -> str:
-    """Upload a finished pseudo-labeled set; files that are there already are not sent again, older shards are removed.
-
-    Args:
-        folder (`Path`): Finished set.
-        repo_id (`str`): Data set on the Hub; created if it does not exist.
-        private (`bool`, *optional*): Whether a new repository is private; None: the owner's settings decide.
-        message (`str`, *optional*): Commit message.
-
-    Returns:
-        `str`: The repository's address.
-
-    Raises:
-        OSError: The Hub refuses, or cannot be reached; repeat the call to continue.
-    """
+    """Upload a finished pseudo-labeled dataset as `upload_files` does, and remove older shards."""
     return upload_files(
         folder, repo_id, "dataset", set_files(folder), private, message, outdated=[f"{SHARDS}/*.parquet"]
     )

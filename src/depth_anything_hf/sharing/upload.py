@@ -55,11 +55,9 @@ def upload_files(
 
 
 def check_token() -> None:
-    """Check that there is a token, and that it has the form of one.
+    """Raise a `PermissionError` if there is no token, and a `ValueError` if it has characters that no token has.
 
-    Raises:
-        PermissionError: There is no token.
-        ValueError: It has characters that no token has; the HTTP library would quote it in its error message.
+    The HTTP library would quote such a token in its error message.
     """
     token = get_token()
     if token is None:
@@ -72,15 +70,8 @@ def check_token() -> None:
 def plain_errors(repo_id: str, folder: Path) -> Iterator[None]:
     """Turn errors of the Hub client and its HTTP library into errors that say what to do, without the token.
 
-    They are not chained: a traceback would show the token.
-
-    Args:
-        repo_id (`str`): For the message.
-        folder (`Path`): For the message.
-
-    Raises:
-        OSError: The Hub refuses, or the connection broke.
-        ValueError: The Hub rejects the card.
+    They are not chained: a traceback would show the token. A card that the Hub rejects is a `ValueError`, all else an
+    `OSError`.
     """
     try:
         yield

@@ -104,17 +104,7 @@ def require(path: Path, layout: str) -> Path:
 
 
 def import_extra(module: str) -> ModuleType:
-    """Import a module of the extra `benchmarks` (h5py, scipy), or raise an error with the command to install it.
-
-    Args:
-        module: Its name, "scipy.io".
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: It is not installed.
-    """
+    """Import a module of the extra `benchmarks` ("h5py", "scipy.io"), or raise an error that has the command to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -161,15 +151,8 @@ def half_integer_intrinsics(
 ) -> tuple[float, float, float, float]:
     """Move a principal point to this library's convention, in which the center of the first pixel is at 0.5.
 
-    Args:
-        fx: Focal length in pixels, across.
-        fy: Focal length in pixels, down.
-        cx: Principal point in pixels, across.
-        cy: Principal point in pixels, down.
-        first_center: Coordinate of the center of the first pixel in the benchmark: 1 (Matlab), 0 (OpenCV) or 0.5.
-
-    Returns:
-        (fx, fy, cx, cy) of Python floats.
+    All numbers are in pixels. `first_center` is the coordinate of the center of the first pixel in the benchmark: 1
+    (Matlab), 0 (OpenCV) or 0.5.
 
     Example:
         >>> half_integer_intrinsics(500, 500, 320.5, 240.5, first_center=1)
@@ -180,17 +163,13 @@ def half_integer_intrinsics(
 
 
 def nearest_depth(columns: np.ndarray, rows: np.ndarray, depth: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Draw points into a depth map; the nearest of several points on one pixel wins.
+    """Draw points into a depth map, (height, width) float32 meters; the nearest point on a pixel wins, 0 where there is none.
 
     Args:
         columns: (points,) pixel indices, whole numbers of any dtype.
         rows: (points,) pixel indices.
         depth: (points,) meters; points with depth <= 0 or outside the image are dropped.
-        height: Rows of the map.
-        width: Columns of the map.
-
-    Returns:
-        (height, width) float32 meters, 0 where no point falls.
+        height, width: Of the map, pixels.
 
     Example:
         >>> nearest_depth(np.array([1, 1, 9]), np.array([0, 0, 0]), np.array([5.0, 4.0, 3.0]), 1, 2).tolist()
@@ -211,19 +190,15 @@ def make_sample(
     sky: np.ndarray | None = None,
     intrinsics: tuple[float, ...] | None = None,
 ) -> DepthSample:
-    """Make the sample of a depth map: labels are finite, above 0, inside `mask` and not under the sky.
+    """Make a sample in space "depth": labels are finite, above 0, inside `mask` and not under the sky.
 
     Args:
         image: RGB.
         values: (height, width) meters along the optical axis, any float dtype.
         source: The file, relative to the root.
         group: The scene.
-        mask: (height, width) bool, where a label of the benchmark is valid.
-        sky: (height, width) bool.
+        mask, sky: (height, width) bool; where a label of the benchmark is valid, and where there is sky.
         intrinsics: (fx, fy, cx, cy) in pixels.
-
-    Returns:
-        The sample, in space "depth".
 
     Raises:
         ValueError: The map is not of the image's size.

@@ -22,21 +22,13 @@ _POINTS = ("point1", "point2")
 
 @dataclass(frozen=True, eq=False)
 class PointPairs:
-    """Store a photograph of DA-2K and its pairs of pixels.
+    """Store a photograph of DA-2K and its pairs of pixels."""
 
-    Attributes:
-        image: RGB.
-        pairs: (pairs, 2, 2) int64: pair, point, (row, column).
-        closer: (pairs,) int64: 0 where the first point of the pair is closer, 1 where the second is.
-        source: The image, relative to the root.
-        scene: Kind of scene: "indoor", "outdoor", "non_real", ...
-    """
-
-    image: Image.Image
-    pairs: np.ndarray
-    closer: np.ndarray
-    source: str
-    scene: str
+    image: Image.Image  # RGB
+    pairs: np.ndarray  # (pairs, 2, 2) int64: pair, point, (row, column)
+    closer: np.ndarray  # (pairs,) int64: 0 where the first point of the pair is closer, 1 where the second is
+    source: str  # the image, relative to the root
+    scene: str  # kind of scene: "indoor", "outdoor", "non_real", ...
 
 
 def read_da2k(root: str | os.PathLike) -> Samples[PointPairs]:

@@ -122,13 +122,7 @@ def _read(root: Path, frame: _Frame) -> DepthSample:
 
 
 def pose_matrix(pose: dict[str, dict[str, float]]) -> np.ndarray:
-    """Convert a pose of DGP (unit quaternion and translation, sensor to world) to a matrix.
-
-    Args:
-        pose: `{"rotation": {"qw", "qx", "qy", "qz"}, "translation": {"x", "y", "z"}}`.
-
-    Returns:
-        (4, 4) float64.
+    """Convert a pose of DGP (unit quaternion and translation, sensor to world) to a matrix, (4, 4) float64.
 
     Example:
         >>> half_turn = {"qw": 0.0, "qx": 0.0, "qy": 0.0, "qz": 1.0}

@@ -125,14 +125,7 @@ def _sky(light: Light, world: torch.Tensor, ray: torch.Tensor) -> torch.Tensor:
 def shade(
     solids: Solids, camera: Camera, light: Light, hits: Hits, height: int, width: int, shadows: bool = True
 ) -> torch.Tensor:
-    """Return the linear colors of all pixels, `(worlds * height * width, 3)`.
-
-    Args:
-        solids, camera, hits: What was traced.
-        light: Of each world.
-        height, width: Of the images, pixels.
-        shadows: Off, lamps shine through things.
-    """
+    """Return the linear colors of all pixels, `(worlds * height * width, 3)`."""
     u, v = camera.rays(height, width)
     world = torch.arange(len(camera.eye), device=u.device).repeat_interleave(height * width)
     middle, radius = _seen_ball(camera, hits, height, width)

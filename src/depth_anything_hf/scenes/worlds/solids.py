@@ -83,11 +83,7 @@ FINISHES = {
 
 
 class World:
-    """Collect solids; `at` returns a place to build an assembly in its own coordinates.
-
-    Args:
-        rng: Source of all that is random.
-    """
+    """Collect solids; `at` returns a place to build an assembly in its own coordinates."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng

@@ -157,18 +157,9 @@ def _foliage(rng):
 
 @lru_cache(maxsize=2)
 def atlas(device: str = "cpu") -> torch.Tensor:
-    """Make the atlas.
+    """Make the atlas: `(TEXTURES * TEXELS, 3)` float32, around 0.5, to be multiplied with twice a tint.
 
-    Args:
-        device: Where it lies.
-
-    Returns:
-        `(TEXTURES * TEXELS, 3)` float32: of each texture its mipmaps from the finest to one texel, row by row; values
-        around 0.5, to be multiplied with twice a tint.
-
-    Example:
-        >>> atlas().shape[0] == TEXTURES * TEXELS
-        True
+    It has of each texture the mipmaps from the finest to one texel, row by row.
     """
     draw = {name: globals()[f"_{name}"] for name in _COUNTS}
     parts = []

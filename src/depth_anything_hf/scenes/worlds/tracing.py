@@ -179,17 +179,7 @@ _INTERSECT = {BOX: _box, BALL: _ball, ROD: _rod, CONE: _cone}
 
 
 def trace(solids: Solids, camera: Camera, height: int, width: int, through: bool = True) -> Hits:
-    """Find what each pixel's ray meets first.
-
-    Args:
-        solids: Of all worlds.
-        camera: One for each world.
-        height, width: Of the images, pixels.
-        through: Whether to look behind clear solids as well.
-
-    Returns:
-        The hits, `(worlds * height * width,)` each.
-    """
+    """Find what each pixel's ray meets first, one camera per world; `through` also looks behind clear solids."""
     solid, pixel = candidate_pairs(solids, camera, height, width)
     shape, (u, v) = pick(solids["shape"], solid), camera.rays(height, width)
     origin, direction = to_local(solids, camera)
