@@ -95,10 +95,7 @@ def library_versions() -> dict[str, str]:
 
 
 def write_model_card(
-    folder: str | Path,
-    provenance: Provenance,
-    model_id: str | None = None,
-    config: PretrainedConfig | None = None,
+    folder: str | Path, provenance: Provenance, model_id: str | None = None, config: PretrainedConfig | None = None
 ) -> Path:
     """Write the card of a checkpoint or adapter, with its measured results in the model index, and `provenance.json`.
 

@@ -138,13 +138,7 @@ def license_text(license: str, sources: Sequence[Source]) -> str:
     if not sources:
         return f"`{license}`. The components were not stated; their licenses are unknown."
     rows = [f"| {source.role} | {shown_name(source.name)} | {source.license} |" for source in sources]
-    lines = [
-        f"`{license}`. Components and their licenses:",
-        "",
-        "| | | license |",
-        "|---|---|---|",
-        *rows,
-    ]
+    lines = [f"`{license}`. Components and their licenses:", "", "| | | license |", "|---|---|---|", *rows]
     if any(source.license == UNKNOWN for source in sources):
         lines += ["", "If a license is unknown, ask the owner first."]
     return "\n".join(lines)

@@ -34,10 +34,7 @@ VARIATIONS = (
 
 
 def read_vkitti2(
-    root: str | os.PathLike,
-    scenes: Sequence[str] = SCENES,
-    variations: Sequence[str] = VARIATIONS,
-    camera: int = 0,
+    root: str | os.PathLike, scenes: Sequence[str] = SCENES, variations: Sequence[str] = VARIATIONS, camera: int = 0
 ) -> Samples[DepthSample]:
     """Read Virtual KITTI 2, which has no official split.
 

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.scenes.simple import SceneBatch, check_seeds
-from depth_anything_hf.scenes.worlds.layouts import LAYOUTS
+from depth_anything_hf.scenes.worlds.closeups import backdrop, clutter, tabletop
+from depth_anything_hf.scenes.worlds.landscapes import country, street
+from depth_anything_hf.scenes.worlds.rooms import room
 from depth_anything_hf.scenes.worlds.shading import Light, shade
 from depth_anything_hf.scenes.worlds.shots import Shot
 from depth_anything_hf.scenes.worlds.solids import BALL, BOX, COLUMNS, CONE, ROD, World
@@ -20,6 +22,10 @@ from depth_anything_hf.scenes.worlds.textures import FAMILIES
 from depth_anything_hf.scenes.worlds.tracing import Camera, Solids, trace
 
 NEAREST, FARTHEST = 0.05, 1000.0  # meters; what lies beyond is sky
+LAYOUTS = {  # the kinds of worlds: each fills a `World` and returns its view and light
+    "room": room, "tabletop": tabletop, "backdrop": backdrop, "street": street, "country": country, "clutter": clutter,
+}  # fmt: skip
+_SHARES = dict(zip(LAYOUTS, (0.36, 0.18, 0.1, 0.2, 0.1, 0.06), strict=True))
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class WorldStyle:
     """Describe what is rendered; each switch turns a part of the realism off, to measure its effect.
 
     Args:
-        kinds: Share of each layout in `layouts.LAYOUTS`.
+        kinds: Share of each layout in `LAYOUTS`.
         textures: Off, every surface is plain.
         shadows: Off, lamps shine through things.
         sensor: Off, an ideal camera: no exposure error, color cast, noise, blur, vignetting or JPEG.
@@ -38,11 +44,7 @@ class WorldStyle:
         ValueError: A kind is unknown, the shares are no shares, or `squeeze` is out of range.
     """
 
-    kinds: dict[str, float] = field(
-        default_factory=lambda: {
-            "room": 0.36, "tabletop": 0.18, "backdrop": 0.1, "street": 0.2, "country": 0.1, "clutter": 0.06,
-        }
-    )  # fmt: skip
+    kinds: dict[str, float] = field(default_factory=_SHARES.copy)
     textures: bool = True
     shadows: bool = True
     sensor: bool = True
@@ -237,9 +239,8 @@ def render_worlds(
     built = [_build(seed, style, width / height) for seed in seeds]
 
     def stack(name: str, axis: int = 0) -> torch.Tensor:
-        return torch.tensor(
-            np.stack([numbers[name] for _, numbers in built], axis), dtype=torch.float32, device=device
-        )
+        values = np.stack([numbers[name] for _, numbers in built], axis)
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
     solids = Solids(
         torch.from_numpy(np.concatenate([table for table, _ in built])).to(device),

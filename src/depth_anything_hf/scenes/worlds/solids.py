@@ -93,9 +93,9 @@ class World:
         """Return the place at a point, turned about the vertical (or by `turn`, 3 x 3) and scaled."""
         return Place(self, np.array([x, y, z], float), rotation(yaw) if turn is None else turn, scale)
 
-    def material(self, kind: str, clear: float = 0.0, glow: float = 0.0) -> np.ndarray:
-        """Draw a material of a kind: the columns of a row from "texture" on."""
-        rng, finish = self.rng, FINISHES[kind]
+    def material(self, *kinds: str, clear: float = 0.0, glow: float = 0.0) -> np.ndarray:
+        """Draw a material of one of the kinds: the columns of a row from "texture" on."""
+        rng, finish = self.rng, FINISHES[kinds[0] if len(kinds) == 1 else self.rng.choice(kinds)]
         family = FAMILIES[finish.families[rng.integers(len(finish.families))]]
         dark, light = np.array(finish.dark), np.array(finish.light)
         shade = rng.random(3) if finish.free else np.clip(rng.random() + rng.normal(0, 0.06, 3), 0, 1)

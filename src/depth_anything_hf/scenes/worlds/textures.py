@@ -91,14 +91,13 @@ def _brick(rng):
 
 
 def _wood(rng):
-    fibre = _fractal(
-        rng, rng.uniform(1, 1.6), (1, rng.uniform(8, 24)) if rng.random() < 0.5 else (rng.uniform(8, 24), 1)
-    )
+    slope = rng.uniform(1, 1.6)
+    fiber = _fractal(rng, slope, (1, rng.uniform(8, 24)) if rng.random() < 0.5 else (rng.uniform(8, 24), 1))
     planks = int(rng.integers(0, 7))
     y, x = _grid()
     own = rng.random(planks + 1)[(y * planks).astype(int)] if planks else 0.5
     seam = (y * planks % 1 < 0.04) if planks else np.zeros_like(x, bool)
-    return _colored(rng, np.where(seam, 0, 0.3 + 0.35 * own + 0.5 * (fibre - 0.5)), 0.4)
+    return _colored(rng, np.where(seam, 0, 0.3 + 0.35 * own + 0.5 * (fiber - 0.5)), 0.4)
 
 
 def _floral(rng):
@@ -141,10 +140,8 @@ def _facade(rng):
         y, x = (i + 0.5) / rows * SIDE, (j + 0.5) / columns * SIDE
         half_y, half_x = 0.5 * tall * SIDE / rows, 0.5 * wide * SIDE / columns
         for grow, color in ((1.5, frame), (0, pane * rng.uniform(0.5, 2.5))):
-            rows_of, columns_of = (
-                slice(int(c - h - grow), int(c + h + grow) + 1) for c, h in ((y, half_y), (x, half_x))
-            )
-            out[rows_of, columns_of] = color
+            spans = (slice(int(c - h - grow), int(c + h + grow) + 1) for c, h in ((y, half_y), (x, half_x)))
+            out[tuple(spans)] = color
         if rng.random() < 0.5:
             out[int(y - half_y) : int(y + half_y), int(x) : int(x) + 2] = frame
     return out

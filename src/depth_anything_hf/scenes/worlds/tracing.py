@@ -211,10 +211,8 @@ def _nearest(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     nearest = torch.full((count,), math.inf, device=depth.device).scatter_reduce_(0, pixel, depth, "amin")
     winner = (depth <= pick(nearest, pixel)).nonzero()[:, 0]
-    owner = torch.full((count,), -1, device=depth.device).scatter_reduce_(
-        0, pick(pixel, winner), pick(solid, winner), "amax"
-    )
-    return nearest, owner
+    owner = torch.full((count,), -1, device=depth.device)
+    return nearest, owner.scatter_reduce_(0, pick(pixel, winner), pick(solid, winner), "amax")
 
 
 def _not_in_a_hole(solids: Solids, camera: Camera, solid, place, depth, pixel_size) -> torch.Tensor:
@@ -227,11 +225,8 @@ def _not_in_a_hole(solids: Solids, camera: Camera, solid, place, depth, pixel_si
     which = pick(solid, some)
     world, place = pick(solids.world, which), pick(place, some)
     point = torch.cat([place, torch.ones_like(place[:, :1])], 1) * pick(depth, some)[:, None]
-    point = (
-        (point[:, None] @ of_world(camera.axes, world))[:, 0]
-        + of_world(camera.eye, world)
-        - pick(solids["center"], which)
-    )
+    point = (point[:, None] @ of_world(camera.axes, world))[:, 0] + of_world(camera.eye, world)
+    point = point - pick(solids["center"], which)
     point = point * (math.tau / pick(solids["holes"], which))[:, None]
     turned = point @ torch.tensor([[0.8, 0.36, -0.48], [-0.6, 0.48, -0.64], [0.0, 0.8, 0.6]], device=point.device)
     kept[some] = point.sin().sum(1) + (1.7 * turned).sin().sum(1) > -0.6
