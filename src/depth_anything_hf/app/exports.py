@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from depth_anything_hf.app.palettes import palette
+from depth_anything_hf.app.look import palette
 from depth_anything_hf.app.session import LISTING, Session
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.point_cloud import depth_for_viewing, intrinsics_from_fov, point_cloud, save_ply

@@ -9,9 +9,8 @@ from typing import Any
 import gradio as gr
 
 from depth_anything_hf.app.files import FORMATS, Limits
-from depth_anything_hf.app.look import FOLDER, FOLDER_SCRIPT, HOVER, HOVER_SCRIPT, SPOKEN
+from depth_anything_hf.app.look import COLORMAPS, FOLDER, FOLDER_SCRIPT, HOVER, HOVER_SCRIPT, SPOKEN
 from depth_anything_hf.app.model_cache import MAX_RESOLUTION
-from depth_anything_hf.app.palettes import COLORMAPS
 
 TITLE = """# Depth Anything
 Drop a picture, compare two checkpoints, point at anything and read its depth."""

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from depth_anything_hf.app.files import Limits, open_photograph
+from depth_anything_hf.app.look import palette
 from depth_anything_hf.app.model_cache import Checkpoints
-from depth_anything_hf.app.palettes import palette
 from depth_anything_hf.app.session import LISTING, Photograph, Prediction, Session, shrunk
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.visualization import save_depth

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -132,10 +133,11 @@ def compare_with_pytorch(
     which transformers does not resize the position embeddings. `relative_errors` describes what is refused.
     """
     rows = []
-    cases = _inputs(images, processor)
-    for name, ratio, pixel_values in tqdm(
-        cases, desc="check against PyTorch", unit="crop", total=len(images) * len(ASPECT_RATIOS)
-    ):
+    crops = list(product(images.items(), ASPECT_RATIOS.items()))
+    for (name, image), (ratio, sides) in tqdm(crops, desc="check against PyTorch", unit="crop"):
+        pixel_values = processor(crop_to_ratio(image, *sides), return_tensors="pt")["pixel_values"]
+        if ratio == "1:1":
+            pixel_values = torch.cat([pixel_values, pixel_values.flip(-1)])
         with torch.inference_mode():
             expected = model(pixel_values=pixel_values).predicted_depth  # (batch, height, width)
         found = run_session(session, pixel_values)
@@ -157,13 +159,3 @@ def _compare(found: torch.Tensor, expected: torch.Tensor, model: DepthAnythingFo
         "abs_rel": scores[SCORE_NAMES.index("abs_rel")].item(),
         "delta1": scores[SCORE_NAMES.index("delta1")].item(),
     }
-
-
-def _inputs(
-    images: Mapping[str, Image.Image], processor: DepthAnythingImageProcessor
-) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Prepare each image at each aspect ratio: name, ratio and `(batch, 3, height, width)`."""
-    for name, image in images.items():
-        for ratio, sides in ASPECT_RATIOS.items():
-            pixels = processor(crop_to_ratio(image, *sides), return_tensors="pt")["pixel_values"]
-            yield name, ratio, torch.cat([pixels, pixels.flip(-1)]) if ratio == "1:1" else pixels

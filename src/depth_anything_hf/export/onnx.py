@@ -20,7 +20,7 @@ from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
-from depth_anything_hf.export.bounds import LARGEST_ERROR
+from depth_anything_hf.export import LARGEST_ERROR
 from depth_anything_hf.export.check import Agreement, compare_with_pytorch, predict_onnx
 from depth_anything_hf.export.graph import annotate, check_installed, open_session, write_graph, write_int8
 from depth_anything_hf.prediction.predictor import DepthPredictor, input_multiple
@@ -115,7 +115,10 @@ def export_onnx(
     out = _check_target(Path(out))
     if dtype not in LARGEST_ERROR:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(LARGEST_ERROR)}.")
-    photographs = _rendered_scenes() if images is None else _open_photographs(images)
+    if images is None:
+        photographs = {f"scene {i}": scene["image"] for i, scene in enumerate(iter_synthetic_records(2, 480, 640))}
+    else:
+        photographs = _open_photographs(images)
     records = None if labeled is None else load_folder(labeled)
     predictor = DepthPredictor(name, device="cpu")
     model, processor = predictor.model, predictor.processor
@@ -173,11 +176,6 @@ def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
     photographs.log_skipped()
     chosen = files[:: math.ceil(len(files) / CHECKED_IMAGES)]
     return {photographs.name(file): upright_rgb(Image.open(file)) for file in chosen}
-
-
-def _rendered_scenes() -> dict[str, Image.Image]:
-    """Render scenes in place of photographs."""
-    return {f"scene {i}": scene["image"] for i, scene in enumerate(iter_synthetic_records(2, 480, 640))}
 
 
 def _metadata(name: str, predictor: DepthPredictor) -> dict[str, str]:

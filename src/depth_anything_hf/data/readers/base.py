@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -125,6 +126,17 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # each decoder has its own: PIL, numpy, HDF5, scipy, JSON
         raise OSError(f"{path} cannot be read ({type(error).__name__}: {error}): download the file again.") from error
+
+
+def find(root: Path, *patterns: str) -> list[str]:
+    """Return the files that match a pattern, relative to the root, by name."""
+    return sorted(path.relative_to(root).as_posix() for pattern in patterns for path in root.glob(pattern))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    with reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_rgb(path: Path) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from depth_anything_hf.data.readers.base import Samples, read_rgb, reading, require
+from depth_anything_hf.data.readers.base import Samples, read_json, read_rgb, reading, require
 
 ANNOTATIONS = "annotations.json"
 LAYOUT = (
@@ -49,8 +48,8 @@ def read_da2k(root: str | os.PathLike) -> Samples[PointPairs]:
     """
     root = Path(root).expanduser()
     path = require(root / ANNOTATIONS, LAYOUT)
+    annotations = read_json(path)
     with reading(path):
-        annotations = json.loads(path.read_text(encoding="utf-8"))
         entries = [(PurePosixPath(name).as_posix(), tuple(pairs)) for name, pairs in annotations.items()]
     for name, pairs in entries:
         for pair in pairs:

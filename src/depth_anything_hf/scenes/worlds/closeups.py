@@ -9,8 +9,7 @@ import numpy as np
 from depth_anything_hf.scenes.worlds import furniture
 from depth_anything_hf.scenes.worlds.objects import litter, plant, thing
 from depth_anything_hf.scenes.worlds.rooms import walls
-from depth_anything_hf.scenes.worlds.shots import Shot, lens, sun
-from depth_anything_hf.scenes.worlds.solids import BALL, BOX, World, rotation
+from depth_anything_hf.scenes.worlds.solids import BALL, BOX, Shot, World, lens, rotation, sun
 
 
 def tabletop(world: World) -> Shot:
@@ -101,6 +100,6 @@ def clutter(world: World) -> Shot:
         half = distance * math.exp(rng.uniform(math.log(0.02), math.log(0.22))) * rng.uniform((0.2, 0.2, 0.2), 1)
         if rng.random() < 0.3:
             half[rng.integers(3)] *= 4
-        shape, material = rng.integers(4), world.material("any")
+        shape, material = int(rng.integers(4)), world.material("any")
         ground.add(shape, (x, distance, z), half, material, rotation(*rng.uniform(0, math.tau, 3)))
     return Shot(np.zeros(3), 0.0, rng.normal(0, 0.05), rng.normal(0, 0.1), lens(rng, 35, 80), True, sun(rng))

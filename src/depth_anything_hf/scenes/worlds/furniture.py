@@ -51,8 +51,8 @@ def chair(place: Place) -> None:
     else:  # an office chair
         place.add(ROD, (0, 0, height / 2), (0.03, 0.03, height / 2), frame)
         for turn in np.arange(5) * math.tau / 5:
-            foot = (0.15 * math.cos(turn), 0.15 * math.sin(turn), 0.06)
-            place.add(BOX, foot, (0.16, 0.02, 0.02), frame, rotation(turn))
+            leg = (0.15 * math.cos(turn), 0.15 * math.sin(turn), 0.06)
+            place.add(BOX, leg, (0.16, 0.02, 0.02), frame, rotation(turn))
     lean = rotation(0, -rng.uniform(-0.05, 0.25))
     foot, up = np.array([0, half, height]), lean[2]  # of the back, which leans away from who sits
     middle = foot + back * rng.uniform(0.55, 0.65) * up

@@ -8,8 +8,7 @@ import numpy as np
 
 from depth_anything_hf.scenes.worlds import outdoor_objects
 from depth_anything_hf.scenes.worlds.objects import is_free, person
-from depth_anything_hf.scenes.worlds.shots import Shot, lens, sun
-from depth_anything_hf.scenes.worlds.solids import BALL, BOX, CONE, World, rotation
+from depth_anything_hf.scenes.worlds.solids import BALL, BOX, CONE, Shot, World, lens, rotation, sun
 
 FAR = 400  # meters to which a road goes
 

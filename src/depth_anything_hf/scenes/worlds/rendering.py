@@ -16,8 +16,7 @@ from depth_anything_hf.scenes.worlds.closeups import backdrop, clutter, tabletop
 from depth_anything_hf.scenes.worlds.landscapes import country, street
 from depth_anything_hf.scenes.worlds.rooms import room
 from depth_anything_hf.scenes.worlds.shading import Light, shade
-from depth_anything_hf.scenes.worlds.shots import Shot
-from depth_anything_hf.scenes.worlds.solids import BALL, BOX, COLUMNS, CONE, ROD, World
+from depth_anything_hf.scenes.worlds.solids import BALL, BOX, COLUMNS, CONE, ROD, Shot, World
 from depth_anything_hf.scenes.worlds.textures import FAMILIES
 from depth_anything_hf.scenes.worlds.tracing import Camera, Solids, trace
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from depth_anything_hf.scenes.worlds import furniture
 from depth_anything_hf.scenes.worlds.objects import is_free, litter, person, plant
-from depth_anything_hf.scenes.worlds.shots import Shot, lens
-from depth_anything_hf.scenes.worlds.solids import BALL, BOX, ROD, World
+from depth_anything_hf.scenes.worlds.solids import BALL, BOX, ROD, Shot, World, lens
 
 
 def walls(world: World, half_x: float, half_y: float, height: float) -> None:

@@ -1,4 +1,4 @@
-"""A world as a table of solids: boxes, balls, rods and cones of any size and turn, each with its material.
+"""A world as a table of solids (boxes, balls, rods and cones of any size and turn, with their materials), and its view.
 
 Meters: x right, y forward, z up. A row of the table is a solid; `COLUMNS` names its columns.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -135,3 +135,28 @@ class Place:
         """Return a place within this one."""
         origin = self.origin + self.scale * np.array([x, y, z], float) @ self.axes
         return Place(self.world, origin, rotation(yaw) @ self.axes, self.scale * scale)
+
+
+@dataclass
+class Shot:
+    """Store the view and the light of a world. Angles in radians, lengths in meters, linear RGB."""
+
+    eye: np.ndarray
+    heading: float  # clockwise from y
+    pitch: float  # up
+    roll: float
+    fov: float  # along the longer side
+    sun: bool  # light from far away; else lamps in a room
+    lamps: list[np.ndarray] = field(default_factory=list)  # places of the lamps
+    fog: float = 0.0
+
+
+def lens(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw an angle of view between two, degrees; return radians."""
+    return math.radians(rng.uniform(low, high))
+
+
+def sun(rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw where the sun stands, as the place of a far lamp."""
+    rise, turn = math.radians(rng.uniform(8, 75)), rng.uniform(0, math.tau)
+    return [2000 * np.array([math.cos(rise) * math.cos(turn), math.cos(rise) * math.sin(turn), math.sin(rise)])]
