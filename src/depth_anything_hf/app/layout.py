@@ -12,8 +12,7 @@ from depth_anything_hf.app.files import FORMATS, Limits
 from depth_anything_hf.app.look import COLORMAPS, FOLDER, FOLDER_SCRIPT, HOVER, HOVER_SCRIPT, SPOKEN
 from depth_anything_hf.app.model_cache import MAX_RESOLUTION
 
-TITLE = """# Depth Anything
-Drop a picture, compare two checkpoints, point at anything and read its depth."""
+TITLE = "# Depth Anything\nDrop a picture, compare two checkpoints, point at anything and read its depth."
 
 
 def lay_out(models: Sequence[str], limits: Limits, any_checkpoint: bool) -> SimpleNamespace:

@@ -92,16 +92,13 @@ def describe_points(session: Session) -> str:
 
 def _row(prediction: Prediction, points: tuple[tuple[int, int], ...]) -> str:
     values = [float(prediction.values()[point]) for point in points]
-    cells = "".join(f"<td>{_written(value, prediction.space)}</td>" for value in values)
+    written = "{:.4g} m" if prediction.space == "depth" else "{:.4g} <small>disparity, no unit</small>"
+    cells = "".join(f"<td>{written.format(value)}</td>" for value in values)
     if len(values) == 2:
         answer = nearer(values[0], values[1], prediction.space) if np.isfinite(values).all() else 0
         words = {1: "point 1 is nearer", 2: "point 2 is nearer", None: "a tie", 0: "no answer"}
         cells += f"<td><strong>{words[answer]}</strong></td>"
     return f'<tr><th scope="row">{html.escape(prediction.label)}</th>{cells}</tr>'
-
-
-def _written(value: float, space: str) -> str:
-    return f"{value:.4g} m" if space == "depth" else f"{value:.4g} <small>disparity, no unit</small>"
 
 
 def hover_maps(photograph: Photograph) -> dict:

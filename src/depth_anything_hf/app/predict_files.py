@@ -33,15 +33,8 @@ def predict_files(
 ) -> tuple[Session, list[str]]:
     """Predict uploaded files into a new session below `root`; return it, and a reason for each file that is left out.
 
-    Args:
-        paths (`Sequence[str | Path]`): Uploaded files.
-        names (`Sequence[str]`): One or two checkpoints.
-        checkpoints (`Checkpoints`): Cache that loads them.
-        root (`Path`): Folder in which the session gets its own folder.
-        limits (`Limits`): Largest files that are accepted.
-        resolution (`int`, *optional*): Shorter side of the network's input, pixels. Default: each checkpoint's own.
-        colormap (`str`): One of `COLORMAPS`.
-        progress (`Callable`): Wraps the loop over the files.
+    `names` are one or two checkpoints; `resolution` is the shorter side of the network's input in pixels (None: each
+    checkpoint's own); `progress` wraps the loop over the files.
 
     Raises:
         ValueError: There is no readable file or no checkpoint, or an argument is unknown.

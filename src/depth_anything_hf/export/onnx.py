@@ -115,10 +115,7 @@ def export_onnx(
     out = _check_target(Path(out))
     if dtype not in LARGEST_ERROR:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(LARGEST_ERROR)}.")
-    if images is None:
-        photographs = {f"scene {i}": scene["image"] for i, scene in enumerate(iter_synthetic_records(2, 480, 640))}
-    else:
-        photographs = _open_photographs(images)
+    photographs = _rendered_scenes() if images is None else _open_photographs(images)
     records = None if labeled is None else load_folder(labeled)
     predictor = DepthPredictor(name, device="cpu")
     model, processor = predictor.model, predictor.processor
@@ -176,6 +173,10 @@ def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
     photographs.log_skipped()
     chosen = files[:: math.ceil(len(files) / CHECKED_IMAGES)]
     return {photographs.name(file): upright_rgb(Image.open(file)) for file in chosen}
+
+
+def _rendered_scenes() -> dict[str, Image.Image]:
+    return {f"scene {i}": scene["image"] for i, scene in enumerate(iter_synthetic_records(2, 480, 640))}
 
 
 def _metadata(name: str, predictor: DepthPredictor) -> dict[str, str]:

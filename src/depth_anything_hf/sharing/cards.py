@@ -1,4 +1,4 @@
-"""The cards of models and data sets: templates, filled with what was measured and what is known, and nothing else."""
+"""The cards of models and datasets: templates, filled with what was measured and what is known, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import predict_depth, space_of
 from depth_anything_hf.prediction.weights import files_digest
 from depth_anything_hf.scenes.simple import iter_synthetic_records
-from depth_anything_hf.sharing.eval_results import eval_results, results_section
+from depth_anything_hf.sharing.eval_results import eval_results, results_section, versions_text
 from depth_anything_hf.sharing.licenses import UNKNOWN, Source, is_hub_id, license_of, license_text, settle_license
 from depth_anything_hf.version import __version__
 
@@ -99,16 +99,8 @@ def write_model_card(
 ) -> Path:
     """Write the card of a checkpoint or adapter, with its measured results in the model index, and `provenance.json`.
 
-    A card that the user wrote stays unchanged.
-
-    Args:
-        folder (`str` or `Path`): Folder of a checkpoint or adapter.
-        provenance (`Provenance`): What is known about it.
-        model_id (`str`, *optional*): Hub id. Default: the folder's name.
-        config (`PretrainedConfig`, *optional*): Config of the model. Default: the one in the folder; an adapter has none.
-
-    Returns:
-        `Path`: The card.
+    A card that the user wrote stays unchanged. `model_id` is an id of the Hub (default: the folder's name), `config` the
+    model's (default: the one in the folder; an adapter has none).
 
     Raises:
         ValueError: The stated license allows what a source forbids, or results lack this model's scores.
@@ -132,7 +124,7 @@ def write_model_card(
         training=_training_text(provenance),
         license_text=license_text(license, provenance.sources),
         limits=provenance.limits,
-        versions=", ".join(f"{name} {number}" for name, number in provenance.versions.items()) or NOT_STATED,
+        versions=versions_text(provenance.versions) or NOT_STATED,
     )
     provenance.weights = files_digest(folder)
     provenance.save(folder)
@@ -220,7 +212,7 @@ def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None
     is a `ValueError`.
     """
     images, commit = manifest["source"], manifest["source_revision"]
-    known = Path(images).is_dir() or re.fullmatch("[0-9a-f]{40}", commit or "")  # a folder, or a Hub data set
+    known = Path(images).is_dir() or re.fullmatch("[0-9a-f]{40}", commit or "")  # a folder, or a dataset of the Hub
     sources = [
         Source("teacher", manifest["model"], license_of(manifest["model"])),
         Source("images", images, license_of(images, "dataset") if known else UNKNOWN),
@@ -246,5 +238,5 @@ def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None
         source_revision=manifest["source_revision"] or "local files",
         space="meters" if manifest["space"] == "depth" else "disparity: larger is nearer, of unknown scale and shift",
         license_text=license_text(license, sources),
-        versions=", ".join(f"{library} {number}" for library, number in manifest["versions"].items()),
+        versions=versions_text(manifest["versions"]),
     )

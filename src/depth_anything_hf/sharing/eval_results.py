@@ -25,11 +25,7 @@ METRICS = {
 def read_results(path: Path, folder: Path, model: nn.Module, repo_id: str) -> dict[str, Any]:
     """Read a `results.json` of `depth-anything-hf evaluate`, if it was measured on these weights or on `repo_id`.
 
-    Args:
-        path (`Path`): `results.json`.
-        folder (`Path`): Folder of the checkpoint.
-        model (`nn.Module`): Model loaded from the folder.
-        repo_id (`str`): Repository to share it in.
+    `model` was loaded from `folder`.
 
     Returns:
         `dict[str, Any]`: An entry of `Provenance.results`; paths are cut to their last part.
@@ -130,15 +126,18 @@ def results_section(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join([*written, "How it was measured:", _protocols_table(results)])
 
 
+def versions_text(versions: Mapping[str, str]) -> str:
+    """Write library versions in one line."""
+    return ", ".join(f"{library} {number}" for library, number in versions.items())
+
+
 def _protocols_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Write the protocols side by side, one setting per row."""
     columns = []
     for result in results:
         settings = {key: value for key, value in result["protocol"].items() if key not in ("name", "dataset")}
         settings |= settings.pop("options", {})
-        settings["measured with"] = ", ".join(
-            f"{name} {number}" for name, number in result.get("versions", {}).items()
-        )
+        settings["measured with"] = versions_text(result.get("versions", {}))
         columns.append({key: value for key, value in settings.items() if value not in (None, "")})
     head = ["", *(_result_name(result) for result in results)]
     rows = [

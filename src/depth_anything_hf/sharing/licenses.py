@@ -1,4 +1,4 @@
-"""Licenses: find the one of a model or data set, and decide which one its descendants inherit."""
+"""Licenses: find the one of a model or dataset, and decide which one its descendants inherit."""
 
 from __future__ import annotations
 

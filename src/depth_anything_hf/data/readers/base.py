@@ -31,16 +31,6 @@ class Samples(Sequence, Generic[Item]):
 
     It is picklable and keeps no file open, so that worker processes may read from it. A slice is again a `Samples`.
 
-    Args:
-        name: The benchmark, "nyuv2".
-        split: The split, or the part of the benchmark.
-        root: Folder of the official layout.
-        layout: The layout and the download page, for messages.
-        entries: Arguments of `read` for each sample: paths, numbers.
-        read: Module-level function `(root, entry) -> sample`.
-        left_out: How many samples of the split have no label or no file, and are not in `entries`.
-        official: How many samples the split is known to have; None = not known. A different number is a warning.
-
     Example:
         >>> squares = Samples("squares", "all", Path("."), "none", [1, 2, 3], lambda root, entry: entry**2)
         >>> len(squares), squares[-1], list(squares[:2])
@@ -49,14 +39,14 @@ class Samples(Sequence, Generic[Item]):
 
     def __init__(
         self,
-        name: str,
-        split: str,
-        root: Path,
-        layout: str,
-        entries: Sequence[Any],
-        read: Callable[[Path, Any], Item],
-        left_out: int = 0,
-        official: int | None = None,
+        name: str,  # the benchmark, "nyuv2"
+        split: str,  # or the part of the benchmark
+        root: Path,  # folder of the official layout
+        layout: str,  # the layout and the download page, for messages
+        entries: Sequence[Any],  # argument of `read` for each sample: paths, numbers
+        read: Callable[[Path, Any], Item],  # function of a module
+        left_out: int = 0,  # samples of the split without a label or a file, which are not in `entries`
+        official: int | None = None,  # samples that the split is known to have; another number is a warning
     ):
         self.name, self.split, self.root, self.layout = name, split, root, layout
         self.left_out, self.official = left_out, official

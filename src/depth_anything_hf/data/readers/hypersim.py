@@ -64,16 +64,9 @@ def read_hypersim(
 
 
 def planar_depth(distance: np.ndarray, focal: float) -> np.ndarray:
-    """Convert distances to the camera's center to depth along the optical axis.
+    """Convert distances to the camera's center, (height, width) in any unit, to depth along the optical axis, float64.
 
-    `depth = distance / sqrt(1 + (x / focal)^2 + (y / focal)^2)`, x and y from the image's center to the pixel's.
-
-    Args:
-        distance: (height, width), any unit.
-        focal: Focal length in pixels.
-
-    Returns:
-        (height, width) float64, same unit.
+    `depth = distance / sqrt(1 + (x / focal)^2 + (y / focal)^2)`, x and y in pixels from the image's center to the pixel's.
 
     Example:
         >>> planar_depth(np.array([[3.0, 3.0, 3.0]]), focal=1.0).round(4).tolist()

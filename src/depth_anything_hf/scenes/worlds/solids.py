@@ -89,9 +89,9 @@ class World:
         self.rng = rng
         self.rows: list[np.ndarray] = []
 
-    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0, scale: float = 1.0, turn=None) -> Place:
-        """Return the place at a point, turned about the vertical (or by `turn`, 3 x 3) and scaled."""
-        return Place(self, np.array([x, y, z], float), rotation(yaw) if turn is None else turn, scale)
+    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Place:
+        """Return the place at a point, turned about the vertical."""
+        return Place(self, np.array([x, y, z], float), rotation(yaw))
 
     def material(self, *kinds: str, clear: float = 0.0, glow: float = 0.0) -> np.ndarray:
         """Draw a material of one of the kinds: the columns of a row from "texture" on."""
@@ -117,24 +117,22 @@ class World:
 
 @dataclass(frozen=True)
 class Place:
-    """A point of the world with axes and a scale: assemblies are built in its coordinates."""
+    """A point of the world with axes: assemblies are built in its coordinates."""
 
     world: World
     origin: np.ndarray
     axes: np.ndarray
-    scale: float
 
     def add(self, shape: int, center: Vector, half: Vector, material: np.ndarray, turn=None) -> None:
         """Add a solid; `turn` (3 x 3) are its axes in the place's coordinates."""
         axes = self.axes if turn is None else turn @ self.axes
-        middle = self.origin + self.scale * np.asarray(center, float) @ self.axes
-        size = np.maximum(np.asarray(half, float) * self.scale, 1e-4)
+        middle = self.origin + np.asarray(center, float) @ self.axes
+        size = np.maximum(np.asarray(half, float), 1e-4)
         self.world.rows.append(np.concatenate([middle, size, axes.ravel(), [shape], material]))
 
-    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0, scale: float = 1.0) -> Place:
+    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Place:
         """Return a place within this one."""
-        origin = self.origin + self.scale * np.array([x, y, z], float) @ self.axes
-        return Place(self.world, origin, rotation(yaw) @ self.axes, self.scale * scale)
+        return Place(self.world, self.origin + np.array([x, y, z], float) @ self.axes, rotation(yaw) @ self.axes)
 
 
 @dataclass

@@ -138,10 +138,7 @@ def _approach(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torc
 
 
 def _ball(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Intersect rays with the unit ball, or in two dimensions with the unit circle.
-
-    It takes the distance of the line from 0: b^2 - ac would cancel for small, far solids.
-    """
+    """Intersect rays with the unit ball or circle, by the line's distance from 0: b^2 - ac cancels for small, far solids."""
     square = _dot(ray, ray)
     middle, nearest = _approach(origin, ray)
     return _between(middle, ((1 - _dot(nearest, nearest)) / square).sqrt())  # NaN is a miss
