@@ -27,8 +27,7 @@ from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.pictures.charts import curves
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import DepthPredictor
-from depth_anything_hf.scenes.worlds.layouts import LAYOUTS
-from depth_anything_hf.scenes.worlds.rendering import WorldStyle, render_worlds
+from depth_anything_hf.scenes.worlds.rendering import LAYOUTS, WorldStyle, render_worlds
 from depth_anything_hf.sharing.cards import BASE, DATA, PICTURE, Provenance, library_versions, write_model_card
 from depth_anything_hf.sharing.licenses import Source
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from depth_anything_hf.app.exports import add_archive, add_point_clouds, copy_session, repaint
 from depth_anything_hf.app.files import Limits
+from depth_anything_hf.app.look import palette
 from depth_anything_hf.app.model_cache import Checkpoints
-from depth_anything_hf.app.palettes import palette
 from depth_anything_hf.app.predict_files import predict_files
 from depth_anything_hf.app.session import LONGEST_PREVIEW, preview_size, shown_size
 from depth_anything_hf.cli.main import main

@@ -11,7 +11,7 @@ import pytest
 
 from depth_anything_hf.cli.main import SUBCOMMANDS
 from depth_anything_hf.cli.options import Parser, as_options
-from depth_anything_hf.export.bounds import LARGEST_ERROR
+from depth_anything_hf.export import LARGEST_ERROR
 from depth_anything_hf.labeling.arguments import LabelingArguments
 from depth_anything_hf.model.choices import SIZES
 from depth_anything_hf.model.configuration import SIZE_PRESETS

@@ -15,7 +15,7 @@ from depth_anything_hf.model.bundled import MINI, checkpoint_folder
 from depth_anything_hf.prediction.adapters import depth_lora_config, merge_adapter
 from depth_anything_hf.prediction.predictor import FINGERPRINT, load_model, predict_depth
 from depth_anything_hf.prediction.weights import adapter_base, weights_fingerprint
-from depth_anything_hf.sharing.checking import settle_adapter
+from depth_anything_hf.sharing.hub import settle_adapter
 
 DECODERS = ["full", "lora"]
 OLD_NAMES = {  # of transformers 4

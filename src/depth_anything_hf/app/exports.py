@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from depth_anything_hf.app.palettes import palette
+from depth_anything_hf.app.look import palette
 from depth_anything_hf.app.session import LISTING, Session
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.point_cloud import depth_for_viewing, intrinsics_from_fov, point_cloud, save_ply
@@ -38,15 +38,7 @@ def copy_session(session: Session, root: Path) -> Session:
 
 
 def repaint(session: Session, colormap: str) -> Session:
-    """Paint all color pictures again, and drop archives with the old ones.
-
-    Args:
-        session (`Session`): Its color pictures are overwritten.
-        colormap (`str`): One of `COLORMAPS`.
-
-    Returns:
-        `Session`: The session without archives.
-    """
+    """Paint all color pictures again, over the old ones, with one of `COLORMAPS`, and drop archives with the old ones."""
     for photograph in session.photographs:
         for prediction in photograph.predictions:
             picture = paint(prediction.values(), prediction.space, colors=palette(colormap))
@@ -58,17 +50,9 @@ def repaint(session: Session, colormap: str) -> Session:
 
 
 def add_point_clouds(session: Session, fov: float) -> Session:
-    """Write the shown photograph as a PLY file per checkpoint, one point per pixel of its preview.
+    """Write the shown photograph as a PLY file per checkpoint, one point per pixel of its preview; `fov` in degrees.
 
-    Args:
-        session (`Session`): Session that is shown.
-        fov (`float`): Horizontal field of view of the camera, degrees.
-
-    Returns:
-        `Session`: The session with the files among `extras`. The cloud of a relative model has no true depth.
-
-    Raises:
-        ValueError: The field of view is out of range.
+    The cloud of a relative model has no true depth.
     """
     image = Image.open(session.photograph.preview)
     camera = intrinsics_from_fov(image.height, image.width, fov)
@@ -82,14 +66,7 @@ def add_point_clouds(session: Session, fov: float) -> Session:
 
 
 def add_archive(session: Session) -> Session:
-    """Pack the predictions of all photographs, and the listing, into one ZIP file.
-
-    Args:
-        session (`Session`): Session with predictions.
-
-    Returns:
-        `Session`: The session with the archive among `extras`.
-    """
+    """Pack the predictions of all photographs, and the listing, into one ZIP file."""
     file = session.folder / "depth.zip"
     with zipfile.ZipFile(file, "w") as archive:  # not compressed: PNG is already, and float32 hardly gets smaller
         archive.write(session.folder / LISTING, LISTING)

@@ -18,18 +18,13 @@ _PIL_MEGAPIXELS = 178  # 2 * Image.MAX_IMAGE_PIXELS: PIL refuses larger images b
 class Limits:
     """Set the largest files that the page accepts.
 
-    Args:
-        upload_megabytes (`int`): Largest file.
-        megapixels (`float`): Largest image, in millions of pixels; PIL's own limit is 178.
-        images (`int`): Most images at once; all together have at most 20 times `megapixels`, to bound the disk space.
-
     Raises:
         ValueError: A limit is not above 0, or larger than PIL's.
     """
 
-    upload_megabytes: int = 50
-    megapixels: float = 50.0
-    images: int = 100
+    upload_megabytes: int = 50  # largest file
+    megapixels: float = 50.0  # largest image, in millions of pixels; PIL's own limit is 178
+    images: int = 100  # at once; all together have at most 20 times `megapixels`, to bound the disk space
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -45,17 +40,9 @@ class Limits:
 
 
 def open_photograph(path: str | Path, max_megapixels: float) -> Image.Image:
-    """Read an uploaded photograph; its size is checked before any pixel is decoded.
+    """Read an uploaded photograph, upright, as RGB; raise if it is no image of `FORMATS`, is broken or too large.
 
-    Args:
-        path (`str` or `Path`): Uploaded file.
-        max_megapixels (`float`): Largest width times height, in millions.
-
-    Returns:
-        `Image.Image`: Upright, 8-bit RGB.
-
-    Raises:
-        ValueError: The file is no image of `FORMATS`, is broken, or has a size that the page does not accept.
+    The size is checked before any pixel is decoded.
 
     Example:
         >>> import tempfile

@@ -9,25 +9,14 @@ from typing import Any
 import gradio as gr
 
 from depth_anything_hf.app.files import FORMATS, Limits
-from depth_anything_hf.app.look import FOLDER, FOLDER_SCRIPT, HOVER, HOVER_SCRIPT, SPOKEN
+from depth_anything_hf.app.look import COLORMAPS, FOLDER, FOLDER_SCRIPT, HOVER, HOVER_SCRIPT, SPOKEN
 from depth_anything_hf.app.model_cache import MAX_RESOLUTION
-from depth_anything_hf.app.palettes import COLORMAPS
 
-TITLE = """# Depth Anything
-Drop a picture, compare two checkpoints, point at anything and read its depth."""
+TITLE = "# Depth Anything\nDrop a picture, compare two checkpoints, point at anything and read its depth."
 
 
 def lay_out(models: Sequence[str], limits: Limits, any_checkpoint: bool) -> SimpleNamespace:
-    """Build the layout of the page, inside `gr.Blocks`.
-
-    Args:
-        models (`Sequence[str]`): Hub ids or folders to choose from; the first two are preselected.
-        limits (`Limits`): What visitors may upload.
-        any_checkpoint (`bool`): Whether visitors may type other names.
-
-    Returns:
-        `SimpleNamespace`: The components, by name.
-    """
+    """Build the components of the page, inside `gr.Blocks`; the first two of `models` are preselected."""
     gr.Markdown(TITLE, elem_id="title")
     parts = SimpleNamespace()
     with gr.Row(equal_height=False):

@@ -1,5 +1,14 @@
-"""Style and scripts of the page; no font, script or picture is loaded from elsewhere."""
+"""Color maps, style and scripts of the page; no font, script or picture is loaded from elsewhere."""
 
+from __future__ import annotations
+
+import numpy as np
+from kornia.color import ColorMap
+
+from depth_anything_hf.pictures.visualization import colorize
+
+COLORMAPS = ("inferno", "viridis", "turbo", "cividis", "gray")
+_STEPS = np.arange(256)
 CSS = """
 .gradio-container { max-width: 1480px !important; margin: 0 auto; }
 #title h1 { margin: 0; font-size: 1.7rem; letter-spacing: -0.02em; }
@@ -109,3 +118,19 @@ document.addEventListener('drop', async (event) => {
     hand((await Promise.all(entries.map(open))).flat(), folder.name);
 }, true);
 """
+
+
+def palette(colormap: str) -> np.ndarray:
+    """Return the 256 colors of one of `COLORMAPS`, from far to near: `(256, 3)` uint8.
+
+    Example:
+        >>> palette("gray")[[0, 255]].tolist(), palette("viridis")[0].tolist()
+        ([[0, 0, 0], [255, 255, 255]], [68, 1, 84])
+    """
+    if colormap not in COLORMAPS:
+        raise ValueError(f"colormap is {colormap!r}; it must be one of {COLORMAPS}.")
+    if colormap == "inferno":
+        return colorize(_STEPS[None] / 255, low=0, high=1)[0]
+    if colormap == "gray":
+        return np.stack([_STEPS] * 3, axis=1).astype(np.uint8)
+    return np.rint(255 * ColorMap(colormap, 256).colors.numpy().T).astype(np.uint8)

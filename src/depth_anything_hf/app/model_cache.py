@@ -35,15 +35,9 @@ class Checkpoints:
         self._lock = threading.Lock()
 
     def predict(self, name: str, image: Image.Image, resolution: int | None = None) -> tuple[np.ndarray, str]:
-        """Predict one image.
+        """Predict an RGB image: `(height, width)` float32 at its size, and the space of the values.
 
-        Args:
-            name (`str`): Hub id or folder.
-            image (`Image.Image`): RGB.
-            resolution (`int`, *optional*): Shorter side of the network's input, pixels. Default: the checkpoint's own.
-
-        Returns:
-            `tuple[np.ndarray, str]`: `(height, width)` float32 at the image's size, and its space, "disparity" or "depth".
+        `resolution` is the shorter side of the network's input in pixels. Default: the checkpoint's own.
 
         Raises:
             ValueError: The checkpoint cannot be loaded, its space is unknown, or it does not accept the resolution.

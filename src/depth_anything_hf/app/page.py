@@ -89,6 +89,7 @@ def launch_page(page: gr.Blocks, limits: Limits, host: str | None = "127.0.0.1",
     Raises:
         OSError: The port is taken.
     """
+    plain, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -100,9 +101,7 @@ def launch_page(page: gr.Blocks, limits: Limits, host: str | None = "127.0.0.1",
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
-        theme=gr.themes.Soft(
-            primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        ),
+        theme=gr.themes.Soft(primary_hue="indigo", font=plain, font_mono=mono),
         css=CSS,
     )
     return url
@@ -208,15 +207,8 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
 
     state, everything = parts.session, _viewed(parts)
     settings = [getattr(parts, name) for name in ("session", "files", "first", "second", "resolution", "colormap")]
-    predicting = {
-        "fn": predict,
-        "inputs": settings,
-        "outputs": [*everything, parts.files],
-        "show_progress_on": parts.compare,
-        **private,
-    }
-    parts.predict.click(**predicting)
-    parts.files.upload(**predicting)
+    for start in (parts.predict.click, parts.files.upload):
+        start(predict, settings, [*everything, parts.files], show_progress_on=parts.compare, **private)
     parts.seen.input(look, [state, parts.seen], marked, show_progress="hidden", **private)
     parts.probe.select(click, state, marked, show_progress="hidden", **private)
     parts.mark.click(mark_by_number, [state, parts.row, parts.column], marked, show_progress="hidden", **private)
@@ -228,15 +220,10 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
 
 
 def answer_problems(status: gr.HTML, function: Callable, emptied: Sequence = ()) -> Callable:
-    """Show problems that the visitor can solve, and leave the rest of the page as it is.
+    """Return `function` so that an error that the visitor can solve is shown in `status`, and the page stays as it is.
 
-    Args:
-        status (`gr.HTML`): Component that shows the message.
-        function (`Callable`): Takes the session and more; returns the changes, `{component: value}`.
-        emptied (`Sequence`): Components that are emptied with the message.
-
-    Returns:
-        `Callable`: The same function; for `ImportError`, `OSError` and `ValueError` it shows the message.
+    `function` takes the session and more, and returns the changes, `{component: value}`; after an error the components
+    in `emptied` are emptied.
     """
 
     @functools.wraps(function)  # gradio reads the signature

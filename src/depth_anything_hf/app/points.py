@@ -20,16 +20,7 @@ _HINT = "Click the picture on the right to read its depth there; click a second 
 
 
 def mark_shown(session: Session, x: float, y: float) -> Session:
-    """Mark the pixel that was clicked on the picture; a third click starts over.
-
-    Args:
-        session (`Session`): Session that is shown.
-        x (`float`): Distance from the left, pixels of the picture as shown.
-        y (`float`): Distance from the top, pixels of the picture as shown.
-
-    Returns:
-        `Session`: The session with the point.
-    """
+    """Mark the pixel under a click at `x`, `y` (pixels of the picture as shown); a third click starts over."""
     height, width = session.photograph.size
     shown_height, shown_width = shown_size(height, width)
     row, column = int((y + 0.5) * height / shown_height), int((x + 0.5) * width / shown_width)
@@ -37,19 +28,7 @@ def mark_shown(session: Session, x: float, y: float) -> Session:
 
 
 def mark_pixel(session: Session, row: int, column: int) -> Session:
-    """Mark a pixel of the photograph; a third one starts over.
-
-    Args:
-        session (`Session`): Session that is shown.
-        row (`int`): Distance from the top, pixels of the photograph.
-        column (`int`): Distance from the left, pixels of the photograph.
-
-    Returns:
-        `Session`: The session with the point.
-
-    Raises:
-        ValueError: The pixel lies outside.
-    """
+    """Mark a pixel of the photograph; a third one starts over."""
     height, width = session.photograph.size
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(
@@ -79,15 +58,7 @@ def draw_points(session: Session) -> Image.Image:
 
 
 def nearer(first: float, second: float, space: str) -> int | None:
-    """Decide which of two values is nearer, by the rule of DA-2K: no threshold, and equal values are a tie.
-
-    Args:
-        first (`float`): Value at point 1: disparity or meters.
-        second (`float`): Value at point 2.
-        space (`str`): "disparity" or "depth".
-
-    Returns:
-        `int`, *optional*: 1 or 2; None for a tie.
+    """Return which of two values is nearer, 1 or 2, by the rule of DA-2K: no threshold, and None for equal values.
 
     Raises:
         ValueError: A value is not finite.
@@ -121,7 +92,8 @@ def describe_points(session: Session) -> str:
 
 def _row(prediction: Prediction, points: tuple[tuple[int, int], ...]) -> str:
     values = [float(prediction.values()[point]) for point in points]
-    cells = "".join(f"<td>{_written(value, prediction.space)}</td>" for value in values)
+    written = "{:.4g} m" if prediction.space == "depth" else "{:.4g} <small>disparity, no unit</small>"
+    cells = "".join(f"<td>{written.format(value)}</td>" for value in values)
     if len(values) == 2:
         answer = nearer(values[0], values[1], prediction.space) if np.isfinite(values).all() else 0
         words = {1: "point 1 is nearer", 2: "point 2 is nearer", None: "a tie", 0: "no answer"}
@@ -129,19 +101,11 @@ def _row(prediction: Prediction, points: tuple[tuple[int, int], ...]) -> str:
     return f'<tr><th scope="row">{html.escape(prediction.label)}</th>{cells}</tr>'
 
 
-def _written(value: float, space: str) -> str:
-    return f"{value:.4g} m" if space == "depth" else f"{value:.4g} <small>disparity, no unit</small>"
-
-
 def hover_maps(photograph: Photograph) -> dict:
     """Return the data from which the browser reads the depth under the cursor by itself.
 
-    Args:
-        photograph (`Photograph`): Photograph that is shown.
-
-    Returns:
-        `dict`: `size`: height and width of the photograph; `grid`: those of the maps; `maps`: one per checkpoint, with
-        its `label`, `unit`, and 16-bit codes of the nearest pixels (little-endian, base64) with their `scale` and `offset`.
+    `size` is height and width of the photograph, `grid` of the maps. `maps` has one entry per checkpoint: its `label`,
+    `unit`, and 16-bit codes of the nearest pixels (little-endian, base64) with their `scale` and `offset`.
     """
     height, width = photograph.size
     factor = min(1.0, LONGEST_HOVER / max(height, width))

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from depth_anything_hf.app.files import Limits, open_photograph
+from depth_anything_hf.app.look import palette
 from depth_anything_hf.app.model_cache import Checkpoints
-from depth_anything_hf.app.palettes import palette
 from depth_anything_hf.app.session import LISTING, Photograph, Prediction, Session, shrunk
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.visualization import save_depth
@@ -31,24 +31,13 @@ def predict_files(
     colormap: str = "inferno",
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[Session, list[str]]:
-    """Predict uploaded files one by one; files that cannot be read are left out, with the reason.
+    """Predict uploaded files into a new session below `root`; return it, and a reason for each file that is left out.
 
-    Args:
-        paths (`Sequence[str | Path]`): Uploaded files.
-        names (`Sequence[str]`): One or two checkpoints.
-        checkpoints (`Checkpoints`): Cache that loads them.
-        root (`Path`): Folder in which the session gets its own folder.
-        limits (`Limits`): Largest files that are accepted.
-        resolution (`int`, *optional*): Shorter side of the network's input, pixels. Default: each checkpoint's own.
-        colormap (`str`): One of `COLORMAPS`.
-        progress (`Callable`): Wraps the loop over the files.
-
-    Returns:
-        `tuple[Session, list[str]]`: The session, and a reason for each file left out.
+    `names` are one or two checkpoints; `resolution` is the shorter side of the network's input in pixels (None: each
+    checkpoint's own); `progress` wraps the loop over the files.
 
     Raises:
-        ValueError: There is no file, no readable file or no checkpoint, a checkpoint cannot be loaded, or the color map is
-            unknown.
+        ValueError: There is no readable file or no checkpoint, or an argument is unknown.
     """
     if not paths:
         raise ValueError("there is no image: drop one, or choose a folder.")

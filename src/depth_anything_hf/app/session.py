@@ -19,17 +19,11 @@ LISTING = "depth.jsonl"
 
 @dataclass(frozen=True)
 class Prediction:
-    """Store the prediction of one checkpoint for a photograph.
+    """Store the prediction of one checkpoint for a photograph."""
 
-    Args:
-        label (`str`): Short name of the checkpoint, different for two checkpoints.
-        space (`str`): "disparity" or "depth".
-        saved (`dict`): Result of `save_depth`: files, scale and offset.
-    """
-
-    label: str
-    space: str
-    saved: dict
+    label: str  # short name of the checkpoint, different for two checkpoints
+    space: str  # "disparity" or "depth"
+    saved: dict  # result of `save_depth`: files, scale and offset
 
     def values(self) -> np.ndarray:
         """Return the values, `(height, width)` float32, memory-mapped: read from the disk on access."""
@@ -42,42 +36,25 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Photograph:
-    """Store one uploaded image and its predictions.
+    """Store one uploaded image and its predictions."""
 
-    Args:
-        name (`str`): File name.
-        size (`tuple[int, int]`): Height and width, upright.
-        preview (`Path`): PNG whose longer side has at most `LONGEST_PREVIEW` pixels.
-        predictions (`tuple[Prediction, ...]`): One per checkpoint.
-    """
-
-    name: str
-    size: tuple[int, int]
-    preview: Path
-    predictions: tuple[Prediction, ...]
+    name: str  # of the file
+    size: tuple[int, int]  # height and width, upright
+    preview: Path  # PNG whose longer side has at most `LONGEST_PREVIEW` pixels
+    predictions: tuple[Prediction, ...]  # one per checkpoint
 
 
 @dataclass(frozen=True)
 class Session:
-    """Store what one visitor sees.
+    """Store what one visitor sees."""
 
-    Args:
-        folder (`Path`): Folder of all files of this visitor; deleted with the session.
-        photographs (`tuple[Photograph, ...]`): Photographs in the order of the upload.
-        paths (`tuple[str, ...]`): Uploaded files.
-        shown (`int`): Index of the photograph that is shown.
-        seen (`int`): Picture on which points are marked: 0 the photograph, 1 and 2 the predictions.
-        points (`tuple[tuple[int, int], ...]`): (row, column) of up to two pixels of the shown photograph.
-        extras (`tuple[Path, ...]`): Point clouds and archives made on request.
-    """
-
-    folder: Path
-    photographs: tuple[Photograph, ...]
-    paths: tuple[str, ...]
-    shown: int = 0
-    seen: int = 0
-    points: tuple[tuple[int, int], ...] = ()
-    extras: tuple[Path, ...] = ()
+    folder: Path  # of all files of this visitor; deleted with the session
+    photographs: tuple[Photograph, ...]  # in the order of the upload
+    paths: tuple[str, ...]  # uploaded files
+    shown: int = 0  # index of the photograph that is shown
+    seen: int = 0  # picture on which points are marked: 0 the photograph, 1 and 2 the predictions
+    points: tuple[tuple[int, int], ...] = ()  # (row, column) of up to two pixels of the shown photograph
+    extras: tuple[Path, ...] = ()  # point clouds and archives made on request
 
     @property
     def photograph(self) -> Photograph:
@@ -106,14 +83,7 @@ def shrunk(image: Image.Image) -> Image.Image:
 
 
 def preview_size(height: int, width: int) -> tuple[int, int]:
-    """Compute the size of an image's preview.
-
-    Args:
-        height (`int`): Height of the image, pixels.
-        width (`int`): Width of the image, pixels.
-
-    Returns:
-        `tuple[int, int]`: Height and width of the preview, pixels.
+    """Return height and width of an image's preview, pixels.
 
     Example:
         >>> preview_size(3000, 4000), preview_size(60, 80)
@@ -124,16 +94,9 @@ def preview_size(height: int, width: int) -> tuple[int, int]:
 
 
 def shown_size(height: int, width: int) -> tuple[int, int]:
-    """Compute the size of the pictures on the page: previews; of small ones the pixels are repeated.
+    """Return height and width of a picture on the page, multiples of its preview's: pixels of small ones are repeated.
 
     gradio returns wrong coordinates for a click on a picture that the browser enlarges.
-
-    Args:
-        height (`int`): Height of the image, pixels.
-        width (`int`): Width of the image, pixels.
-
-    Returns:
-        `tuple[int, int]`: Height and width, multiples of the preview's, pixels.
 
     Example:
         >>> shown_size(3000, 4000), shown_size(60, 80)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from depth_anything_hf.cli.options import Parser
-from depth_anything_hf.export.bounds import LARGEST_ERROR
+from depth_anything_hf.export import LARGEST_ERROR
 
 EXAMPLE = """examples:
   depth-anything-hf export --model depth-anything/Depth-Anything-V2-Small-hf --images holiday --out depth.onnx

@@ -88,16 +88,9 @@ def decode_depth_map(codes: np.ndarray, scale: float, offset: float) -> tuple[np
 
 
 def depth_map_to_image(codes: np.ndarray) -> Image.Image:
-    """Wrap codes in the 16-bit gray image that a record carries.
+    """Return codes, (height, width) uint16, as the 16-bit gray image of a record.
 
-    Args:
-        codes: (height, width) uint16.
-
-    Returns:
-        An image of mode "I;16" whose `format` is "PNG": without a format `datasets` would store it as TIFF.
-
-    Raises:
-        ValueError: Not a two-dimensional uint16 array.
+    Its mode is "I;16" and its `format` "PNG": without a format `datasets` would store it as TIFF.
 
     Example:
         >>> depth_map_to_image(np.array([[1, 2]], dtype=np.uint16)).mode
@@ -112,13 +105,7 @@ def depth_map_to_image(codes: np.ndarray) -> Image.Image:
 
 
 def image_to_codes(image: Image.Image) -> np.ndarray:
-    """Read the codes of a 16-bit gray image.
-
-    Args:
-        image: Mode I;16, I;16B, or I (int32: some PNG readers return 16-bit gray like this).
-
-    Returns:
-        (height, width) uint16.
+    """Return the codes of a 16-bit gray image, (height, width) uint16.
 
     Raises:
         ValueError: 8-bit, color or float image, or codes outside 0..65535.
@@ -140,16 +127,7 @@ def image_to_codes(image: Image.Image) -> np.ndarray:
 
 
 def image_to_sky(image: Image.Image) -> np.ndarray:
-    """Read a sky mask: nonzero = sky.
-
-    Args:
-        image: One channel, of 1, 8 or 16 bits.
-
-    Returns:
-        (height, width) bool.
-
-    Raises:
-        ValueError: A color or float image.
+    """Return a sky mask, (height, width) bool, from an image of one channel of 1, 8 or 16 bits: nonzero = sky.
 
     Example:
         >>> image_to_sky(Image.new("L", (2, 1), 255)).tolist()
@@ -161,13 +139,7 @@ def image_to_sky(image: Image.Image) -> np.ndarray:
 
 
 def sky_to_image(sky: np.ndarray) -> Image.Image:
-    """Wrap a sky mask in the 8-bit gray image that a record carries.
-
-    Args:
-        sky: (height, width) bool, True = sky.
-
-    Returns:
-        An image of mode "L", 255 = sky, whose `format` is "PNG".
+    """Return a sky mask, (height, width) bool, as the 8-bit PNG of a record: 255 = sky.
 
     Example:
         >>> sky_to_image(np.array([[True, False]])).getpixel((0, 0))
@@ -179,17 +151,10 @@ def sky_to_image(sky: np.ndarray) -> Image.Image:
 
 
 def open_image(value: Any, column: str) -> Image.Image:
-    """Load an image of a record.
-
-    Args:
-        value: A PIL image, or `{"bytes", "path"}` (`datasets.Image(decode=False)`).
-        column: Its column, for the message.
-
-    Returns:
-        The loaded image, as stored.
+    """Load an image of a record as stored: a PIL image, or `{"bytes", "path"}` (`datasets.Image(decode=False)`).
 
     Raises:
-        ValueError: Another type.
+        ValueError: Another type; the message names `column`.
 
     Example:
         >>> open_image(Image.new("L", (4, 3)), "sky_mask").size
@@ -239,18 +204,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def bool_map(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """Return `value` as an array if it is a bool map of the given shape.
-
-    Args:
-        value: Anything array-like.
-        shape: (height, width) that it must have.
-        name: What it is, for the message.
-
-    Returns:
-        (height, width) bool.
-
-    Raises:
-        ValueError: Another type or shape.
+    """Return `value` as an array if it is a bool map of the given shape; else raise a `ValueError` that has `name`.
 
     Example:
         >>> bool_map([[True, False]], (1, 2), "mask").shape

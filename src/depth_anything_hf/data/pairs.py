@@ -76,10 +76,7 @@ def load_pairs(
 class PairedFolder:
     """Read the records of image and label files when they are indexed (a map-style dataset for a `DataLoader`).
 
-    Args:
-        pairs: (stem, image file, label file).
-        space: "depth" or "disparity".
-        scale: Meters or disparity units per stored unit.
+    Each of `pairs` is a stem, an image file and a label file; `scale` is as in `load_pairs`.
 
     Example:
         >>> len(PairedFolder([], "depth", 1.0))

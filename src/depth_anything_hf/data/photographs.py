@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jfif", ".avif")
@@ -108,11 +108,11 @@ class Photographs:
     def _search(self, folder: Path, above: frozenset[str]) -> Iterator[Path]:
         """Yield the photographs of a folder tree; `above` has the real paths of the folders on the way to it."""
         entries = self._entries(folder)
-        if any(entry.name == METADATA and _is_file(entry) for entry in entries):
+        if any(entry.name == METADATA and _holds(entry.is_file) for entry in entries):
             yield from self._listed(folder)
             return
         for entry in entries:
-            if not _is_folder(entry):
+            if not _holds(entry.is_dir):
                 yield from self._check(entry, Path(entry.path))
             elif inside := self._enter(folder, entry, above):
                 yield from self._search(Path(entry.path), inside)
@@ -125,7 +125,7 @@ class Photographs:
         except PermissionError:
             self.skipped["folders without permission"] += 1
             return []
-        photograph = lambda entry: entry.name.lower().endswith(self.extensions) and not _is_folder(entry)  # noqa: E731
+        photograph = lambda entry: entry.name.lower().endswith(self.extensions) and not _holds(entry.is_dir)  # noqa: E731
         return [entry for entry in found if hidden or entry.name[0] != "." or photograph(entry)]
 
     def _enter(self, folder: Path, entry: os.DirEntry[str], above: frozenset[str]) -> frozenset[str] | None:
@@ -150,7 +150,7 @@ class Photographs:
             return ending or "files without an ending"
         if name.startswith(".") and not listed:
             return "hidden files"
-        if _is_file(entry):
+        if _holds(entry.is_file):
             return None
         if os.path.exists(entry):
             return "special files"  # reading a pipe or a device may never end
@@ -177,7 +177,7 @@ class Photographs:
     ) -> None:
         """Count the files of an imagefolder that are not listed as photographs."""
         for entry in self._entries(folder):
-            if _is_folder(entry):
+            if _holds(entry.is_dir):
                 if inside := self._enter(folder, entry, above):
                     self._count_rest(top, Path(entry.path), seen, others, inside)
             elif (name := Path(entry.path).relative_to(top).as_posix()) not in seen:
@@ -202,7 +202,7 @@ class Photographs:
             if first != "**":
                 if fnmatch.fnmatch(entry.name, first):
                     yield from self._match(Path(entry.path), rest, frozenset())
-            elif not _is_folder(entry):
+            elif not _holds(entry.is_dir):
                 if not rest:
                     yield Path(entry.path)
             elif inside := self._enter(folder, entry, above):
@@ -227,15 +227,8 @@ def _singular(reason: str) -> str:
     return reason if reason.startswith(".") else re.sub(r"s\b", "", reason, count=1)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _holds(question: Callable[[], bool]) -> bool:
     try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_file(entry: os.DirEntry[str] | Path) -> bool:
-    try:
-        return entry.is_file()
+        return question()
     except OSError:  # a link to itself
         return False

@@ -169,13 +169,7 @@ def encode_record(
 
 
 def encode_sample(sample: DepthSample) -> dict[str, Any]:
-    """Make the 16-bit record of a sample, for writing; its values are quantized by `encode_record`.
-
-    Args:
-        sample: With or without a label.
-
-    Returns:
-        The record; `group` is a key only where the sample has one.
+    """Make the 16-bit record of a sample, for writing; `group` is a key only where the sample has one.
 
     Example:
         >>> sample = decode_record(encode_record(np.zeros((1, 2, 3), np.uint8), [[1.0, 3.0]], group="room"))

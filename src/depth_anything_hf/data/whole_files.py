@@ -14,11 +14,7 @@ from pathlib import Path
 
 
 def write_whole(file: Path, content: bytes | str) -> None:
-    """Write a file so that it is either whole or not there.
-
-    Args:
-        file: Its final name.
-        content: All of it; text is written as UTF-8.
+    """Write a file so that it is either whole or not there; text is written as UTF-8.
 
     Example:
         >>> import tempfile
@@ -63,16 +59,10 @@ def replacing(file: Path, flush: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: str | os.PathLike) -> Iterator[Path]:
-    """Return a hidden folder to write files in, and move them to `folder` when the block ends.
+    """Return a hidden folder inside `folder` to write files in; when the block ends, the files move to `folder`.
 
-    The names move in reverse order: `config.json`, which tells a checkpoint, comes after its weights. After an error
+    The names move in reverse order: `config.json`, which marks a checkpoint, comes after its weights. After an error
     nothing is left behind. What a killed process of this machine left is removed.
-
-    Args:
-        folder: The final place of the files; it is made.
-
-    Returns:
-        The hidden folder, inside `folder`.
 
     Example:
         >>> import tempfile
@@ -95,13 +85,7 @@ def filling(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 def put_in_place(partial: Path, file: Path, flush: bool = True) -> None:
-    """Give a file that is whole its final name.
-
-    Args:
-        partial: The file, in the same file system.
-        file: The final name; an old file is replaced.
-        flush: Force content and name to the disk.
-    """
+    """Rename a whole file to its final name, in the same file system; `flush` forces both to the disk."""
     if flush:
         _flush(partial)
     os.replace(partial, file)

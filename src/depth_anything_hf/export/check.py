@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,41 +26,21 @@ ASPECT_RATIOS = {"4:3": (4, 3), "3:4": (3, 4), "16:9": (16, 9), "1:1": (1, 1)}  
 
 @dataclass(frozen=True)
 class Agreement:
-    """Store how far an ONNX file is from PyTorch on one crop of one image.
-
-    Args:
-        image (`str`): Name of the image.
-        aspect_ratio (`str`): Aspect ratio of the crop, one of `ASPECT_RATIOS`.
-        height (`int`): Height of the network's input, pixels.
-        width (`int`): Width of the network's input, pixels.
-        difference (`float`): Largest absolute difference, in the model's own unit: meters for a metric model.
-        max_error (`float`): The same, divided by the spread of PyTorch's prediction.
-        mean_error (`float`): Mean absolute difference, divided by that spread.
-        abs_rel (`float`): AbsRel with PyTorch's prediction as the ground truth.
-        delta1 (`float`): delta1 with PyTorch's prediction as the ground truth.
-    """
+    """Store how far an ONNX file is from PyTorch on one crop of one image."""
 
     image: str
-    aspect_ratio: str
-    height: int
+    aspect_ratio: str  # of the crop, one of `ASPECT_RATIOS`
+    height: int  # of the network's input, pixels
     width: int
-    difference: float
-    max_error: float
-    mean_error: float
-    abs_rel: float
+    difference: float  # largest absolute one, in the model's own unit: meters for a metric model
+    max_error: float  # the same, divided by the spread of PyTorch's prediction
+    mean_error: float  # mean absolute difference, divided by that spread
+    abs_rel: float  # with PyTorch's prediction as the ground truth, as is delta1
     delta1: float
 
 
 def crop_to_ratio(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Cut the largest crop of an aspect ratio out of the middle of an image.
-
-    Args:
-        image (`Image.Image`): Image of any size.
-        width (`int`): Width in the ratio.
-        height (`int`): Height in the ratio.
-
-    Returns:
-        `Image.Image`: The crop, at least one pixel wide and high.
+    """Cut the largest crop of an aspect ratio, `width` to `height`, out of the middle of an image.
 
     Example:
         >>> crop_to_ratio(Image.new("RGB", (640, 480)), 16, 9).size
@@ -146,28 +127,17 @@ def compare_with_pytorch(
     session: InferenceSession,
     images: Mapping[str, Image.Image],
 ) -> list[Agreement]:
-    """Run crops of images through PyTorch and through an ONNX file.
+    """Run four crops of each image through PyTorch (float32, on the CPU) and through an ONNX file.
 
-    There are four crops of each image. The square and its mirror image are a batch of two; at the checkpoint's own
-    resolution the square is the only size at which transformers does not resize the position embeddings.
-
-    Args:
-        model (`DepthAnythingForDepthEstimation`): Model in float32, on the CPU.
-        processor (`DepthAnythingImageProcessor`): Processor of the checkpoint.
-        session (`InferenceSession`): Session of the exported file.
-        images (`Mapping[str, Image.Image]`): Names and RGB images.
-
-    Returns:
-        `list[Agreement]`: An entry for each image and aspect ratio.
-
-    Raises:
-        ValueError: See `relative_errors`.
+    The square and its mirror image are a batch of two; at the checkpoint's own resolution the square is the only size at
+    which transformers does not resize the position embeddings. `relative_errors` describes what is refused.
     """
     rows = []
-    cases = _inputs(images, processor)
-    for name, ratio, pixel_values in tqdm(
-        cases, desc="check against PyTorch", unit="crop", total=len(images) * len(ASPECT_RATIOS)
-    ):
+    crops = list(product(images.items(), ASPECT_RATIOS.items()))
+    for (name, image), (ratio, sides) in tqdm(crops, desc="check against PyTorch", unit="crop"):
+        pixel_values = processor(crop_to_ratio(image, *sides), return_tensors="pt")["pixel_values"]
+        if ratio == "1:1":
+            pixel_values = torch.cat([pixel_values, pixel_values.flip(-1)])
         with torch.inference_mode():
             expected = model(pixel_values=pixel_values).predicted_depth  # (batch, height, width)
         found = run_session(session, pixel_values)
@@ -189,13 +159,3 @@ def _compare(found: torch.Tensor, expected: torch.Tensor, model: DepthAnythingFo
         "abs_rel": scores[SCORE_NAMES.index("abs_rel")].item(),
         "delta1": scores[SCORE_NAMES.index("delta1")].item(),
     }
-
-
-def _inputs(
-    images: Mapping[str, Image.Image], processor: DepthAnythingImageProcessor
-) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Prepare each image at each aspect ratio: name, ratio and `(batch, 3, height, width)`."""
-    for name, image in images.items():
-        for ratio, sides in ASPECT_RATIOS.items():
-            pixels = processor(crop_to_ratio(image, *sides), return_tensors="pt")["pixel_values"]
-            yield name, ratio, torch.cat([pixels, pixels.flip(-1)]) if ratio == "1:1" else pixels

@@ -56,12 +56,10 @@ class _Network(nn.Module):
 
 
 def write_graph(model: DepthAnythingForDepthEstimation, path: Path, half: bool = False) -> None:
-    """Write a model as ONNX: `pixel_values` float32 in, `predicted_depth` float32 out, both of any size.
+    """Write a model (on the CPU) as ONNX: `pixel_values` float32 in, `predicted_depth` float32 out, both of any size.
 
-    Args:
-        model (`DepthAnythingForDepthEstimation`): Model on the CPU; stays unchanged.
-        path (`Path`): File to write. Weights of more than `LARGEST_FILE` bytes go to `path` + ".data".
-        half (`bool`): Whether to store the weights and compute in float16.
+    Weights of more than `LARGEST_FILE` bytes go to `path` + ".data". With `half` they are stored, and all is computed, in
+    float16.
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -90,14 +88,10 @@ def write_graph(model: DepthAnythingForDepthEstimation, path: Path, half: bool =
 
 
 def write_int8(source: Path, path: Path) -> None:
-    """Write a float32 graph with the encoder's matrix products in 8-bit integers.
+    """Write a float32 graph of `write_graph` with the encoder's matrix products in 8-bit integers.
 
     The convolutions stay in float32: onnxruntime has no CPU kernel for them with signed 8-bit weights. Each output channel
     of the weights has its own scale. The scale of the activations is computed for each input, without calibration.
-
-    Args:
-        source (`Path`): File of `write_graph`.
-        path (`Path`): File to write.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -114,12 +108,7 @@ def write_int8(source: Path, path: Path) -> None:
 
 
 def annotate(path: Path, metadata: Mapping[str, str]) -> None:
-    """Replace the metadata of an ONNX file; weights beside it stay unchanged.
-
-    Args:
-        path (`Path`): ONNX file.
-        metadata (`Mapping[str, str]`): New `metadata_props`.
-    """
+    """Replace the metadata of an ONNX file; weights beside it stay unchanged."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False)

@@ -20,7 +20,7 @@ from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
-from depth_anything_hf.export.bounds import LARGEST_ERROR
+from depth_anything_hf.export import LARGEST_ERROR
 from depth_anything_hf.export.check import Agreement, compare_with_pytorch, predict_onnx
 from depth_anything_hf.export.graph import annotate, check_installed, open_session, write_graph, write_int8
 from depth_anything_hf.prediction.predictor import DepthPredictor, input_multiple
@@ -37,21 +37,13 @@ CHECKED_IMAGES = 8  # at most, spread evenly over the given ones
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Report which file was written, and how far it is from PyTorch.
-
-    Args:
-        path (`Path`): ONNX file.
-        dtype (`str`): One of `LARGEST_ERROR`.
-        photographs (`bool`): Whether the check ran on given images; else on rendered scenes.
-        agreements (`list[Agreement]`): An entry for each image and aspect ratio.
-        labeled (`dict[str, dict[str, float]]`): Scores of PyTorch and of the file on labeled images, if given.
-    """
+    """Report which file was written, and how far it is from PyTorch."""
 
     path: Path
-    dtype: str
-    photographs: bool
-    agreements: list[Agreement]
-    labeled: dict[str, dict[str, float]]
+    dtype: str  # one of `LARGEST_ERROR`
+    photographs: bool  # whether the check ran on given images; else on rendered scenes
+    agreements: list[Agreement]  # for each image and aspect ratio
+    labeled: dict[str, dict[str, float]]  # scores of PyTorch and of the file on labeled images, if given
 
     @property
     def size(self) -> int:
@@ -184,7 +176,6 @@ def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
 
 
 def _rendered_scenes() -> dict[str, Image.Image]:
-    """Render scenes in place of photographs."""
     return {f"scene {i}": scene["image"] for i, scene in enumerate(iter_synthetic_records(2, 480, 640))}
 
 

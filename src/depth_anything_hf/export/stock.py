@@ -38,10 +38,7 @@ np.savez(out, *depths)
 def prove_stock_pipeline(folder: Path, images: Sequence[Image.Image], work_dir: Path) -> float:
     """Load a checkpoint in stock `pipeline("depth-estimation")`, in a process that cannot import this package.
 
-    Args:
-        folder (`Path`): Checkpoint with model and processor.
-        images (`Sequence[Image.Image]`): Images of any sizes to predict.
-        work_dir (`Path`): Folder for the images and the stock predictions.
+    The images may have any sizes; they and the stock predictions are written to `work_dir`.
 
     Returns:
         `float`: The largest difference between the stock prediction and ours.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from depth_anything_hf.scenes.simple_layout import BALL, BOX, CLASSES, EMPTY, SHAPES, draw_scene
+from depth_anything_hf.scenes.simple_layout import BALL, BOX, CLASSES, EMPTY, SHAPES, camera_axes, draw_scene
 
 FAR = 80.0  # meters; whatever lies beyond is sky
 _TEXTURES = ("flat", "checker", "stripes", "noise", "tiles", "blobs", "marble")
@@ -75,8 +75,7 @@ def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np
     role = np.where(np.arange(len(rows)) < len(scene.built), np.arange(len(rows)) > 0, 2)  # 0 floor, 1 built, 2 thing
     yaw, (dark, light) = rows[:, 7], np.tile(np.array(domain.palettes)[role], 2).transpose(1, 0, 2)
     material = (texture, period, look[:, 2:5], dark + (light - dark) * look[:, 5:])
-    (sh, sp, sr), (ch, cp, cr) = (wave([scene.heading, scene.pitch, scene.roll]) for wave in (np.sin, np.cos))
-    forward, level, below = np.array([[sh * cp, ch * cp, sp], [ch, -sh, 0], [sh * sp, ch * sp, -cp]])
+    right, down, forward = camera_axes(scene.heading, scene.pitch, scene.roll)
     rise, turn = math.radians(rng.uniform(*domain.elevation)), rng.uniform(0, math.tau)
     share = rng.random()  # of the domain's weather and camera trouble
     lowest, highest = np.log(domain.cast)
@@ -85,7 +84,7 @@ def _tabulate(seed: int, scene: SimpleNamespace, domain: Domain) -> dict[str, np
     return {
         "table": np.column_stack((rows[:, 1:7], np.cos(yaw), np.sin(yaw), SHAPES, *material)).T,
         "classes": classes,
-        **{"right": cr * level + sr * below, "down": cr * below - sr * level, "forward": forward, "eye": scene.eye},
+        **{"right": right, "down": down, "forward": forward, "eye": scene.eye},
         **{"focal": 0.5 / math.tan(scene.fov / 2), "lamp": lamp, "reach": scene.span.max()},
         **dict(zip(("light", "ambient", "zenith", "horizon"), np.array(domain.lights), strict=True)),
         **{"fog": share * domain.fog / scene.extent, "gain": np.exp(gain)},

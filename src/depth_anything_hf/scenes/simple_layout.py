@@ -39,6 +39,13 @@ def _scatter(rng, scene: SimpleNamespace, count: int, scale: float, reach, low, 
     return scene
 
 
+def camera_axes(heading: float, pitch: float, roll: float) -> np.ndarray:
+    """Return right, down and forward of a camera, one a row; the angles in radians."""
+    (sh, sp, sr), (ch, cp, cr) = (wave([heading, pitch, roll]) for wave in (np.sin, np.cos))
+    forward, level, below = np.array([[sh * cp, ch * cp, sp], [ch, -sh, 0], [sh * sp, ch * sp, -cp]])
+    return np.stack([cr * level + sr * below, cr * below - sr * level, forward])
+
+
 def draw_scene(seed: int, outdoors: float) -> SimpleNamespace:
     """Draw a geometry, in meters and radians: x right, y forward, z up, floor at z = 0, heading clockwise from y.
 

@@ -1,1 +1,1 @@
-"""Cards, measured scores and licenses of models and data sets, and their way to the Hub; start with `hub.py`."""
+"""Cards, measured scores and licenses of models and datasets, and their way to the Hub; start with `hub.py`."""

@@ -1,4 +1,4 @@
-"""The cards of models and data sets: templates, filled with what was measured and what is known, and nothing else."""
+"""The cards of models and datasets: templates, filled with what was measured and what is known, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import predict_depth, space_of
 from depth_anything_hf.prediction.weights import files_digest
 from depth_anything_hf.scenes.simple import iter_synthetic_records
-from depth_anything_hf.sharing.eval_results import eval_results, results_section
+from depth_anything_hf.sharing.eval_results import eval_results, results_section, versions_text
 from depth_anything_hf.sharing.licenses import UNKNOWN, Source, is_hub_id, license_of, license_text, settle_license
 from depth_anything_hf.version import __version__
 
@@ -47,32 +47,19 @@ _GENERATED = (  # cards that other programs write, before anyone fills them in
 
 @dataclass
 class Provenance:
-    """Record how a checkpoint came to be; saved as `provenance.json` beside its weights.
+    """Record how a checkpoint came to be; saved as `provenance.json` beside its weights."""
 
-    Args:
-        sources (`list[Source]`): Base weights, teacher and data; the checkpoint inherits their licenses.
-        license (`str`, *optional*): License that the user states. Default: the inherited one.
-        losses (`dict[str, float]`): Name and weight of each loss.
-        recipe (`dict[str, Any]`): All other training settings.
-        results (`list[dict]`): Scores in the format of `results.json` of `depth-anything-hf evaluate`; the added key
-            `model` is the name of this checkpoint in them.
-        versions (`dict[str, str]`): Library versions of the training.
-        weights (`str`, *optional*): Digest of the weights that this record describes.
-        summary (`str`): What the model is, in one or two sentences.
-        training (`str`): What it was trained on and how, in words.
-        limits (`str`): Where it fails.
-    """
-
-    sources: list[Source] = field(default_factory=list)
-    license: str | None = None
-    losses: dict[str, float] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
+    sources: list[Source] = field(default_factory=list)  # base weights, teacher and data: it inherits their licenses
+    license: str | None = None  # stated by the user; None: the inherited one
+    losses: dict[str, float] = field(default_factory=dict)  # name and weight of each loss
+    recipe: dict[str, Any] = field(default_factory=dict)  # all other training settings
+    # Like `results.json` of `depth-anything-hf evaluate`; the added key `model` is the name of this checkpoint there.
     results: list[dict[str, Any]] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    weights: str | None = None
-    summary: str = ""
-    training: str = ""
-    limits: str = NOT_STATED
+    versions: dict[str, str] = field(default_factory=dict)  # of the libraries that trained it
+    weights: str | None = None  # digest of the weights that this record describes
+    summary: str = ""  # what the model is, in one or two sentences
+    training: str = ""  # what it was trained on and how, in words
+    limits: str = NOT_STATED  # where it fails
 
     @classmethod
     def load(cls, folder: Path) -> Provenance:
@@ -108,24 +95,12 @@ def library_versions() -> dict[str, str]:
 
 
 def write_model_card(
-    folder: str | Path,
-    provenance: Provenance,
-    model_id: str | None = None,
-    config: PretrainedConfig | None = None,
+    folder: str | Path, provenance: Provenance, model_id: str | None = None, config: PretrainedConfig | None = None
 ) -> Path:
-    """Write the card of a checkpoint folder, with the measured results in its model index, and `provenance.json`.
+    """Write the card of a checkpoint or adapter, with its measured results in the model index, and `provenance.json`.
 
-    A card that the user wrote stays unchanged.
-
-    Args:
-        folder (`str` or `Path`): Folder of a checkpoint or adapter.
-        provenance (`Provenance`): What is known about it.
-        model_id (`str`, *optional*): Hub id. Default: the folder's name.
-        config (`PretrainedConfig`, *optional*): Config of the model. Default: read from the folder; an adapter's folder
-            has none.
-
-    Returns:
-        `Path`: The card.
+    A card that the user wrote stays unchanged. `model_id` is an id of the Hub (default: the folder's name), `config` the
+    model's (default: the one in the folder; an adapter has none).
 
     Raises:
         ValueError: The stated license allows what a source forbids, or results lack this model's scores.
@@ -149,7 +124,7 @@ def write_model_card(
         training=_training_text(provenance),
         license_text=license_text(license, provenance.sources),
         limits=provenance.limits,
-        versions=", ".join(f"{name} {number}" for name, number in provenance.versions.items()) or NOT_STATED,
+        versions=versions_text(provenance.versions) or NOT_STATED,
     )
     provenance.weights = files_digest(folder)
     provenance.save(folder)
@@ -204,15 +179,9 @@ def _output_meaning(config: PretrainedConfig) -> str:
 
 
 def put_picture(target: Path, picture: Path | None, model: nn.Module, processor: Any) -> None:
-    """Write the card's picture: the given one, or rendered scenes with the model's predictions.
+    """Write the card's picture: a copy of `picture`, or rendered scenes with the predictions of `model`, on its device.
 
     Scenes are rendered because a photograph has an owner and a license.
-
-    Args:
-        target (`Path`): File to write.
-        picture (`Path`, *optional*): Picture to copy.
-        model (`nn.Module`): Predicts the scenes, on its device.
-        processor: The model's processor.
     """
     if picture is None:
         page = draw_scenes(model, processor)
@@ -237,21 +206,13 @@ def draw_scenes(model: nn.Module, processor: Any) -> Image.Image:
 
 
 def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None) -> DatasetCard:
-    """Fill the card of a finished pseudo-labeled set; its license is inherited from the teacher and the images.
+    """Fill the card of a finished pseudo-labeled dataset from its `manifest.json`.
 
-    Args:
-        name (`str`): Name of the set.
-        manifest (`dict`): Content of its `manifest.json`.
-        license (`str`, *optional*): License that the user states. Default: the inherited one.
-
-    Returns:
-        `DatasetCard`: The card.
-
-    Raises:
-        ValueError: The stated license allows what the teacher's or the images' license forbids.
+    Without a stated license it inherits one from the teacher and the images; a stated one that allows what those forbid
+    is a `ValueError`.
     """
     images, commit = manifest["source"], manifest["source_revision"]
-    known = Path(images).is_dir() or re.fullmatch("[0-9a-f]{40}", commit or "")  # a folder, or a Hub data set
+    known = Path(images).is_dir() or re.fullmatch("[0-9a-f]{40}", commit or "")  # a folder, or a dataset of the Hub
     sources = [
         Source("teacher", manifest["model"], license_of(manifest["model"])),
         Source("images", images, license_of(images, "dataset") if known else UNKNOWN),
@@ -277,5 +238,5 @@ def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None
         source_revision=manifest["source_revision"] or "local files",
         space="meters" if manifest["space"] == "depth" else "disparity: larger is nearer, of unknown scale and shift",
         license_text=license_text(license, sources),
-        versions=", ".join(f"{library} {number}" for library, number in manifest["versions"].items()),
+        versions=versions_text(manifest["versions"]),
     )

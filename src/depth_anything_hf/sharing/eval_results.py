@@ -23,20 +23,15 @@ METRICS = {
 
 
 def read_results(path: Path, folder: Path, model: nn.Module, repo_id: str) -> dict[str, Any]:
-    """Read the scores of `depth-anything-hf evaluate`, if they were measured on these weights.
+    """Read a `results.json` of `depth-anything-hf evaluate`, if it was measured on these weights or on `repo_id`.
 
-    Args:
-        path (`Path`): `results.json`.
-        folder (`Path`): Folder of the checkpoint.
-        model (`nn.Module`): Model loaded from the folder.
-        repo_id (`str`): Repository to share it in; scores measured on that repository count as well.
+    `model` was loaded from `folder`.
 
     Returns:
         `dict[str, Any]`: An entry of `Provenance.results`; paths are cut to their last part.
 
     Raises:
         ValueError: It is another kind of file, or no model in it has these weights.
-        FileNotFoundError: There is no such file.
     """
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or not {"scores", "revisions"} <= found.keys():
@@ -60,13 +55,7 @@ def read_results(path: Path, folder: Path, model: nn.Module, repo_id: str) -> di
 
 
 def eval_results(result: Mapping[str, Any]) -> list[EvalResult]:
-    """Turn one set of scores into entries of the model index, each with the protocol of its measurement.
-
-    Args:
-        result (`Mapping`): An entry of `Provenance.results`.
-
-    Returns:
-        `list[EvalResult]`: An entry for each metric.
+    """Turn an entry of `Provenance.results` into entries of the model index, one per metric, each with its protocol.
 
     Raises:
         ValueError: `model` has no scores.
@@ -93,13 +82,7 @@ def eval_results(result: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def results_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Write scores as a Markdown table: AbsRel and delta1, as means of groups if there are groups.
-
-    Args:
-        scores (`Mapping`): Data set, then model, then names and values of the metrics.
-
-    Returns:
-        `str`: The table.
+    """Write scores (dataset, then model, then metrics) as a Markdown table; means of groups if there are groups.
 
     Example:
         >>> print(results_table({"rooms": {"student": {"abs_rel": 0.1, "delta1": 0.9, "images": 4}}}))
@@ -143,15 +126,18 @@ def results_section(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join([*written, "How it was measured:", _protocols_table(results)])
 
 
+def versions_text(versions: Mapping[str, str]) -> str:
+    """Write library versions in one line."""
+    return ", ".join(f"{library} {number}" for library, number in versions.items())
+
+
 def _protocols_table(results: Sequence[Mapping[str, Any]]) -> str:
     """Write the protocols side by side, one setting per row."""
     columns = []
     for result in results:
         settings = {key: value for key, value in result["protocol"].items() if key not in ("name", "dataset")}
         settings |= settings.pop("options", {})
-        settings["measured with"] = ", ".join(
-            f"{name} {number}" for name, number in result.get("versions", {}).items()
-        )
+        settings["measured with"] = versions_text(result.get("versions", {}))
         columns.append({key: value for key, value in settings.items() if value not in (None, "")})
     head = ["", *(_result_name(result) for result in results)]
     rows = [

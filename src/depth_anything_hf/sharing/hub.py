@@ -6,13 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import transformers
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation, PreTrainedModel
 
 from depth_anything_hf.data.whole_files import write_whole
+from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.prediction.predictor import load_model
 from depth_anything_hf.sharing.cards import (
     BASE,
     CARD,
@@ -29,11 +34,11 @@ from depth_anything_hf.sharing.cards import (
     put_picture,
     write_model_card,
 )
-from depth_anything_hf.sharing.checking import ADAPTER, PROCESSOR, open_checkpoint, settle_adapter
 from depth_anything_hf.sharing.eval_results import read_results
-from depth_anything_hf.sharing.licenses import UNKNOWN, Source, settle_license, source_of
+from depth_anything_hf.sharing.licenses import UNKNOWN, Source, is_hub_id, settle_license, source_of
 from depth_anything_hf.sharing.upload import check_token, plain_errors, upload_files
 
+PROCESSOR, ADAPTER = "preprocessor_config.json", "adapter_config.json"
 # The files of a checkpoint. Nothing else is sent: no optimizer and random states, no logs, and no training_args.bin, a
 # pickle with this machine's paths and, if the user passed it as an argument, the token.
 CHECKPOINT_FILES = (
@@ -44,33 +49,19 @@ CHECKPOINT_FILES = (
 
 @dataclass(frozen=True)
 class Shipment:
-    """Store a folder that is ready to be sent.
-
-    Args:
-        folder (`Path`): Checked folder, with its card.
-        repo_id (`str`): Repository to send it to.
-        kind (`str`): `"model"`, `"adapter"` or `"dataset"`.
-        license (`str`): License on its card.
-        files (`list[str]`): Files that are sent.
-        left (`list[str]`): Files and folders in `folder` that are not sent.
-        private (`bool`, *optional*): Whether the repository is private.
-        message (`str`, *optional*): Commit message.
-    """
+    """Store a checked folder, with its card, that is ready to be sent."""
 
     folder: Path
     repo_id: str
-    kind: str
-    license: str
-    files: list[str]
-    left: list[str]
+    kind: str  # "model", "adapter" or "dataset"
+    license: str  # on its card
+    files: list[str]  # that are sent
+    left: list[str]  # files and folders that are not sent
     private: bool | None = None
-    message: str | None = None
+    message: str | None = None  # of the commit
 
     def send(self) -> str:
-        """Send the folder; files that are on the Hub already are not sent again.
-
-        Returns:
-            `str`: The repository's address.
+        """Send the folder and return the repository's address; files that are on the Hub already are not sent again.
 
         Raises:
             OSError: The Hub refuses, or the connection broke; repeat the call to continue.
@@ -229,6 +220,78 @@ def _prepare_checkpoint(folder: Path, repo_id: str, license: str | None, given: 
     return license
 
 
+def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
+    """Load a checkpoint as others will: from the files in its folder, if all its classes are in transformers.
+
+    An adapter is loaded with its base. The model is in evaluation mode, on the CPU; the processor comes with it.
+
+    Raises:
+        ValueError: A file is missing or cut, or needs a class that transformers does not have.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ValueError(f"{folder} holds no weights (*.safetensors); save the model there with save_pretrained.")
+    try:
+        if (folder / ADAPTER).is_file():
+            model, processor = load_model(str(folder))
+            return cast(PreTrainedModel, model), processor
+        return _open_model(folder)
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {folder} are cut or damaged ({error}); save the model again.") from error
+    except RuntimeError as error:  # the shapes differ
+        raise ValueError(
+            f"the weights in {folder} do not fit its config.json ({error}); save the model again."
+        ) from error
+
+
+def _open_model(folder: Path) -> tuple[PreTrainedModel, Any]:
+    config = AutoConfig.from_pretrained(folder)
+    if type(config) not in AutoModelForDepthEstimation._model_mapping:
+        raise ValueError(f"{folder} is of type {config.model_type!r}, which estimates no depth.")
+    if not (folder / PROCESSOR).is_file():
+        raise ValueError(
+            f'{folder} has no {PROCESSOR}, without which pipeline("depth-estimation") does not load it: save the '
+            "processor there with save_pretrained."
+        )
+    kind = json.loads((folder / PROCESSOR).read_text(encoding="utf-8")).get("image_processor_type", "")
+    for name in (*(config.architectures or [""]), kind):
+        if not hasattr(transformers, name or "?"):
+            raise ValueError(
+                f"{folder} names the class {name!r}, which transformers does not have: others could not load it."
+            )
+    model, loading = AutoModelForDepthEstimation.from_pretrained(folder, output_loading_info=True)
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of the model's weights, such as {missing[0]}; they would be random. Save the "
+            "model again."
+        )
+    ours = config.model_type == "depth_anything"
+    return model.eval(), (DepthAnythingImageProcessor if ours else AutoImageProcessor).from_pretrained(folder)
+
+
+def settle_adapter(folder: Path, base: str | None = None) -> str:
+    """Make an adapter's `adapter_config.json` name a base that others can load, and no class of this package.
+
+    Returns the Hub id of the base: `base`, or the one in the config. Without such an id a `ValueError` is raised.
+    """
+    path = folder / ADAPTER
+    config = json.loads(path.read_text(encoding="utf-8"))
+    found = base or config.get("base_model_name_or_path") or ""
+    if not is_hub_id(found):
+        raise ValueError(
+            f"the adapter belongs to {found or 'no model that it names'!r}, which is not on the Hub, so nobody else can "
+            "load it: push that first, then the adapter with its id as `base`. Or merge the two (merge_adapter of "
+            "depth_anything_hf.prediction.adapters) and push the merged folder."
+        )
+    settled = config | {"base_model_name_or_path": found}
+    if config.get("auto_mapping"):  # peft's AutoPeftModel would import our module
+        settled["auto_mapping"] = config["auto_mapping"] | {"parent_library": "transformers"}
+    if settled != config:
+        write_whole(path, json.dumps(settled, indent=2, sort_keys=True) + "\n")
+    return found
+
+
 def _check_own_card(folder: Path, provenance: Provenance, given: Sequence[Any]) -> str:
     """Return the license on a card that the user wrote, if the sources allow it; the card stays unchanged."""
     if any(given):
@@ -262,20 +325,7 @@ def set_files(folder: Path) -> list[str]:
 
 
 def push_folder(folder: Path, repo_id: str, private: bool | None = True, message: str | None = None) -> str:
-    """Upload a finished pseudo-labeled set; files that are there already are not sent again, older shards are removed.
-
-    Args:
-        folder (`Path`): Finished set.
-        repo_id (`str`): Data set on the Hub; created if it does not exist.
-        private (`bool`, *optional*): Whether a new repository is private; None: the owner's settings decide.
-        message (`str`, *optional*): Commit message.
-
-    Returns:
-        `str`: The repository's address.
-
-    Raises:
-        OSError: The Hub refuses, or cannot be reached; repeat the call to continue.
-    """
+    """Upload a finished pseudo-labeled dataset as `upload_files` does, and remove older shards."""
     return upload_files(
         folder, repo_id, "dataset", set_files(folder), private, message, outdated=[f"{SHARDS}/*.parquet"]
     )

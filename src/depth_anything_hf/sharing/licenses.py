@@ -1,4 +1,4 @@
-"""Licenses: find the one of a model or data set, and decide which one its descendants inherit."""
+"""Licenses: find the one of a model or dataset, and decide which one its descendants inherit."""
 
 from __future__ import annotations
 
@@ -31,28 +31,19 @@ _OTHER, _NON_COMMERCIAL = 2, 3
 
 
 class Source(NamedTuple):
-    """A component of a model or data set; the result inherits its license.
+    """A component of a model or dataset; the result inherits its license."""
 
-    Args:
-        role (`str`): Its use, such as "base weights".
-        name (`str`): Hub id, name of a folder, or words.
-        license (`str`): License id of the Hub, or "unknown".
-    """
-
-    role: str
-    name: str
-    license: str
+    role: str  # such as "base weights"
+    name: str  # Hub id, name of a folder, or words
+    license: str  # license id of the Hub, or "unknown"
 
 
 def license_of(name: str, kind: str = "model") -> str:
-    """Find the license of a model or data set: on its card, by its official name, or by asking the Hub.
+    """Return the license of a model or dataset: from its card, by its official name, or by asking the Hub; or "unknown".
 
     Args:
         name (`str`): Hub id or folder; for a benchmark its name, or `NAME:FOLDER`.
         kind (`str`): `"model"` or `"dataset"`.
-
-    Returns:
-        `str`: License id of the Hub, or `"unknown"`.
 
     Example:
         >>> license_of("depth-anything/Depth-Anything-V2-Metric-Indoor-Large-hf")
@@ -111,15 +102,9 @@ def shown_name(name: str) -> str:
 
 
 def most_restrictive(licenses: Iterable[str]) -> str:
-    """Choose the strictest of several licenses.
+    """Return the strictest of several licenses, the first of equally strict ones; "unknown" if there is none.
 
     A ban on commercial use always wins. Otherwise one unknown license makes the result unknown.
-
-    Args:
-        licenses (`Iterable[str]`): License ids of the Hub, or `"unknown"`.
-
-    Returns:
-        `str`: One of them, the first of equally strict ones; `"unknown"` if there is none.
 
     Example:
         >>> most_restrictive(["apache-2.0", "unknown"]), most_restrictive(["unknown", "cc-by-nc-4.0", "mit"])
@@ -132,13 +117,6 @@ def settle_license(stated: str | None, sources: Sequence[Source]) -> str:
     """Return the license that the user states, if all sources allow it; without one, the inherited license.
 
     An unknown license does not block a stated one; the user is responsible for it.
-
-    Args:
-        stated (`str`, *optional*): License that the user states.
-        sources (`Sequence[Source]`): Components of the model or data set.
-
-    Returns:
-        `str`: The license.
 
     Raises:
         ValueError: The stated license allows what a source forbids.
@@ -156,25 +134,11 @@ def settle_license(stated: str | None, sources: Sequence[Source]) -> str:
 
 
 def license_text(license: str, sources: Sequence[Source]) -> str:
-    """Describe the license and its sources in Markdown, for a card.
-
-    Args:
-        license (`str`): Result of `settle_license`.
-        sources (`Sequence[Source]`): Components it was derived from.
-
-    Returns:
-        `str`: Markdown.
-    """
+    """Describe the license of `settle_license` and its sources in Markdown, for a card."""
     if not sources:
         return f"`{license}`. The components were not stated; their licenses are unknown."
     rows = [f"| {source.role} | {shown_name(source.name)} | {source.license} |" for source in sources]
-    lines = [
-        f"`{license}`. Components and their licenses:",
-        "",
-        "| | | license |",
-        "|---|---|---|",
-        *rows,
-    ]
+    lines = [f"`{license}`. Components and their licenses:", "", "| | | license |", "|---|---|---|", *rows]
     if any(source.license == UNKNOWN for source in sources):
         lines += ["", "If a license is unknown, ask the owner first."]
     return "\n".join(lines)

@@ -20,19 +20,10 @@ def upload_files(
     message: str | None = None,
     outdated: Sequence[str] = (),
 ) -> str:
-    """Upload files to a repository, which is created if missing; files that are there already are not sent again.
+    """Upload files of a folder to a repository, which is created if missing, and return the repository's address.
 
-    Args:
-        folder (`Path`): Folder of the files.
-        repo_id (`str`): `owner/name`.
-        repo_type (`str`): `"model"` or `"dataset"`.
-        files (`Sequence[str]`): Paths in the folder.
-        private (`bool`, *optional*): Whether a new repository is private. Default: the owner's settings decide.
-        message (`str`, *optional*): Commit message.
-        outdated (`Sequence[str]`): Patterns; files of the repository that match one and are not in `files` are removed.
-
-    Returns:
-        `str`: The repository's address.
+    Files that are there already are not sent again. Files there that match a pattern in `outdated` and are not in `files`
+    are removed. `private` is for a new repository; None: the owner's settings decide.
 
     Raises:
         OSError: The Hub refuses, or the connection broke; repeat the call to continue.
@@ -55,11 +46,9 @@ def upload_files(
 
 
 def check_token() -> None:
-    """Check that there is a token, and that it has the form of one.
+    """Raise a `PermissionError` if there is no token, and a `ValueError` if it has characters that no token has.
 
-    Raises:
-        PermissionError: There is no token.
-        ValueError: It has characters that no token has; the HTTP library would quote it in its error message.
+    The HTTP library would quote such a token in its error message.
     """
     token = get_token()
     if token is None:
@@ -72,23 +61,18 @@ def check_token() -> None:
 def plain_errors(repo_id: str, folder: Path) -> Iterator[None]:
     """Turn errors of the Hub client and its HTTP library into errors that say what to do, without the token.
 
-    They are not chained: a traceback would show the token.
-
-    Args:
-        repo_id (`str`): For the message.
-        folder (`Path`): For the message.
-
-    Raises:
-        OSError: The Hub refuses, or the connection broke.
-        ValueError: The Hub rejects the card.
+    They are not chained: a traceback would show the token. A card that the Hub rejects is a `ValueError`, all else an
+    `OSError`.
     """
     try:
         yield
     except ValueError as error:
         raise ValueError(without_token(str(error))) from None
     except Exception as error:  # the HTTP library's errors are no OSError
+        cause = str(error.__cause__ or "")  # the client wraps the error that broke an upload
+        message = without_token(str(error) if cause in str(error) else f"{error}: {cause}")
         raise OSError(
-            f"{repo_id} was not uploaded ({type(error).__name__}: {without_token(_whole(error))}). {folder} is complete; "
+            f"{repo_id} was not uploaded ({type(error).__name__}: {message}). {folder} is complete; "
             "repeat the same command: what arrived is not sent again."
         ) from None
 
@@ -104,9 +88,3 @@ def without_token(text: str) -> str:
     if token:
         text = text.replace(token, "(hidden)")
     return re.sub(r"(?i)(?<=bearer )[^'\"\s]+|\bhf_[A-Za-z0-9]{16,}", "(hidden)", text)
-
-
-def _whole(error: BaseException) -> str:
-    """Return an error's message with the message of its cause: the client wraps the error that broke an upload."""
-    message, cause = str(error), str(error.__cause__ or "")
-    return message if cause in message else f"{message}: {cause}"

@@ -9,8 +9,7 @@ import torch
 from depth_anything_hf.scenes.worlds import furniture, landscapes, objects, outdoor_objects, rooms
 from depth_anything_hf.scenes.worlds.closeups import tabletop
 from depth_anything_hf.scenes.worlds.landscapes import street
-from depth_anything_hf.scenes.worlds.layouts import LAYOUTS
-from depth_anything_hf.scenes.worlds.rendering import WorldStyle, _build, _develop, render_worlds
+from depth_anything_hf.scenes.worlds.rendering import LAYOUTS, WorldStyle, _build, _develop, render_worlds
 from depth_anything_hf.scenes.worlds.solids import BALL, COLUMNS, ROD, World
 
 pytestmark = pytest.mark.usefixtures("one_thread")

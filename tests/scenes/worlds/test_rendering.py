@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from depth_anything_hf.scenes.worlds.layouts import LAYOUTS
-from depth_anything_hf.scenes.worlds.rendering import FARTHEST, NEAREST, WorldStyle, render_worlds
-from depth_anything_hf.scenes.worlds.shots import Shot
-from depth_anything_hf.scenes.worlds.solids import BOX, COLUMNS, WIDTH, World
+from depth_anything_hf.scenes.worlds.rendering import FARTHEST, LAYOUTS, NEAREST, WorldStyle, render_worlds
+from depth_anything_hf.scenes.worlds.solids import BOX, COLUMNS, WIDTH, Shot, World
 from depth_anything_hf.scenes.worlds.textures import FAMILIES, LEVELS, SIDE, TEXELS, TEXTURES, atlas
 
 pytestmark = pytest.mark.usefixtures("one_thread")

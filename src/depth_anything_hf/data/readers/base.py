@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,16 +31,6 @@ class Samples(Sequence, Generic[Item]):
 
     It is picklable and keeps no file open, so that worker processes may read from it. A slice is again a `Samples`.
 
-    Args:
-        name: The benchmark, "nyuv2".
-        split: The split, or the part of the benchmark.
-        root: Folder of the official layout.
-        layout: The layout and the download page, for messages.
-        entries: Arguments of `read` for each sample: paths, numbers.
-        read: Module-level function `(root, entry) -> sample`.
-        left_out: How many samples of the split have no label or no file, and are not in `entries`.
-        official: How many samples the split is known to have; None = not known. A different number is a warning.
-
     Example:
         >>> squares = Samples("squares", "all", Path("."), "none", [1, 2, 3], lambda root, entry: entry**2)
         >>> len(squares), squares[-1], list(squares[:2])
@@ -48,14 +39,14 @@ class Samples(Sequence, Generic[Item]):
 
     def __init__(
         self,
-        name: str,
-        split: str,
-        root: Path,
-        layout: str,
-        entries: Sequence[Any],
-        read: Callable[[Path, Any], Item],
-        left_out: int = 0,
-        official: int | None = None,
+        name: str,  # the benchmark, "nyuv2"
+        split: str,  # or the part of the benchmark
+        root: Path,  # folder of the official layout
+        layout: str,  # the layout and the download page, for messages
+        entries: Sequence[Any],  # argument of `read` for each sample: paths, numbers
+        read: Callable[[Path, Any], Item],  # function of a module
+        left_out: int = 0,  # samples of the split without a label or a file, which are not in `entries`
+        official: int | None = None,  # samples that the split is known to have; another number is a warning
     ):
         self.name, self.split, self.root, self.layout = name, split, root, layout
         self.left_out, self.official = left_out, official
@@ -104,17 +95,7 @@ def require(path: Path, layout: str) -> Path:
 
 
 def import_extra(module: str) -> ModuleType:
-    """Import a module of the extra `benchmarks` (h5py, scipy), or raise an error with the command to install it.
-
-    Args:
-        module: Its name, "scipy.io".
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: It is not installed.
-    """
+    """Import a module of the extra `benchmarks` ("h5py", "scipy.io"), or raise an error that has the command to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -135,6 +116,17 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # each decoder has its own: PIL, numpy, HDF5, scipy, JSON
         raise OSError(f"{path} cannot be read ({type(error).__name__}: {error}): download the file again.") from error
+
+
+def find(root: Path, *patterns: str) -> list[str]:
+    """Return the files that match a pattern, relative to the root, by name."""
+    return sorted(path.relative_to(root).as_posix() for pattern in patterns for path in root.glob(pattern))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    with reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_rgb(path: Path) -> Image.Image:
@@ -161,15 +153,8 @@ def half_integer_intrinsics(
 ) -> tuple[float, float, float, float]:
     """Move a principal point to this library's convention, in which the center of the first pixel is at 0.5.
 
-    Args:
-        fx: Focal length in pixels, across.
-        fy: Focal length in pixels, down.
-        cx: Principal point in pixels, across.
-        cy: Principal point in pixels, down.
-        first_center: Coordinate of the center of the first pixel in the benchmark: 1 (Matlab), 0 (OpenCV) or 0.5.
-
-    Returns:
-        (fx, fy, cx, cy) of Python floats.
+    All numbers are in pixels. `first_center` is the coordinate of the center of the first pixel in the benchmark: 1
+    (Matlab), 0 (OpenCV) or 0.5.
 
     Example:
         >>> half_integer_intrinsics(500, 500, 320.5, 240.5, first_center=1)
@@ -180,17 +165,13 @@ def half_integer_intrinsics(
 
 
 def nearest_depth(columns: np.ndarray, rows: np.ndarray, depth: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Draw points into a depth map; the nearest of several points on one pixel wins.
+    """Draw points into a depth map, (height, width) float32 meters; the nearest point on a pixel wins, 0 where there is none.
 
     Args:
         columns: (points,) pixel indices, whole numbers of any dtype.
         rows: (points,) pixel indices.
         depth: (points,) meters; points with depth <= 0 or outside the image are dropped.
-        height: Rows of the map.
-        width: Columns of the map.
-
-    Returns:
-        (height, width) float32 meters, 0 where no point falls.
+        height, width: Of the map, pixels.
 
     Example:
         >>> nearest_depth(np.array([1, 1, 9]), np.array([0, 0, 0]), np.array([5.0, 4.0, 3.0]), 1, 2).tolist()
@@ -211,19 +192,15 @@ def make_sample(
     sky: np.ndarray | None = None,
     intrinsics: tuple[float, ...] | None = None,
 ) -> DepthSample:
-    """Make the sample of a depth map: labels are finite, above 0, inside `mask` and not under the sky.
+    """Make a sample in space "depth": labels are finite, above 0, inside `mask` and not under the sky.
 
     Args:
         image: RGB.
         values: (height, width) meters along the optical axis, any float dtype.
         source: The file, relative to the root.
         group: The scene.
-        mask: (height, width) bool, where a label of the benchmark is valid.
-        sky: (height, width) bool.
+        mask, sky: (height, width) bool; where a label of the benchmark is valid, and where there is sky.
         intrinsics: (fx, fy, cx, cy) in pixels.
-
-    Returns:
-        The sample, in space "depth".
 
     Raises:
         ValueError: The map is not of the image's size.

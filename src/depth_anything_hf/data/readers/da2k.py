@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from depth_anything_hf.data.readers.base import Samples, read_rgb, reading, require
+from depth_anything_hf.data.readers.base import Samples, read_json, read_rgb, reading, require
 
 ANNOTATIONS = "annotations.json"
 LAYOUT = (
@@ -22,21 +21,13 @@ _POINTS = ("point1", "point2")
 
 @dataclass(frozen=True, eq=False)
 class PointPairs:
-    """Store a photograph of DA-2K and its pairs of pixels.
+    """Store a photograph of DA-2K and its pairs of pixels."""
 
-    Attributes:
-        image: RGB.
-        pairs: (pairs, 2, 2) int64: pair, point, (row, column).
-        closer: (pairs,) int64: 0 where the first point of the pair is closer, 1 where the second is.
-        source: The image, relative to the root.
-        scene: Kind of scene: "indoor", "outdoor", "non_real", ...
-    """
-
-    image: Image.Image
-    pairs: np.ndarray
-    closer: np.ndarray
-    source: str
-    scene: str
+    image: Image.Image  # RGB
+    pairs: np.ndarray  # (pairs, 2, 2) int64: pair, point, (row, column)
+    closer: np.ndarray  # (pairs,) int64: 0 where the first point of the pair is closer, 1 where the second is
+    source: str  # the image, relative to the root
+    scene: str  # kind of scene: "indoor", "outdoor", "non_real", ...
 
 
 def read_da2k(root: str | os.PathLike) -> Samples[PointPairs]:
@@ -57,8 +48,8 @@ def read_da2k(root: str | os.PathLike) -> Samples[PointPairs]:
     """
     root = Path(root).expanduser()
     path = require(root / ANNOTATIONS, LAYOUT)
+    annotations = read_json(path)
     with reading(path):
-        annotations = json.loads(path.read_text(encoding="utf-8"))
         entries = [(PurePosixPath(name).as_posix(), tuple(pairs)) for name, pairs in annotations.items()]
     for name, pairs in entries:
         for pair in pairs:

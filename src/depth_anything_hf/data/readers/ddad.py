@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from depth_anything_hf.data.readers.base import (
     check_choice,
     make_sample,
     nearest_depth,
+    read_json,
     read_rgb,
     reading,
     require,
@@ -65,7 +65,7 @@ def read_ddad(root: str | os.PathLike, split: str = "val", camera: str = "CAMERA
     check_choice("split", split, _SPLITS)
     check_choice("camera", camera, CAMERAS)
     root = Path(root).expanduser()
-    index = _json(require(root / INDEX, LAYOUT))
+    index = read_json(require(root / INDEX, LAYOUT))
     with reading(root / INDEX):
         scenes = [str(name) for name in index["scene_splits"][_SPLITS[split]]["filenames"]]
     found = [frame for scene in scenes for frame in _frames(root, scene, camera)]
@@ -76,7 +76,7 @@ def read_ddad(root: str | os.PathLike, split: str = "val", camera: str = "CAMERA
 def _frames(root: Path, scene: str, camera: str) -> Iterator[_Frame | None]:
     """Yield the frames of a scene, None for a sample without the camera or the LiDAR."""
     path = require(root / scene, LAYOUT)
-    content = _json(path)
+    content = read_json(path)
     with reading(path):
         data = {datum["key"]: datum for datum in content["data"]}
         for sample in content["samples"]:
@@ -107,7 +107,7 @@ def _read(root: Path, frame: _Frame) -> DepthSample:
     cloud_file, calibration_file = folder / frame.cloud, folder / "calibration" / f"{frame.calibration}.json"
     with reading(cloud_file), np.load(cloud_file, allow_pickle=False) as cloud:
         points = cloud["data"][:, list(frame.axes)].astype(np.float64)
-    calibration = _json(calibration_file)
+    calibration = read_json(calibration_file)
     with reading(calibration_file):
         numbers = calibration["intrinsics"][calibration["names"].index(frame.camera)]
         fx, fy, cx, cy = intrinsics = tuple(float(numbers[key]) for key in ("fx", "fy", "cx", "cy"))
@@ -122,13 +122,7 @@ def _read(root: Path, frame: _Frame) -> DepthSample:
 
 
 def pose_matrix(pose: dict[str, dict[str, float]]) -> np.ndarray:
-    """Convert a pose of DGP (unit quaternion and translation, sensor to world) to a matrix.
-
-    Args:
-        pose: `{"rotation": {"qw", "qx", "qy", "qz"}, "translation": {"x", "y", "z"}}`.
-
-    Returns:
-        (4, 4) float64.
+    """Convert a pose of DGP (unit quaternion and translation, sensor to world) to a matrix, (4, 4) float64.
 
     Example:
         >>> half_turn = {"qw": 0.0, "qx": 0.0, "qy": 0.0, "qz": 1.0}
@@ -145,8 +139,3 @@ def pose_matrix(pose: dict[str, dict[str, float]]) -> np.ndarray:
     ]
     matrix[:3, 3] = [pose["translation"][key] for key in "xyz"]
     return matrix
-
-
-def _json(path: Path) -> Any:
-    with reading(path):
-        return json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_anything_hf.data.readers.base import Samples, check_choice, make_sample, read_rgb, reading
+from depth_anything_hf.data.readers.base import Samples, check_choice, find, make_sample, read_rgb, reading
 from depth_anything_hf.data.records import DepthSample
 
 LAYOUT = (
@@ -40,11 +40,7 @@ def read_diode(root: str | os.PathLike, split: str = "val", domain: str = "all")
     check_choice("split", split, ("train", "val"))
     check_choice("domain", domain, _FOLDERS)
     root = Path(root).expanduser()
-    entries = sorted(
-        path.relative_to(root).as_posix()
-        for folder in _FOLDERS[domain]
-        for path in (root / split / folder).glob("scene_*/scan_*/*_depth.npy")
-    )
+    entries = find(root, *(f"{split}/{folder}/scene_*/scan_*/*_depth.npy" for folder in _FOLDERS[domain]))
     official = _OFFICIAL[domain] if split == "val" else None
     name = split if domain == "all" else f"{split} {domain}"
     return Samples("diode", name, root, LAYOUT, entries, _read, official=official)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_anything_hf.data.readers.base import Samples, make_sample, read_rgb, reading
+from depth_anything_hf.data.readers.base import Samples, find, make_sample, read_rgb, reading
 from depth_anything_hf.data.records import DepthSample
 
 LAYOUT = (
@@ -37,7 +37,7 @@ def read_eth3d(root: str | os.PathLike) -> Samples[DepthSample]:
     https://www.eth3d.net/documentation.
     """
     root = Path(root).expanduser()
-    entries = sorted(path.relative_to(root).as_posix() for path in root.glob("*/ground_truth_depth/dslr_images/*.JPG"))
+    entries = find(root, "*/ground_truth_depth/dslr_images/*.JPG")
     return Samples("eth3d", "train", root, LAYOUT, entries, _read, official=_OFFICIAL)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_anything_hf.data.readers.base import Samples, check_choice, make_sample, read_hdf5, read_rgb, reading
+from depth_anything_hf.data.readers.base import Samples, check_choice, find, make_sample, read_hdf5, read_rgb, reading
 from depth_anything_hf.data.records import DepthSample
 
 SPLIT_FILE = "metadata_images_split_scene_v1.csv"
@@ -53,7 +53,7 @@ def read_hypersim(
     """
     check_choice("split", split, _SPLITS)
     root = Path(root).expanduser()
-    here = sorted(path.relative_to(root).as_posix() for path in root.glob(_DEPTH_FILES))
+    here = find(root, _DEPTH_FILES)
     listed = root / SPLIT_FILE if split_file is None else Path(split_file).expanduser()
     left_out = 0
     if split != "all" or split_file is not None or listed.is_file():
@@ -64,16 +64,9 @@ def read_hypersim(
 
 
 def planar_depth(distance: np.ndarray, focal: float) -> np.ndarray:
-    """Convert distances to the camera's center to depth along the optical axis.
+    """Convert distances to the camera's center, (height, width) in any unit, to depth along the optical axis, float64.
 
-    `depth = distance / sqrt(1 + (x / focal)^2 + (y / focal)^2)`, x and y from the image's center to the pixel's.
-
-    Args:
-        distance: (height, width), any unit.
-        focal: Focal length in pixels.
-
-    Returns:
-        (height, width) float64, same unit.
+    `depth = distance / sqrt(1 + (x / focal)^2 + (y / focal)^2)`, x and y in pixels from the image's center to the pixel's.
 
     Example:
         >>> planar_depth(np.array([[3.0, 3.0, 3.0]]), focal=1.0).round(4).tolist()

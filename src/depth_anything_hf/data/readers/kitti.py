@@ -101,8 +101,7 @@ def project_sweep(points: np.ndarray, velo_to_image: np.ndarray, height: int, wi
     Args:
         points: (points, 3 or more) meters in the LiDAR's frame: forward, left, up.
         velo_to_image: (3, 4), `P_rect_0x @ R_rect_00 @ Tr_velo_to_cam`.
-        height: Rows of the image.
-        width: Columns of the image.
+        height, width: Of the image, pixels.
 
     Returns:
         (height, width) float32, planar depth in meters, 0 = none.
@@ -150,9 +149,8 @@ def _read(root: Path, entry: tuple[str, Path | None, bool]) -> DepthSample:
     name, depth_file, kb_crop = entry
     path = root / name
     if path.suffix not in (".png", ".jpg"):  # monodepth's instructions convert the images to JPEG
-        path = next(
-            (file for file in (root / f"{name}.png", root / f"{name}.jpg") if file.is_file()), root / f"{name}.png"
-        )
+        png, jpg = root / f"{name}.png", root / f"{name}.jpg"
+        path = jpg if jpg.is_file() and not png.is_file() else png
     image = read_rgb(path)
     drive, camera = path.parents[2], path.parents[1].name.removeprefix("image_")
     calibration_file = drive.parent / "calib_cam_to_cam.txt"

@@ -12,6 +12,7 @@ import numpy as np
 from depth_anything_hf.data.readers.base import (
     Samples,
     check_choice,
+    find,
     half_integer_intrinsics,
     make_sample,
     read_codes,
@@ -34,10 +35,7 @@ VARIATIONS = (
 
 
 def read_vkitti2(
-    root: str | os.PathLike,
-    scenes: Sequence[str] = SCENES,
-    variations: Sequence[str] = VARIATIONS,
-    camera: int = 0,
+    root: str | os.PathLike, scenes: Sequence[str] = SCENES, variations: Sequence[str] = VARIATIONS, camera: int = 0
 ) -> Samples[DepthSample]:
     """Read Virtual KITTI 2, which has no official split.
 
@@ -67,12 +65,8 @@ def read_vkitti2(
         for value in values:
             check_choice(what, value, choices)
     root = Path(root).expanduser()
-    entries = sorted(
-        path.relative_to(root).as_posix()
-        for scene in scenes
-        for variation in variations
-        for path in (root / scene / variation / "frames" / "depth" / f"Camera_{camera}").glob("depth_*.png")
-    )
+    folders = (f"{scene}/{variation}/frames/depth" for scene in scenes for variation in variations)
+    entries = find(root, *(f"{folder}/Camera_{camera}/depth_*.png" for folder in folders))
     return Samples("vkitti2", "all", root, LAYOUT, entries, _read)
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from depth_anything_hf.scenes.worlds import furniture
 from depth_anything_hf.scenes.worlds.objects import litter, plant, thing
 from depth_anything_hf.scenes.worlds.rooms import walls
-from depth_anything_hf.scenes.worlds.shots import Shot, lens, sun
-from depth_anything_hf.scenes.worlds.solids import BALL, BOX, World, rotation
+from depth_anything_hf.scenes.worlds.solids import BALL, BOX, Shot, World, lens, rotation, sun
 
 
 def tabletop(world: World) -> Shot:
@@ -47,15 +46,8 @@ def tabletop(world: World) -> Shot:
     distance = min(distance, *(free / np.maximum(np.abs(back), 1e-6)))
     lamps = [np.array([*rng.uniform(-1.2, 1.2, 2), z + rng.uniform(0.8, 1.9)]) for _ in range(rng.integers(1, 3))]
     pitch = -down + rng.normal(0, 0.08)
-    return Shot(
-        target + distance * back,
-        turn + rng.normal(0, 0.08),
-        pitch,
-        rng.normal(0, 0.1),
-        lens(rng, 35, 75),
-        False,
-        lamps,
-    )
+    heading, roll = turn + rng.normal(0, 0.08), rng.normal(0, 0.1)
+    return Shot(target + distance * back, heading, pitch, roll, lens(rng, 35, 75), False, lamps)
 
 
 def backdrop(world: World) -> Shot:
@@ -63,15 +55,10 @@ def backdrop(world: World) -> Shot:
     rng = world.rng
     ground = world.at(0, 0)
     depth = rng.uniform(0.5, 2.5)
-    ground.add(BOX, (0, 0, -0.1), (60, 60, 0.1), world.material(rng.choice(["floor", "fabric", "any"])))
+    ground.add(BOX, (0, 0, -0.1), (60, 60, 0.1), world.material("floor", "fabric", "any"))
     lean = rotation(rng.normal(0, 0.25), rng.normal(0, 0.1))
-    ground.add(
-        BOX,
-        (0, depth + 0.5, 0),
-        (60, 0.1, 60),
-        world.material(rng.choice(["wallpaper", "fabric", "any", "wood"])),
-        lean,
-    )
+    cloth = world.material("wallpaper", "fabric", "any", "wood")
+    ground.add(BOX, (0, depth + 0.5, 0), (60, 0.1, 60), cloth, lean)
     scale = rng.uniform(0.2, 0.6)
     for _ in range(rng.integers(6, 30)):
         x, y = rng.uniform(-0.7, 0.7) * (depth + 0.6), rng.uniform(-0.4, 1.0) * depth
@@ -83,32 +70,19 @@ def backdrop(world: World) -> Shot:
         elif kind < 0.8:  # a board or a cloth, leaning
             half = scale * rng.uniform(0.3, 1.5, 2)
             turn = rotation(rng.normal(0, 0.5), rng.normal(0, 0.3), rng.normal(0, 0.5))
-            ground.add(
-                BOX,
-                (x, y, half[1] * 0.8),
-                (half[0], 0.015, half[1]),
-                world.material(rng.choice(["any", "wood", "fabric"])),
-                turn,
-            )
+            board = world.material("any", "wood", "fabric")
+            ground.add(BOX, (x, y, half[1] * 0.8), (half[0], 0.015, half[1]), board, turn)
         else:  # a fold or a heap
             half = scale * rng.uniform(0.4, 1.3, 3)
-            ground.add(
-                BALL,
-                (x, y, half[2] * 0.5),
-                half,
-                world.material(rng.choice(["fabric", "any"])),
-                rotation(*rng.uniform(-1, 1, 3)),
-            )
+            cloth = world.material("fabric", "any")
+            ground.add(BALL, (x, y, half[2] * 0.5), half, cloth, rotation(*rng.uniform(-1, 1, 3)))
     for k in range(int(rng.integers(0, 9))):  # laths
         turn = rotation(0, 0, rng.choice([-0.8, 0.8]))
         ground.add(BOX, (-1.5 + 0.4 * k, depth + 0.3, 0.8), (0.02, 0.01, 2), world.material("wood"), turn)
     eye = np.array([rng.uniform(-0.3, 0.3), -rng.uniform(0.5, 1.6) - 0.4 * depth, rng.uniform(0.15, 0.9)])
-    lamps = [
-        np.array([*rng.uniform(-2, 2, 1), rng.uniform(-3, -1), rng.uniform(1, 3)]) for _ in range(rng.integers(1, 3))
-    ]
-    return Shot(
-        eye, rng.normal(0, 0.15), rng.normal(-0.08, 0.12), rng.normal(0, 0.05), lens(rng, 30, 65), False, lamps
-    )
+    lamps = [rng.uniform((-2, -3, 1), (2, -1, 3)) for _ in range(rng.integers(1, 3))]
+    heading, pitch, roll = rng.normal((0, -0.08, 0), (0.15, 0.12, 0.05))
+    return Shot(eye, heading, pitch, roll, lens(rng, 30, 65), False, lamps)
 
 
 def clutter(world: World) -> Shot:
@@ -118,16 +92,14 @@ def clutter(world: World) -> Shot:
     if rng.random() < 0.7:
         ground.add(BOX, (0, 0, -1.2), (200, 200, 0.2), world.material("any"), rotation(0, *rng.normal(0, 0.12, 2)))
     if rng.random() < 0.6:
-        ground.add(
-            BOX, (0, rng.uniform(4, 15), 0), (200, 0.3, 200), world.material("any"), rotation(*rng.normal(0, 0.35, 2))
-        )
+        far, wall = rng.uniform(4, 15), world.material("any")
+        ground.add(BOX, (0, far, 0), (200, 0.3, 200), wall, rotation(*rng.normal(0, 0.35, 2)))
     for _ in range(rng.integers(5, 60)):
         distance = 0.7 * 14 ** rng.random()
         x, z = rng.uniform(-0.7, 0.7, 2) * distance
         half = distance * math.exp(rng.uniform(math.log(0.02), math.log(0.22))) * rng.uniform((0.2, 0.2, 0.2), 1)
         if rng.random() < 0.3:
             half[rng.integers(3)] *= 4
-        ground.add(
-            int(rng.integers(4)), (x, distance, z), half, world.material("any"), rotation(*rng.uniform(0, math.tau, 3))
-        )
+        shape, material = int(rng.integers(4)), world.material("any")
+        ground.add(shape, (x, distance, z), half, material, rotation(*rng.uniform(0, math.tau, 3)))
     return Shot(np.zeros(3), 0.0, rng.normal(0, 0.05), rng.normal(0, 0.1), lens(rng, 35, 80), True, sun(rng))

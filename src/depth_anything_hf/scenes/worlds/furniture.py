@@ -20,38 +20,30 @@ def _legs(place: Place, half_x: float, half_y: float, height: float, material, s
 def table(place: Place, half_x: float, half_y: float, height: float) -> bool:
     """Build a table: a top on four legs, on a foot, or on panels; return whether it is round."""
     rng, world = place.world.rng, place.world
-    top = world.material(rng.choice(["wood", "wood", "plastic", "floor", "paint"]))
+    top = world.material("wood", "wood", "plastic", "floor", "paint")
     legs = top if rng.random() < 0.5 else world.material("metal")
     thick = rng.uniform(0.01, 0.04)
     shape = ROD if rng.random() < 0.2 else BOX
     place.add(shape, (0, 0, height - thick), (half_x, half_y, thick), top)
     kind = rng.random()
     if kind < 0.6:
-        _legs(
-            place,
-            half_x * 0.95 * (0.7 if shape == ROD else 1),
-            half_y * 0.95 * (0.7 if shape == ROD else 1),
-            height - 2 * thick,
-            legs,
-        )
+        inset = 0.95 * (0.7 if shape == ROD else 1)
+        _legs(place, half_x * inset, half_y * inset, height - 2 * thick, legs)
     elif kind < 0.8:
         place.add(ROD, (0, 0, height / 2), (0.05, 0.05, height / 2 - thick), legs)
         place.add(ROD, (0, 0, 0.02), (half_x * 0.5, half_x * 0.5, 0.02), legs)
     else:
+        half = height / 2 - thick
         for side in (-1, 1):
-            place.add(
-                BOX, (side * half_x * 0.9, 0, height / 2 - thick), (0.02, half_y * 0.9, height / 2 - thick), legs
-            )
+            place.add(BOX, (side * half_x * 0.9, 0, half), (0.02, half_y * 0.9, half), legs)
     return shape == ROD
 
 
 def chair(place: Place) -> None:
     """Build a chair, with a back of a panel or of slats, and arms now and then."""
     rng, world = place.world.rng, place.world
-    seat, frame = (
-        world.material(rng.choice(["fabric", "wood", "plastic"])),
-        world.material(rng.choice(["wood", "metal", "plastic"])),
-    )
+    seat = world.material("fabric", "wood", "plastic")
+    frame = world.material("wood", "metal", "plastic")
     half, height, back = rng.uniform(0.19, 0.27), rng.uniform(0.4, 0.5), rng.uniform(0.35, 0.6)
     place.add(BOX, (0, 0, height), (half, half, rng.uniform(0.015, 0.06)), seat)
     if rng.random() < 0.75:
@@ -59,9 +51,8 @@ def chair(place: Place) -> None:
     else:  # an office chair
         place.add(ROD, (0, 0, height / 2), (0.03, 0.03, height / 2), frame)
         for turn in np.arange(5) * math.tau / 5:
-            place.add(
-                BOX, (0.15 * math.cos(turn), 0.15 * math.sin(turn), 0.06), (0.16, 0.02, 0.02), frame, rotation(turn)
-            )
+            leg = (0.15 * math.cos(turn), 0.15 * math.sin(turn), 0.06)
+            place.add(BOX, leg, (0.16, 0.02, 0.02), frame, rotation(turn))
     lean = rotation(0, -rng.uniform(-0.05, 0.25))
     foot, up = np.array([0, half, height]), lean[2]  # of the back, which leans away from who sits
     middle = foot + back * rng.uniform(0.55, 0.65) * up
@@ -92,13 +83,8 @@ def sofa(place: Place) -> None:
     for _ in range(rng.integers(0, 4)):
         x = rng.uniform(-0.8, 0.8) * wide
         turn = rotation(rng.uniform(-0.4, 0.4), -rng.uniform(0.1, 0.6), rng.uniform(-0.6, 0.6))
-        place.add(
-            BOX if rng.random() < 0.5 else BALL,
-            (x, deep - 0.3, seat + 0.18),
-            (0.2, 0.07, 0.2),
-            world.material("fabric"),
-            turn,
-        )
+        shape = BOX if rng.random() < 0.5 else BALL
+        place.add(shape, (x, deep - 0.3, seat + 0.18), (0.2, 0.07, 0.2), world.material("fabric"), turn)
 
 
 def bed(place: Place) -> None:
@@ -115,10 +101,8 @@ def bed(place: Place) -> None:
 def shelf(place: Place) -> None:
     """Build a shelf with boards full of books and things."""
     rng, world = place.world.rng, place.world
-    wood, wide, deep, height = (
-        world.material(rng.choice(["wood", "paint", "metal"])),
-        *rng.uniform((0.3, 0.12, 0.7), (0.8, 0.22, 2.1)),
-    )
+    wood = world.material("wood", "paint", "metal")
+    wide, deep, height = rng.uniform((0.3, 0.12, 0.7), (0.8, 0.22, 2.1))
     for side in (-1, 1):
         place.add(BOX, (side * wide, 0, height / 2), (0.015, deep, height / 2), wood)
     place.add(BOX, (0, deep, height / 2), (wide, 0.01, height / 2), wood)
@@ -135,9 +119,8 @@ def _row_of_things(place: Place, length: float, deep: float, tall: float) -> Non
         if rng.random() < 0.7:  # books
             thick, high = rng.uniform(0.012, 0.05), tall * rng.uniform(0.55, 0.95)
             lean = rotation(0, 0, rng.uniform(-0.2, 0.2) if rng.random() < 0.2 else 0)
-            place.add(
-                BOX, (x + thick, -0.02, high / 2), (thick, deep * 0.8, high / 2), place.world.material("paper"), lean
-            )
+            half = (thick, deep * 0.8, high / 2)
+            place.add(BOX, (x + thick, -0.02, high / 2), half, place.world.material("paper"), lean)
             x += 2 * thick + 0.003
         else:
             size = rng.uniform(0.04, 0.1)
@@ -150,10 +133,7 @@ def cabinet(place: Place) -> None:
     """Build a cabinet with doors or drawers that have handles."""
     rng, world = place.world.rng, place.world
     wide, deep, height = rng.uniform((0.2, 0.2, 0.4), (0.9, 0.35, 2.1))
-    body, front = (
-        world.material(rng.choice(["wood", "paint", "metal", "plastic"])),
-        world.material(rng.choice(["wood", "paint"])),
-    )
+    body, front = world.material("wood", "paint", "metal", "plastic"), world.material("wood", "paint")
     place.add(BOX, (0, 0, height / 2), (wide, deep, height / 2), body)
     columns, rows = int(rng.integers(1, 4)), int(rng.integers(1, 5))
     knob, gap = world.material("metal"), rng.uniform(0.005, 0.03)
@@ -163,10 +143,8 @@ def cabinet(place: Place) -> None:
         place.add(BOX, (x, -deep - 0.008, z), (half_x, 0.01, half_z), front if rng.random() < 0.9 else body)
         place.add(BOX if gap < 0.015 else BALL, (x, -deep - 0.03, z), (0.04, 0.012, 0.012), knob)
     for _ in range(rng.integers(0, 4)):
-        thing(
-            place.at(rng.uniform(-0.8, 0.8) * wide, rng.uniform(-0.5, 0.5) * deep, height, rng.uniform(0, 6)),
-            rng.uniform(0.1, 0.4),
-        )
+        x, y = rng.uniform(-0.8, 0.8) * wide, rng.uniform(-0.5, 0.5) * deep
+        thing(place.at(x, y, height, rng.uniform(0, 6)), rng.uniform(0.1, 0.4))
 
 
 def lamp(place: Place, height: float) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 
 from depth_anything_hf.scenes.worlds import outdoor_objects
 from depth_anything_hf.scenes.worlds.objects import is_free, person
-from depth_anything_hf.scenes.worlds.shots import Shot, lens, sun
-from depth_anything_hf.scenes.worlds.solids import BALL, BOX, CONE, World, rotation
+from depth_anything_hf.scenes.worlds.solids import BALL, BOX, CONE, Shot, World, lens, rotation, sun
 
 FAR = 400  # meters to which a road goes
 
@@ -36,7 +35,7 @@ def street(world: World) -> Shot:
     else:
         eye = np.array([rng.choice([-1, 1]) * (road + 0.5 * paving), 0.0, rng.uniform(1.3, 4)])
     heading = rng.normal(0, 0.1) if rng.random() < 0.6 else rng.uniform(-1.6, 1.6)
-    if driven and rng.random() < 0.3:  # the own bonnet
+    if driven and rng.random() < 0.3:  # the hood of the car that drives
         x, y, z = eye
         car = world.at(x, y, z, -heading)
         car.add(BALL, (rng.uniform(-0.3, 0.3), 0.9, -0.75), (0.9, 0.7, 0.3), world.material("lacquer"))
@@ -47,7 +46,7 @@ def street(world: World) -> Shot:
 def _carriageway(world: World, road: float) -> None:
     """Lay the ground and the road with its markings."""
     rng, ground = world.rng, world.at(0, 0)
-    ground.add(BOX, (0, 0, -0.5), (FAR, FAR, 0.35), world.material(rng.choice(["grass", "earth", "pavement"])))
+    ground.add(BOX, (0, 0, -0.5), (FAR, FAR, 0.35), world.material("grass", "earth", "pavement"))
     ground.add(BOX, (0, 0, -0.2), (road, FAR, 0.2), world.material("asphalt"))
     paint = world.material("paint")
     paint[3:7] = (*paint[3:4], 0.8, 0.8, 0.75)
@@ -97,9 +96,8 @@ def _roadside(world: World, side: int, edge: float, town: float, green: float) -
     if green > 0.5:  # a line of wood behind it all
         for y in range(20, 150, 12):
             r = rng.uniform(5, 9)
-            world.at(side * (edge + rng.uniform(12, 25)), y).add(
-                BALL, (0, 0, r * 0.6), (r, r, r), world.material("leaves")
-            )
+            place = world.at(side * (edge + rng.uniform(12, 25)), y)
+            place.add(BALL, (0, 0, r * 0.6), (r, r, r), world.material("leaves"))
 
 
 def _traffic(world: World, road: float, taken: list) -> None:
@@ -143,18 +141,18 @@ def country(world: World) -> Shot:
 def _hills(world: World) -> None:
     """Lay the ground, with hills and mountains, and a path now and then."""
     rng, ground = world.rng, world.at(0, 0)
-    soil = world.material(rng.choice(["grass", "earth", "pavement", "grass"]))
+    soil = world.material("grass", "earth", "pavement", "grass")
     ground.add(BOX, (0, 0, -0.5), (3000, 3000, 0.5), soil)
     for _ in range(rng.integers(0, 12)):
         distance, size = 25 * 60 ** rng.random(), rng.uniform(0.3, 1.2)
         x = rng.uniform(-1.3, 1.3) * distance
         half = distance * size * rng.uniform((0.5, 0.4, 0.05), (1.5, 1, 0.4))
         shape = BALL if rng.random() < 0.75 else CONE
-        soil = world.material(rng.choice(["grass", "earth", "leaves"]))
+        soil = world.material("grass", "earth", "leaves")
         ground.add(shape, (x, distance, -0.3 * half[2]), half, soil, rotation(rng.uniform(0, math.pi)))
     if rng.random() < 0.5:
         x, half = rng.uniform(-4, 4), (rng.uniform(0.4, 2.5), 500, 0.01)
-        soil = world.material(rng.choice(["earth", "asphalt"]))
+        soil = world.material("earth", "asphalt")
         ground.add(BOX, (x, 0, 0), half, soil, rotation(rng.normal(0, 0.3)))
 
 

@@ -12,7 +12,7 @@ from depth_anything_hf.scenes.worlds.solids import BALL, BOX, CONE, ROD, Place, 
 def _packet(place: Place, s: float) -> None:
     rng, world = place.world.rng, place.world
     half = (s * rng.uniform(0.3, 1), s * rng.uniform(0.2, 0.8), s)
-    place.add(BOX, (0, 0, s), half, world.material(rng.choice(["paper", "paper", "plastic", "wood"])))
+    place.add(BOX, (0, 0, s), half, world.material("paper", "paper", "plastic", "wood"))
 
 
 def _bottle(place: Place, s: float) -> None:
@@ -27,7 +27,7 @@ def _bottle(place: Place, s: float) -> None:
 def _can(place: Place, s: float) -> None:
     rng, world = place.world.rng, place.world
     r = s * rng.uniform(0.4, 0.8)
-    place.add(ROD, (0, 0, s), (r, r, s), world.material(rng.choice(["paper", "metal", "plastic"])))
+    place.add(ROD, (0, 0, s), (r, r, s), world.material("paper", "metal", "plastic"))
 
 
 def _mug(place: Place, s: float) -> None:
@@ -73,7 +73,7 @@ def _tool(place: Place, s: float) -> None:
 def _cone(place: Place, s: float) -> None:
     rng, world = place.world.rng, place.world
     half = (s * rng.uniform(0.3, 0.7),) * 2 + (s,)
-    place.add(CONE, (0, 0, s), half, world.material(rng.choice(["any", "paper", "plastic"])))
+    place.add(CONE, (0, 0, s), half, world.material("any", "paper", "plastic"))
 
 
 def _glass(place: Place, s: float) -> None:
@@ -96,9 +96,7 @@ def _machine(place: Place, s: float) -> None:
     place.add(BOX, (0, -s * 0.3, s), (s * 0.8, s * 0.35, s * 0.15), place.world.material("any"))
 
 
-_THINGS = (
-    _packet, _bottle, _can, _mug, _bowl, _ball, _lying_books, _tool, _cone, _glass, _toy, _machine,
-)  # fmt: skip
+_THINGS = (_packet, _bottle, _can, _mug, _bowl, _ball, _lying_books, _tool, _cone, _glass, _toy, _machine)
 
 
 def thing(place: Place, size: float) -> None:
@@ -133,12 +131,11 @@ def plant(place: Place, height: float) -> None:
     """Build a pot with long leaves that rise from it, or with a crown."""
     rng, world = place.world.rng, place.world
     pot = height * rng.uniform(0.12, 0.25)
-    place.add(ROD, (0, 0, pot), (pot, pot, pot), world.material(rng.choice(["paint", "plastic", "earth"])))
+    place.add(ROD, (0, 0, pot), (pot, pot, pot), world.material("paint", "plastic", "earth"))
     leaf = world.material("leaf")
     if rng.random() < 0.25:
-        place.add(
-            BALL, (0, 0, 2 * pot + height * 0.35), (height * 0.3, height * 0.3, height * 0.4), world.material("leaves")
-        )
+        crown = (height * 0.3, height * 0.3, height * 0.4)
+        place.add(BALL, (0, 0, 2 * pot + height * 0.35), crown, world.material("leaves"))
         return
     slim = rng.uniform(0.04, 0.3)
     for _ in range(rng.integers(5, 18)):
@@ -151,10 +148,10 @@ def plant(place: Place, height: float) -> None:
 def person(place: Place) -> None:
     """Build a standing or walking person of about 1.7 m."""
     rng, world = place.world.rng, place.world
-    coat, trousers, skin = world.material("fabric"), world.material("fabric"), world.material("skin")
+    coat, pants, skin = world.material("fabric"), world.material("fabric"), world.material("skin")
     for side in (-1, 1):
         stride = rotation(0, side * rng.uniform(0, 0.35))
-        place.add(ROD, (side * 0.1, 0.43 * stride[1, 2], 0.42), (0.08, 0.09, 0.43), trousers, stride)
+        place.add(ROD, (side * 0.1, 0.43 * stride[1, 2], 0.42), (0.08, 0.09, 0.43), pants, stride)
         swing = rotation(0, -side * rng.uniform(-0.1, 0.6), side * rng.uniform(0, 0.3))
         place.add(BALL, (side * 0.25, 0.15 * swing[1, 2], 1.1), (0.06, 0.06, 0.35), coat, swing)
     place.add(BALL, (0, 0, 1.12), (0.22, 0.15, 0.4), coat)

@@ -42,38 +42,25 @@ def bush(place: Place, size: float) -> None:
 
 
 def car(place: Place) -> None:
-    """Build a car, a van or a lorry; its length lies along y."""
+    """Build a car, a van or a truck; its length lies along y."""
     rng, world = place.world.rng, place.world
     paint, glass, black = world.material("lacquer"), world.material("lacquer"), world.material("plastic")
     glass[4:7] = rng.uniform(0.01, 0.12)  # tint
     black[4:7] = 0.02
     kind = rng.random()
-    wide, long, belt, roof = (
-        (0.85, 2.1, 0.85, 1.45) if kind < 0.75 else (0.98, 2.6, 1.1, 2.2) if kind < 0.9 else (1.2, 4, 1.2, 3.2)
-    )
-    wide, long, belt, roof = np.array([wide, long, belt, roof]) * rng.uniform(0.9, 1.1, 4)
+    size = (0.85, 2.1, 0.85, 1.45) if kind < 0.75 else (0.98, 2.6, 1.1, 2.2) if kind < 0.9 else (1.2, 4, 1.2, 3.2)
+    wide, long, belt, roof = size * rng.uniform(0.9, 1.1, 4)
     place.add(BOX, (0, 0, (belt + 0.25) / 2), (wide, long, (belt - 0.25) / 2), paint)
     place.add(BALL, (0, 0, belt * 0.62), (wide * 1.02, long * 1.05, belt * 0.36), paint)
     cabin, shift = (long * 0.55, -0.15 * long) if kind < 0.75 else (long * 0.85, -0.1 * long)
     place.add(BOX, (0, shift, (belt + roof) / 2), (wide * 0.86, cabin, (roof - belt) / 2), glass)
     place.add(BOX, (0, shift, roof), (wide * 0.84, cabin * 0.85, 0.04), paint)
     for side in (-1, 1):
-        slope = rotation(0, side * 0.6)
-        place.add(
-            BOX,
-            (0, shift + side * cabin, (belt + roof) / 2 - 0.02),
-            (wide * 0.8, 0.15, (roof - belt) / 1.7),
-            glass,
-            slope,
-        )
+        screen = (0, shift + side * cabin, (belt + roof) / 2 - 0.02)
+        place.add(BOX, screen, (wide * 0.8, 0.15, (roof - belt) / 1.7), glass, rotation(0, side * 0.6))
         for end in (-1, 1):
-            place.add(
-                ROD,
-                (side * wide * 0.93, end * long * 0.62, 0.32),
-                (0.32, 0.32, 0.12),
-                black,
-                rotation(0, 0, math.pi / 2),
-            )
+            wheel = (side * wide * 0.93, end * long * 0.62, 0.32)
+            place.add(ROD, wheel, (0.32, 0.32, 0.12), black, rotation(0, 0, math.pi / 2))
             lamp_of = world.material("lacquer", glow=rng.choice([0.0, 0.6]))
             place.add(BOX, (side * wide * 0.75, end * long, belt * 0.75), (0.16, 0.03, 0.08), lamp_of)
     for end in (-1, 1):
@@ -92,12 +79,8 @@ def house(place: Place, half_x: float, half_y: float, height: float) -> None:
             turn = rotation(0, -side * angle)
             middle = (0, side * half_y / 2, height + half_y / 2 * math.tan(angle))
             place.add(BOX, middle, (half_x * 1.04, slope / 2 + 0.15, 0.1), roof, turn)
-        place.add(
-            BOX,
-            (0, 0, height + half_y * math.tan(angle) * 0.25),
-            (half_x * 0.98, half_y * 0.5, half_y * math.tan(angle) * 0.25),
-            wall,
-        )
+        rise = half_y * math.tan(angle) * 0.25
+        place.add(BOX, (0, 0, height + rise), (half_x * 0.98, half_y * 0.5, rise), wall)
     if rng.random() < 0.5:
         pane, frame = world.material("lacquer"), world.material("paint")
         columns, rows = max(int(half_x / 1.5), 1), max(min(int(height / 3), 5), 1)
@@ -107,12 +90,8 @@ def house(place: Place, half_x: float, half_y: float, height: float) -> None:
             place.add(BOX, (x, -half_y - 0.06, z), (0.5, 0.04, 0.7), pane)
     place.add(BOX, (rng.uniform(-0.6, 0.6) * half_x, -half_y, 1.05), (0.55, 0.1, 1.05), world.material("wood"))
     if rng.random() < 0.3:
-        place.add(
-            BOX,
-            (0, -half_y - 0.8, rng.uniform(2.3, 3)),
-            (half_x * rng.uniform(0.3, 0.9), 0.8, 0.08),
-            world.material("any"),
-        )
+        middle = (0, -half_y - 0.8, rng.uniform(2.3, 3))
+        place.add(BOX, middle, (half_x * rng.uniform(0.3, 0.9), 0.8, 0.08), world.material("any"))
 
 
 def post(place: Place, height: float) -> None:
@@ -141,7 +120,7 @@ def fence(place: Place, length: float) -> None:
     elif kind < 0.55:
         place.add(BOX, (0, 0, height / 2), (length / 2, 0.12, height / 2), world.material("pavement"))
     else:
-        wood = world.material(rng.choice(["wood", "metal", "paint"]))
+        wood = world.material("wood", "metal", "paint")
         for z in (0.3, 0.85):
             place.add(BOX, (0, 0, z * height), (length / 2, 0.02, 0.04), wood)
         step = max(rng.uniform(0.15, 1.5), length / 24)

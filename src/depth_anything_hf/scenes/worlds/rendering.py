@@ -12,40 +12,35 @@ import torch
 from PIL import Image
 
 from depth_anything_hf.scenes.simple import SceneBatch, check_seeds
-from depth_anything_hf.scenes.worlds.layouts import LAYOUTS
+from depth_anything_hf.scenes.simple_layout import camera_axes
+from depth_anything_hf.scenes.worlds.closeups import backdrop, clutter, tabletop
+from depth_anything_hf.scenes.worlds.landscapes import country, street
+from depth_anything_hf.scenes.worlds.rooms import room
 from depth_anything_hf.scenes.worlds.shading import Light, shade
-from depth_anything_hf.scenes.worlds.shots import Shot
-from depth_anything_hf.scenes.worlds.solids import BALL, BOX, COLUMNS, CONE, ROD, World
+from depth_anything_hf.scenes.worlds.solids import BALL, BOX, COLUMNS, CONE, ROD, Shot, World
 from depth_anything_hf.scenes.worlds.textures import FAMILIES
 from depth_anything_hf.scenes.worlds.tracing import Camera, Solids, trace
 
 NEAREST, FARTHEST = 0.05, 1000.0  # meters; what lies beyond is sky
+LAYOUTS = {  # the kinds of worlds: each fills a `World` and returns its view and light
+    "room": room, "tabletop": tabletop, "backdrop": backdrop, "street": street, "country": country, "clutter": clutter,
+}  # fmt: skip
+_SHARES = dict(zip(LAYOUTS, (0.36, 0.18, 0.1, 0.2, 0.1, 0.06), strict=True))
 
 
 @dataclass(frozen=True)
 class WorldStyle:
     """Describe what is rendered; each switch turns a part of the realism off, to measure its effect.
 
-    Args:
-        kinds: Share of each layout in `layouts.LAYOUTS`.
-        textures: Off, every surface is plain.
-        shadows: Off, lamps shine through things.
-        sensor: Off, an ideal camera: no exposure error, color cast, noise, blur, vignetting or JPEG.
-        squeeze: Largest ratio of width to height of a view, which is squeezed into the image, at least 1.6; 0 = the image's
-            own.
-
     Raises:
         ValueError: A kind is unknown, the shares are no shares, or `squeeze` is out of range.
     """
 
-    kinds: dict[str, float] = field(
-        default_factory=lambda: {
-            "room": 0.36, "tabletop": 0.18, "backdrop": 0.1, "street": 0.2, "country": 0.1, "clutter": 0.06,
-        }
-    )  # fmt: skip
-    textures: bool = True
-    shadows: bool = True
-    sensor: bool = True
+    kinds: dict[str, float] = field(default_factory=_SHARES.copy)  # share of each of `LAYOUTS`
+    textures: bool = True  # off, every surface is plain
+    shadows: bool = True  # off, lamps shine through things
+    sensor: bool = True  # off, an ideal camera: no exposure error, color cast, noise, blur, vignetting or JPEG
+    # Largest ratio of width to height of a view, which is squeezed into the image, at least 1.6; 0 = the image's own.
     squeeze: float = 3.3
 
     def __post_init__(self):
@@ -100,16 +95,10 @@ def _stands_in(table: np.ndarray, eye: np.ndarray) -> bool:
 
 
 def _camera(shot: Shot, aspect: float) -> dict[str, np.ndarray]:
-    (sh, sp, sr), (ch, cp, cr) = (wave([shot.heading, shot.pitch, shot.roll]) for wave in (np.sin, np.cos))
-    forward, level, below = np.array([[sh * cp, ch * cp, sp], [ch, -sh, 0], [sh * sp, ch * sp, -cp]])
     # A wide view is wide in angle only in part: a panorama is a crop of the same lens.
     longer = 0.5 / math.tan(shot.fov / 2)
     focal = (longer, longer * aspect) if aspect >= 1 else (longer / aspect, longer)
-    return {
-        "eye": shot.eye,
-        "axes": np.stack([cr * level + sr * below, cr * below - sr * level, forward]),
-        "focal": np.array(focal),
-    }
+    return {"eye": shot.eye, "axes": camera_axes(shot.heading, shot.pitch, shot.roll), "focal": np.array(focal)}
 
 
 def _light(rng: np.random.Generator, shot: Shot) -> dict[str, np.ndarray]:
@@ -237,9 +226,8 @@ def render_worlds(
     built = [_build(seed, style, width / height) for seed in seeds]
 
     def stack(name: str, axis: int = 0) -> torch.Tensor:
-        return torch.tensor(
-            np.stack([numbers[name] for _, numbers in built], axis), dtype=torch.float32, device=device
-        )
+        values = np.stack([numbers[name] for _, numbers in built], axis)
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
     solids = Solids(
         torch.from_numpy(np.concatenate([table for table, _ in built])).to(device),

@@ -8,8 +8,7 @@ import numpy as np
 
 from depth_anything_hf.scenes.worlds import furniture
 from depth_anything_hf.scenes.worlds.objects import is_free, litter, person, plant
-from depth_anything_hf.scenes.worlds.shots import Shot, lens
-from depth_anything_hf.scenes.worlds.solids import BALL, BOX, ROD, World
+from depth_anything_hf.scenes.worlds.solids import BALL, BOX, ROD, Shot, World, lens
 
 
 def walls(world: World, half_x: float, half_y: float, height: float) -> None:
@@ -22,10 +21,8 @@ def walls(world: World, half_x: float, half_y: float, height: float) -> None:
     ground.add(BOX, (0, 0, -far), (reach, reach, far), world.material("floor"))
     ground.add(BOX, (0, 0, height + far), (reach, reach, far), world.material("paint"))
     skirting = world.material("paint") if rng.random() < 0.6 else None
-    for i, (x, y, length) in enumerate(
-        ((0, half_y, half_x), (half_x, 0, half_y), (-half_x, 0, half_y), (0, -half_y, half_x))
-    ):
-        yaw = (0, -math.pi / 2, math.pi / 2, math.pi)[i]
+    sides = ((0, half_y, half_x, 0), (half_x, 0, half_y, -math.pi / 2), (-half_x, 0, half_y, math.pi / 2))
+    for i, (x, y, length, yaw) in enumerate((*sides, (0, -half_y, half_x, math.pi))):
         side = world.at(x, y, 0, yaw)
         material = other if i == 1 else wall
         if i < 3 and rng.random() < 0.2:  # a gap: a doorway, or the way to another room
@@ -58,19 +55,15 @@ def _on_the_wall(side, length: float, height: float) -> None:
         count = int(rng.integers(2, 5))
         panes = 2 * half / count
         for k in range(count):
-            side.add(
-                BOX,
-                (x - half + panes * (k + 0.5), -0.02, (low + high) / 2),
-                (panes * 0.46, 0.02, (high - low) / 2),
-                day,
-            )
+            middle = (x - half + panes * (k + 0.5), -0.02, (low + high) / 2)
+            side.add(BOX, middle, (panes * 0.46, 0.02, (high - low) / 2), day)
         if rng.random() < 0.6:
             cloth = world.material("fabric")
             for end in (-1, 1):
                 for k in range(5):
                     side.add(ROD, (x + end * (half + 0.07 * k), -0.12, high / 2 + 0.05), (0.05, 0.05, high / 2), cloth)
     elif kind < 0.45:  # door
-        x, wood = rng.uniform(-0.6, 0.6) * length, world.material(rng.choice(["wood", "paint"]))
+        x, wood = rng.uniform(-0.6, 0.6) * length, world.material("wood", "paint")
         side.add(BOX, (x, -0.01, 1.02), (0.5, 0.03, 1.05), world.material("paint"))
         side.add(BOX, (x, -0.03, 1.0), (0.42, 0.03, 1.0), wood)
         side.add(BALL, (x + 0.35, -0.09, 1.0), (0.04, 0.03, 0.03), world.material("metal"))
@@ -79,7 +72,7 @@ def _on_the_wall(side, length: float, height: float) -> None:
             x, z = rng.uniform(-0.8, 0.8) * length, rng.uniform(1.2, 1.9)
             a, b = rng.uniform(0.1, 0.6, 2)
             side.add(BOX, (x, -0.02, z), (a + 0.03, 0.015, b + 0.03), world.material("wood"))
-            side.add(BOX, (x, -0.03, z), (a, 0.012, b), world.material(rng.choice(["paper", "any"])))
+            side.add(BOX, (x, -0.03, z), (a, 0.012, b), world.material("paper", "any"))
     if rng.random() < 0.15:
         side.add(BOX, (rng.uniform(-0.5, 0.5) * length, -0.08, 0.4), (0.5, 0.06, 0.3), world.material("paint"))
 
@@ -107,9 +100,8 @@ def _stand(world: World, name: str, x: float, y: float, yaw: float) -> None:
         for x_of in np.arange(-half_x + 0.3, half_x, 0.65):
             for side in (-1, 1):
                 if rng.random() < 0.75:
-                    furniture.chair(
-                        place.at(x_of, side * (half_y + 0.15), 0, (0 if side > 0 else math.pi) + rng.normal(0, 0.2))
-                    )
+                    turn = (0 if side > 0 else math.pi) + rng.normal(0, 0.2)
+                    furniture.chair(place.at(x_of, side * (half_y + 0.15), 0, turn))
     elif name in ("plant", "lamp"):
         (plant if name == "plant" else furniture.lamp)(place, rng.uniform(0.5, 1.8))
     elif name == "boxes":
@@ -131,14 +123,12 @@ def room(world: World) -> Shot:
     elif narrow < 0.2:
         half_x, half_y, height = rng.uniform((4, 5, 2.8), (9, 14, 6))
     walls(world, half_x, half_y, height)
-    eye = np.array(
-        [rng.uniform(-0.6, 0.6) * half_x, -half_y + rng.uniform(0.2, 0.9), rng.uniform(0.7, min(2.0, height - 0.3))]
-    )
-    _furnish(world, half_x, half_y, [(eye[0], eye[1], 0.45)])
-    aim = rng.uniform(-0.7, 0.7) * half_x - eye[0]
-    lamps = [
-        np.array([*rng.uniform(-0.6, 0.6, 2) * (half_x, half_y), height - 0.15]) for _ in range(rng.integers(1, 3))
-    ]
+    x, y = rng.uniform(-0.6, 0.6) * half_x, -half_y + rng.uniform(0.2, 0.9)
+    eye = np.array([x, y, rng.uniform(0.7, min(2.0, height - 0.3))])
+    _furnish(world, half_x, half_y, [(x, y, 0.45)])
+    aim = rng.uniform(-0.7, 0.7) * half_x - x
+    half = (half_x, half_y)
+    lamps = [np.array([*rng.uniform(-0.6, 0.6, 2) * half, height - 0.15]) for _ in range(rng.integers(1, 3))]
     if rng.random() < 0.35:  # daylight from a side
         lamps[0] = np.array([rng.choice([-1, 1]) * half_x * 0.95, rng.uniform(-0.5, 0.5) * half_y, rng.uniform(1, 2)])
     for lamp in lamps:
@@ -155,11 +145,8 @@ def _furnish(world: World, half_x: float, half_y: float, taken: list[tuple[float
         t = rng.uniform(-0.85, 0.85)
         name = str(rng.choice([*_ALONG_WALLS, "cabinet"]))
         deep = _ALONG_WALLS[name]
-        x, y, yaw = (
-            (t * half_x, half_y - deep, 0),
-            (half_x - deep, t * half_y, -math.pi / 2),
-            (-half_x + deep, t * half_y, math.pi / 2),
-        )[side]
+        x, y = ((t * half_x, half_y - deep), (half_x - deep, t * half_y), (-half_x + deep, t * half_y))[side]
+        yaw = (0, -math.pi / 2, math.pi / 2)[side]
         if is_free(taken, x, y, 0.9 if name == "bed" else 0.55):
             _stand(world, name, x, y, yaw)
     for _ in range(rng.integers(0, 4)):

@@ -57,9 +57,8 @@ def _surface(solids: Solids, camera: Camera, solid, world, u, v, depth, footprin
     capped = torch.where(shape == CONE, unit[:, 2] < -0.999, flat[:, 2] > flat[:, :2].norm(dim=1).clamp(min=0.99))
     cap = unit.sign() * torch.tensor([0.0, 0.0, 1.0], device=unit.device)
     shape = shape[:, None]
-    local = torch.where(
-        shape == BOX, face, torch.where(shape == BALL, unit, torch.where(capped[:, None], cap, radial))
-    )
+    standing = torch.where(capped[:, None], cap, radial)  # rods and cones
+    local = torch.where(shape == BOX, face, torch.where(shape == BALL, unit, standing))
     local = torch.nn.functional.normalize(local / half, dim=1)
     axes = rows[:, COLUMNS["axes"]].view(-1, 3, 3)
     normal = (local[:, None] @ axes)[:, 0]
@@ -95,9 +94,8 @@ def _lamp_cameras(light: Light, lamp: int, middle: torch.Tensor, radius: torch.T
 
 def _lit(shadows: Hits, camera: Camera, world: torch.Tensor, point: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Return which points `(n, 3)` a lamp reaches, softened over its view's pixels: `(n,)` in [0, 1]."""
-    seen = (
-        (point - of_world(camera.eye, world))[:, None] @ of_world(camera.axes.transpose(1, 2).contiguous(), world)
-    )[:, 0]
+    axes = of_world(camera.axes.transpose(1, 2).contiguous(), world)
+    seen = ((point - of_world(camera.eye, world))[:, None] @ axes)[:, 0]
     place = (seen[:, :2] / seen[:, 2:].clamp(min=1e-3) * of_world(camera.focal, world) + 0.5) * SHADOW_SIDE - 0.5
     inside = ((place > 0) & (place < SHADOW_SIDE - 1)).all(1) & (seen[:, 2] > 0)
     place = place.clamp(0, SHADOW_SIDE - 1.001)
@@ -116,30 +114,21 @@ def _sky(light: Light, world: torch.Tensor, ray: torch.Tensor) -> torch.Tensor:
     color = torch.lerp(of_world(light.horizon, world), of_world(light.zenith, world), rise.clamp(0, 1).sqrt()[:, None])
     cover, row = of_world(light.clouds, world).unbind(1)
     place = ray[:, :2] / (ray[:, 2:].clamp(min=0.05) * 6)
-    cloud = (_sample(row, place, torch.full_like(rise, 1 / SIDE)).mean(1) * 2 - 2 + 2 * cover).clamp(0, 1) * (
-        rise > 0.02
-    )
+    cloud = (_sample(row, place, torch.full_like(rise, 1 / SIDE)).mean(1) * 2 - 2 + 2 * cover).clamp(0, 1)
+    cloud = cloud * (rise > 0.02)
     return torch.lerp(color, of_world(light.horizon, world) * 1.1, cloud[:, None] * (rise * 5).clamp(0, 1)[:, None])
 
 
 def shade(
     solids: Solids, camera: Camera, light: Light, hits: Hits, height: int, width: int, shadows: bool = True
 ) -> torch.Tensor:
-    """Return the linear colors of all pixels, `(worlds * height * width, 3)`.
-
-    Args:
-        solids, camera, hits: What was traced.
-        light: Of each world.
-        height, width: Of the images, pixels.
-        shadows: Off, lamps shine through things.
-    """
+    """Return the linear colors of all pixels, `(worlds * height * width, 3)`."""
     u, v = camera.rays(height, width)
     world = torch.arange(len(camera.eye), device=u.device).repeat_interleave(height * width)
     middle, radius = _seen_ball(camera, hits, height, width)
     lamps = [_lamp_cameras(light, i, middle, radius) for i in range(len(light.lamps))]
-    views = [
-        (lamp, trace(solids, lamp, SHADOW_SIDE, SHADOW_SIDE, through=False) if shadows else None) for lamp in lamps
-    ]
+    side = SHADOW_SIDE
+    views = [(lamp, trace(solids, lamp, side, side, through=False) if shadows else None) for lamp in lamps]
     scene = (solids, camera, light, views, radius, camera.pixel_size(height, width))
     color = _shade_layer(scene, world, u, v, hits.depth, hits.solid)
     if hits.behind is not None and hits.solid_behind is not None:
@@ -174,28 +163,23 @@ def _shade_layer(scene: tuple, world, u, v, depth, solid) -> torch.Tensor:
     footprint = depth * of_world(pixel_size, world)
     point, normal, view, albedo, rows = _surface(solids, camera, solid, world, u, v, depth, footprint)
     gloss = rows[:, COLUMNS["gloss"], None]
-    mirrored = 2 * (view * normal).sum(1, keepdim=True) * normal - view
+    toward = (view * normal).sum(1, keepdim=True)
+    mirrored = 2 * toward * normal - view
     up = 0.7 + 0.3 * normal[:, 2:]
-    diffuse = of_world(light.ambient, world) * up + of_world(light.flash, world)[:, None] * (view * normal).sum(
-        1, keepdim=True
-    ).clamp(min=0)
+    diffuse = of_world(light.ambient, world) * up + of_world(light.flash, world)[:, None] * toward.clamp(min=0)
     sky = torch.lerp(of_world(light.horizon, world), of_world(light.zenith, world), mirrored[:, 2:].clamp(0, 1))
-    highlight = gloss * 0.25 * sky * (0.2 + 0.8 * (1 - (view * normal).sum(1, keepdim=True).abs()) ** 3)
+    highlight = gloss * 0.25 * sky * (0.2 + 0.8 * (1 - toward.abs()) ** 3)
     for i, (lamp, shadows) in enumerate(views):
         beam = of_world(light.lamps[i], world) - point
         distance = beam.norm(dim=1, keepdim=True).clamp(min=1e-3)
         beam = beam / distance
         facing = (beam * normal).sum(1, keepdim=True)
-        bias = 0.02 * of_world(radius, world) + 0.004 * distance[:, 0] / facing[:, 0].clamp(min=0.15) / of_world(
-            lamp.focal[:, 0], world
-        )
+        slant = facing[:, 0].clamp(min=0.15)
+        bias = 0.02 * of_world(radius, world) + 0.004 * distance[:, 0] / slant / of_world(lamp.focal[:, 0], world)
         raised = point + 0.01 * of_world(radius, world)[:, None] * normal
         lit = torch.ones_like(bias) if shadows is None else _lit(shadows, lamp, world, raised, bias)
-        strength = (
-            lit[:, None]
-            * of_world(light.colors[i], world)
-            / (1 + (distance / of_world(light.reach[i], world)[:, None]) ** 2)
-        )
+        faded = 1 + (distance / of_world(light.reach[i], world)[:, None]) ** 2
+        strength = lit[:, None] * of_world(light.colors[i], world) / faded
         diffuse = diffuse + strength * facing.clamp(min=0)
         highlight = highlight + gloss * strength * (mirrored * beam).sum(1, keepdim=True).clamp(min=0) ** 24
     lit = albedo * diffuse + highlight + rows[:, COLUMNS["glow"], None] * rows[:, COLUMNS["tint"]]

@@ -1,4 +1,4 @@
-"""A world as a table of solids: boxes, balls, rods and cones of any size and turn, each with its material.
+"""A world as a table of solids (boxes, balls, rods and cones of any size and turn, with their materials), and its view.
 
 Meters: x right, y forward, z up. A row of the table is a solid; `COLUMNS` names its columns.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -83,23 +83,19 @@ FINISHES = {
 
 
 class World:
-    """Collect solids; `at` returns a place to build an assembly in its own coordinates.
-
-    Args:
-        rng: Source of all that is random.
-    """
+    """Collect solids; `at` returns a place to build an assembly in its own coordinates."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
         self.rows: list[np.ndarray] = []
 
-    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0, scale: float = 1.0, turn=None) -> Place:
-        """Return the place at a point, turned about the vertical (or by `turn`, 3 x 3) and scaled."""
-        return Place(self, np.array([x, y, z], float), rotation(yaw) if turn is None else turn, scale)
+    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Place:
+        """Return the place at a point, turned about the vertical."""
+        return Place(self, np.array([x, y, z], float), rotation(yaw))
 
-    def material(self, kind: str, clear: float = 0.0, glow: float = 0.0) -> np.ndarray:
-        """Draw a material of a kind: the columns of a row from "texture" on."""
-        rng, finish = self.rng, FINISHES[kind]
+    def material(self, *kinds: str, clear: float = 0.0, glow: float = 0.0) -> np.ndarray:
+        """Draw a material of one of the kinds: the columns of a row from "texture" on."""
+        rng, finish = self.rng, FINISHES[kinds[0] if len(kinds) == 1 else self.rng.choice(kinds)]
         family = FAMILIES[finish.families[rng.integers(len(finish.families))]]
         dark, light = np.array(finish.dark), np.array(finish.light)
         shade = rng.random(3) if finish.free else np.clip(rng.random() + rng.normal(0, 0.06, 3), 0, 1)
@@ -121,21 +117,44 @@ class World:
 
 @dataclass(frozen=True)
 class Place:
-    """A point of the world with axes and a scale: assemblies are built in its coordinates."""
+    """A point of the world with axes: assemblies are built in its coordinates."""
 
     world: World
     origin: np.ndarray
     axes: np.ndarray
-    scale: float
 
     def add(self, shape: int, center: Vector, half: Vector, material: np.ndarray, turn=None) -> None:
         """Add a solid; `turn` (3 x 3) are its axes in the place's coordinates."""
         axes = self.axes if turn is None else turn @ self.axes
-        middle = self.origin + self.scale * np.asarray(center, float) @ self.axes
-        size = np.maximum(np.asarray(half, float) * self.scale, 1e-4)
+        middle = self.origin + np.asarray(center, float) @ self.axes
+        size = np.maximum(np.asarray(half, float), 1e-4)
         self.world.rows.append(np.concatenate([middle, size, axes.ravel(), [shape], material]))
 
-    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0, scale: float = 1.0) -> Place:
+    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Place:
         """Return a place within this one."""
-        origin = self.origin + self.scale * np.array([x, y, z], float) @ self.axes
-        return Place(self.world, origin, rotation(yaw) @ self.axes, self.scale * scale)
+        return Place(self.world, self.origin + np.array([x, y, z], float) @ self.axes, rotation(yaw) @ self.axes)
+
+
+@dataclass
+class Shot:
+    """Store the view and the light of a world. Angles in radians, lengths in meters, linear RGB."""
+
+    eye: np.ndarray
+    heading: float  # clockwise from y
+    pitch: float  # up
+    roll: float
+    fov: float  # along the longer side
+    sun: bool  # light from far away; else lamps in a room
+    lamps: list[np.ndarray] = field(default_factory=list)  # places of the lamps
+    fog: float = 0.0
+
+
+def lens(rng: np.random.Generator, low: float, high: float) -> float:
+    """Draw an angle of view between two, degrees; return radians."""
+    return math.radians(rng.uniform(low, high))
+
+
+def sun(rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw where the sun stands, as the place of a far lamp."""
+    rise, turn = math.radians(rng.uniform(8, 75)), rng.uniform(0, math.tau)
+    return [2000 * np.array([math.cos(rise) * math.cos(turn), math.cos(rise) * math.sin(turn), math.sin(rise)])]

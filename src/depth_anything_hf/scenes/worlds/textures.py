@@ -17,6 +17,7 @@ _COUNTS = {
 _STARTS = np.cumsum([0, *_COUNTS.values()])
 FAMILIES = {name: (int(_STARTS[i]), int(_STARTS[i + 1])) for i, name in enumerate(_COUNTS)}  # rows of the atlas
 TEXTURES = int(_STARTS[-1])
+_GRID = np.mgrid[0:SIDE, 0:SIDE] / SIDE  # y and x of each texel
 
 
 def _fractal(
@@ -38,11 +39,6 @@ def _colored(rng: np.random.Generator, mix: np.ndarray, spread: float = 0.6) -> 
     return first + (second - first) * mix[..., None]
 
 
-def _grid() -> tuple[np.ndarray, np.ndarray]:
-    y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
-    return y, x
-
-
 def _plain(rng):
     return np.full((SIDE, SIDE, 3), 0.5) + 0.05 * (_fractal(rng, 1.5)[..., None] - 0.5)
 
@@ -61,7 +57,7 @@ def _grain(rng):
 
 
 def _stripes(rng):
-    y, x = _grid()
+    y, x = _GRID
     along = x if rng.random() < 0.5 else y
     edges = np.sort(rng.random(rng.integers(2, 14)))
     colors = rng.uniform(0.05, 0.95, (len(edges) + 1, 3))
@@ -70,7 +66,7 @@ def _stripes(rng):
 
 
 def _checks(rng):
-    y, x = _grid()
+    y, x = _GRID
     n, m = rng.integers(1, 8, 2) * 2
     mix = ((x * n).astype(int) + (y * m).astype(int)) % 2
     if rng.random() < 0.5:  # plaid
@@ -79,7 +75,7 @@ def _checks(rng):
 
 
 def _brick(rng):
-    y, x = _grid()
+    y, x = _GRID
     rows, columns = int(rng.integers(2, 10)), int(rng.integers(1, 6))
     row = (y * rows).astype(int)
     x = (x + 0.5 * (row % 2) / columns * (rng.random() < 0.7) * (rows % 2 == 0)) % 1
@@ -91,18 +87,17 @@ def _brick(rng):
 
 
 def _wood(rng):
-    fibre = _fractal(
-        rng, rng.uniform(1, 1.6), (1, rng.uniform(8, 24)) if rng.random() < 0.5 else (rng.uniform(8, 24), 1)
-    )
+    slope = rng.uniform(1, 1.6)
+    fiber = _fractal(rng, slope, (1, rng.uniform(8, 24)) if rng.random() < 0.5 else (rng.uniform(8, 24), 1))
     planks = int(rng.integers(0, 7))
-    y, x = _grid()
+    y, x = _GRID
     own = rng.random(planks + 1)[(y * planks).astype(int)] if planks else 0.5
     seam = (y * planks % 1 < 0.04) if planks else np.zeros_like(x, bool)
-    return _colored(rng, np.where(seam, 0, 0.3 + 0.35 * own + 0.5 * (fibre - 0.5)), 0.4)
+    return _colored(rng, np.where(seam, 0, 0.3 + 0.35 * own + 0.5 * (fiber - 0.5)), 0.4)
 
 
 def _floral(rng):
-    y, x = _grid()
+    y, x = _GRID
     out = np.ones((SIDE, SIDE, 3)) * rng.uniform(0.1, 0.95, 3)
     for _ in range(rng.integers(6, 60)):
         cy, cx = rng.random(2)
@@ -141,10 +136,8 @@ def _facade(rng):
         y, x = (i + 0.5) / rows * SIDE, (j + 0.5) / columns * SIDE
         half_y, half_x = 0.5 * tall * SIDE / rows, 0.5 * wide * SIDE / columns
         for grow, color in ((1.5, frame), (0, pane * rng.uniform(0.5, 2.5))):
-            rows_of, columns_of = (
-                slice(int(c - h - grow), int(c + h + grow) + 1) for c, h in ((y, half_y), (x, half_x))
-            )
-            out[rows_of, columns_of] = color
+            spans = (slice(int(c - h - grow), int(c + h + grow) + 1) for c, h in ((y, half_y), (x, half_x)))
+            out[tuple(spans)] = color
         if rng.random() < 0.5:
             out[int(y - half_y) : int(y + half_y), int(x) : int(x) + 2] = frame
     return out
@@ -157,18 +150,9 @@ def _foliage(rng):
 
 @lru_cache(maxsize=2)
 def atlas(device: str = "cpu") -> torch.Tensor:
-    """Make the atlas.
+    """Make the atlas: `(TEXTURES * TEXELS, 3)` float32, around 0.5, to be multiplied with twice a tint.
 
-    Args:
-        device: Where it lies.
-
-    Returns:
-        `(TEXTURES * TEXELS, 3)` float32: of each texture its mipmaps from the finest to one texel, row by row; values
-        around 0.5, to be multiplied with twice a tint.
-
-    Example:
-        >>> atlas().shape[0] == TEXTURES * TEXELS
-        True
+    It has of each texture the mipmaps from the finest to one texel, row by row.
     """
     draw = {name: globals()[f"_{name}"] for name in _COUNTS}
     parts = []

@@ -138,10 +138,7 @@ def _approach(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torc
 
 
 def _ball(origin: list[torch.Tensor], ray: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Intersect rays with the unit ball, or in two dimensions with the unit circle.
-
-    It takes the distance of the line from 0: b^2 - ac would cancel for small, far solids.
-    """
+    """Intersect rays with the unit ball or circle, by the line's distance from 0: b^2 - ac cancels for small, far solids."""
     square = _dot(ray, ray)
     middle, nearest = _approach(origin, ray)
     return _between(middle, ((1 - _dot(nearest, nearest)) / square).sqrt())  # NaN is a miss
@@ -179,17 +176,7 @@ _INTERSECT = {BOX: _box, BALL: _ball, ROD: _rod, CONE: _cone}
 
 
 def trace(solids: Solids, camera: Camera, height: int, width: int, through: bool = True) -> Hits:
-    """Find what each pixel's ray meets first.
-
-    Args:
-        solids: Of all worlds.
-        camera: One for each world.
-        height, width: Of the images, pixels.
-        through: Whether to look behind clear solids as well.
-
-    Returns:
-        The hits, `(worlds * height * width,)` each.
-    """
+    """Find what each pixel's ray meets first, one camera per world; `through` also looks behind clear solids."""
     solid, pixel = candidate_pairs(solids, camera, height, width)
     shape, (u, v) = pick(solids["shape"], solid), camera.rays(height, width)
     origin, direction = to_local(solids, camera)
@@ -221,10 +208,8 @@ def _nearest(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     nearest = torch.full((count,), math.inf, device=depth.device).scatter_reduce_(0, pixel, depth, "amin")
     winner = (depth <= pick(nearest, pixel)).nonzero()[:, 0]
-    owner = torch.full((count,), -1, device=depth.device).scatter_reduce_(
-        0, pick(pixel, winner), pick(solid, winner), "amax"
-    )
-    return nearest, owner
+    owner = torch.full((count,), -1, device=depth.device)
+    return nearest, owner.scatter_reduce_(0, pick(pixel, winner), pick(solid, winner), "amax")
 
 
 def _not_in_a_hole(solids: Solids, camera: Camera, solid, place, depth, pixel_size) -> torch.Tensor:
@@ -237,11 +222,8 @@ def _not_in_a_hole(solids: Solids, camera: Camera, solid, place, depth, pixel_si
     which = pick(solid, some)
     world, place = pick(solids.world, which), pick(place, some)
     point = torch.cat([place, torch.ones_like(place[:, :1])], 1) * pick(depth, some)[:, None]
-    point = (
-        (point[:, None] @ of_world(camera.axes, world))[:, 0]
-        + of_world(camera.eye, world)
-        - pick(solids["center"], which)
-    )
+    point = (point[:, None] @ of_world(camera.axes, world))[:, 0] + of_world(camera.eye, world)
+    point = point - pick(solids["center"], which)
     point = point * (math.tau / pick(solids["holes"], which))[:, None]
     turned = point @ torch.tensor([[0.8, 0.36, -0.48], [-0.6, 0.48, -0.64], [0.0, 0.8, 0.6]], device=point.device)
     kept[some] = point.sin().sum(1) + (1.7 * turned).sin().sum(1) > -0.6

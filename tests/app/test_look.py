@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from depth_anything_hf.app.palettes import COLORMAPS, palette
+from depth_anything_hf.app.look import COLORMAPS, palette
 from depth_anything_hf.pictures.visualization import paint, save_depth
 
 
