@@ -293,7 +293,9 @@ def test_a_finished_run_is_left_as_it_is_and_other_settings_are_refused(script, 
     script.main(arguments(tmp_path, "--steps", "1"))
     assert same(trained(tmp_path), before)
     assert "1 steps done" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"other settings \(learning_rate: 1e-05 then, 0\.5 now\); repeat those"):
+    with pytest.raises(
+        ValueError, match=r"other settings \(learning_rate: 1e-05 then, 0\.5 now\); use those to continue"
+    ):
         script.main(arguments(tmp_path, "--steps", "2", "--learning-rate", "0.5"))
 
 
