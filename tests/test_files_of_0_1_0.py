@@ -49,6 +49,7 @@ def test_checkpoints__load_in_the_stock_pipeline(files):
     assert pipeline("depth-estimation", "run")("photos/0.jpg")["predicted_depth"].shape == (36, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["run", "stream_run"])
 def test_runs__go_on_where_they_stopped(files, run):
     assert main(["train", f"{run}.yaml"]) == 0

@@ -108,6 +108,7 @@ def test_convert__to_official_refuses_other_families(save_family, tmp_path, caps
     assert "of type 'dpt'; only Depth Anything" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_convert__version_is_required_and_says_why(official_file, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["convert", str(official_file), "--size", "small", "--out", str(tmp_path)])

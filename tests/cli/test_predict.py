@@ -122,6 +122,7 @@ def test_predict__tiles_that_do_not_agree_are_reported(checkpoint, photos, tmp_p
     assert f"{row['unfit_tiles']} of {row['tiles']} tiles were unfit; the whole stands in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_predict__too_many_pixels(checkpoint, photos, tmp_path, capsys):
     arguments = ["predict", str(photos), "--model", checkpoint, "--out", str(tmp_path / "out"), "--tile", "60"]
     Image.new("RGB", (100, 100)).save(photos / "bomb.png")

@@ -311,6 +311,7 @@ def test_the_code_of_the_document_runs(tmp_path, monkeypatch):
         exec(compile(block, str(DOC), "exec"), scope)
 
 
+@pytest.mark.slow
 def test_real_data(real_data):
     data = load_folder(real_data)
     assert len(data) == 52

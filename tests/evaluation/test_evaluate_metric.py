@@ -154,6 +154,7 @@ print(json.dumps([type(scorer).__module__, scorer.name, scorer.compute()]))
 """
 
 
+@pytest.mark.slow
 def test_load__from_the_file_without_a_network(tmp_path):
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
     command = [sys.executable, "-c", LOADED, metric_file.__file__]

@@ -96,11 +96,13 @@ def ranks(tmp_path_factory, run_script):
     return run_script(SCRIPT, tmp_path_factory.mktemp("two"), 2)
 
 
+@pytest.mark.slow
 def test_score__two_processes_share_the_images(ranks, alone):
     assert alone["asked"] == ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4])
     assert [rank["asked"] for rank in ranks] == [([0, 2, 4, 6], [0, 2, 4]), ([1, 3, 5], [1, 3])]
 
 
+@pytest.mark.slow
 def test_score_models__two_processes_give_the_numbers_of_one(ranks, alone):
     for rank in ranks:
         assert rank["summaries"] == alone["summaries"]
@@ -111,6 +113,7 @@ def test_score_models__two_processes_give_the_numbers_of_one(ranks, alone):
     assert alone["summaries"]["red"]["images"] == 7
 
 
+@pytest.mark.slow
 def test_score_da2k__two_processes_give_the_numbers_of_one(ranks, alone):
     for rank in ranks:
         assert rank["points"] == alone["points"]

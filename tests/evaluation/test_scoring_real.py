@@ -9,6 +9,8 @@ from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.evaluation.scoring import score_relative, summarize
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def samples(real_data):

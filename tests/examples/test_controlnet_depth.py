@@ -107,6 +107,7 @@ def test_options_reach_the_pipeline(script, arguments, tmp_path):
         assert not np.array_equal(found["plain"], found[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_depth_decides_the_picture(script, painters, kind):
     pipe = script.load_pipeline(*painters[kind], "cpu")

@@ -128,6 +128,7 @@ def _parameters(part):
     return part.parameters() if isinstance(part, torch.nn.Module) else []
 
 
+@pytest.mark.slow
 def test_the_copy_of_the_encoder_is_exact_even_where_the_frozen_one_is_rounded(script, bases):
     pipe = script.load_pipeline(bases["sd"], None, CPU, torch.bfloat16)
     unet = diffusers.UNet2DConditionModel.from_pretrained(bases["sd"], subfolder="unet")

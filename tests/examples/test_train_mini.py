@@ -273,6 +273,7 @@ def test_rendering_leaves_the_number_of_threads_alone(mini, tmp_path):
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_worlds_of_another_run_are_not_taken_for_these(mini, tmp_path):
     mini.render_to(tmp_path, mini.Worlds(4, (24, 32)), "cpu", 1)
     mini.render_to(tmp_path, mini.Worlds(8, (24, 32)), "cpu", 1)  # more of the same

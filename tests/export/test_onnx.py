@@ -425,6 +425,7 @@ def test_write_int8__large_weights_stay_beside_the_file(relative, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -446,6 +447,7 @@ def test_export_onnx__refuses_before_it_works(change, error, message, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large.onnx.data", "there.onnx"]
 
 
+@pytest.mark.slow
 def test_export_onnx__other_families_are_refused_with_a_reason(save_family, tmp_path):
     with pytest.raises(ValueError, match="is of type 'glpn'; export accepts only Depth Anything"):
         export_onnx(save_family("glpn"), tmp_path / "depth.onnx")

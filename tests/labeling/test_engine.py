@@ -120,6 +120,7 @@ def test_label_images__finished_folder_is_left_alone(label, labeled, photos, tmp
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_label_images__settings_of_a_folder_are_kept(label, save_teacher, tmp_path):
     label(tmp_path / "out", limit=2)
     with pytest.raises(ValueError, match=r"other settings \(resolution: 56 then, 70 now; keep_image: 'original' then"):
@@ -129,6 +130,7 @@ def test_label_images__settings_of_a_folder_are_kept(label, save_teacher, tmp_pa
         label(tmp_path / "out", limit=2, model=other)
 
 
+@pytest.mark.slow
 def test_label_images__changed_inputs_are_refused(label, save_photos, tmp_path):
     photos = save_photos(tmp_path / "in", 12)
     label(tmp_path / "out", photos)

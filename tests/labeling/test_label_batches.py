@@ -268,6 +268,7 @@ def test_labeler__fills_compiled_batches(monkeypatch, noise_image, count):
     assert model.batches == [count]
 
 
+@pytest.mark.slow
 def test_labeler__compiles_every_common_size(monkeypatch):
     """PyTorch's own limit is 8 shapes, and what comes after them runs uncompiled: by then, another last bit."""
     sizes, compile_it, shapes = common_sizes(518, 14), torch.compile, []

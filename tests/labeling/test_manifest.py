@@ -38,6 +38,7 @@ def test_push_folder__failure_is_made_good_by_the_same_command(hub, label, tmp_p
     assert "manifest.json" in hub.dataset("me/labels").files
 
 
+@pytest.mark.slow
 def test_push_folder__break_in_the_middle(hub, label, tmp_path):
     hub.breaks["upload"] = 1  # which the client takes up by itself
     hub.breaks["commit"] = 1
@@ -51,6 +52,7 @@ def test_push_folder__break_in_the_middle(hub, label, tmp_path):
     assert len(hub.dataset("me/labels").messages) == 1
 
 
+@pytest.mark.slow
 def test_push_folder__shards_of_an_older_set_go(hub, label, tmp_path):
     label(tmp_path / "old", shard_size=2, push_to_hub="me/labels")
     label(tmp_path / "new", shard_size=6, push_to_hub="me/labels")

@@ -722,6 +722,7 @@ def test_forward__refuses_labels_of_the_other_space(make_model, max_depth, own, 
         model(images, labels=labels, target_space=other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_depth", [None, 20])
 def test_stock_trainer__learns_in_the_models_own_space(make_model, tiny_processor, noise_image, tmp_path, max_depth):
     records = [encode_record(noise_image(56, 56), np.full((56, 56), 4.0), space="depth")]

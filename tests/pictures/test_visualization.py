@@ -179,6 +179,7 @@ def test_prediction_row_errors():
         prediction_row(None, np.ones((4, 6)), None, "metres", [])
 
 
+@pytest.mark.slow
 def test_real_sparse_and_dense_images(real_data):
     data = load_folder(real_data)
     for index in (12, 25):

@@ -154,6 +154,7 @@ def test_get_peft_model__every_trainable_weight_gets_a_gradient(adapt, decoder):
     assert sum("lora_B" in name for name in found) >= 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_gradient_checkpointing__changes_no_gradient(adapt, decoder):
     plain, checkpointed = adapt(decoder), adapt(decoder)

@@ -186,6 +186,7 @@ def test_load_model__base_of_another_family_is_an_error(adapt, base, save_family
 # --- loading: what was saved elsewhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_load_model__adapter_of_older_transformers(adapt, base, tmp_path, decoder):
     # Its file has the old names, and PEFT would leave the encoder's updates out with no more than a warning.

@@ -106,6 +106,7 @@ def test_adapter_folder__predicts_the_very_same_in_plain_transformers(results, d
     assert np.abs(ours[decoder][kind] - ours["base"][kind]).max() > 1e-3  # the adapter does something
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", ["auto", "pipeline"])
 def test_merged_folder__predicts_the_same_in_plain_transformers(results, loader):
     ours, stock, _ = results
@@ -113,6 +114,7 @@ def test_merged_folder__predicts_the_same_in_plain_transformers(results, loader)
     assert np.abs(stock[f"merged/{loader}"] - ours["full"][kind]).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_adapter_folder__loads_without_a_complaint(results):
     *_, printed = results
     for word in ("UNEXPECTED", "MISSING", "newly initialized", "Unexpected keyword", "missing adapter keys"):

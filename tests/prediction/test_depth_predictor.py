@@ -100,6 +100,7 @@ def test_predictor__from_model_is_identified_by_its_weights(save):
     assert DepthPredictor.from_model(model, processor).revision.startswith("sha256:")
 
 
+@pytest.mark.slow
 def test_predictor__opens_mini_and_adapters(save, adapt, noise_image, tmp_path):
     assert DepthPredictor("mini", device="cpu")(Image.new("RGB", (64, 48))).shape == (48, 64)
     adapted = adapt(save(), "lora")
@@ -109,6 +110,7 @@ def test_predictor__opens_mini_and_adapters(save, adapt, noise_image, tmp_path):
     assert torch.equal(found, expected)
 
 
+@pytest.mark.slow
 def test_predictor__revision_on_the_hub_reaches_config_model_and_processor(hub, save, noise_image):
     def files(folder):
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}

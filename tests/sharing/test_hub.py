@@ -418,6 +418,7 @@ def everything_logged(caplog):
         logging.getLogger(name).propagate = propagate
 
 
+@pytest.mark.slow
 def test_push_to_hub__token_is_nowhere_to_be_seen(hub, student, everything_logged, capfd):
     hub.breaks["commit"] = 1
     with pytest.raises(OSError, match="repeat") as broken:

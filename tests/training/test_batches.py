@@ -131,6 +131,7 @@ def test_reader__one_source_alone():
     assert {stream for batch in drawn(make(None, from_tables(2), (0, 3)), 6) for _, stream, _ in batch} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2, 3])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_reader__sets_with_an_index_are_drawn_alike_beside_a_stream(world_size, workers):

@@ -69,6 +69,7 @@ def test_push_to_hub__trainer_pushes_model_processor_and_measured_card(hub, make
     assert len(repo.commits) == commits
 
 
+@pytest.mark.slow
 def test_push_to_hub__licence_that_the_base_forbids(hub, make_trainer, saved, labeled):
     model = DepthAnythingForDepthEstimation.from_pretrained(saved("Depth-Anything-V2-Base-hf"))
     trainer = make_trainer(model, ON_HUB, train_dataset=labeled)
@@ -102,6 +103,7 @@ def test_create_model_card__student_names_teacher_encoder_and_both_streams(
     assert trainer.args.output_dir not in card.content
 
 
+@pytest.mark.slow
 def test_create_model_card__metric_model_and_several_sets(make_trainer, make_model, labeled):
     sets = {"rooms": labeled[:2], "my_groups": labeled[2:]}
     trainer = make_trainer(make_model(max_depth=20.0), train_dataset=labeled, eval_dataset=sets)

@@ -366,6 +366,7 @@ def test_train__sizes_given_win_one_by_one(one_step):
     assert (saved["keep_aspect_ratio"], saved["ensure_multiple_of"]) == (False, 8)
 
 
+@pytest.mark.slow
 def test_train__sizes_default_to_those_of_the_model(one_step, workplace):
     saved = one_step(str(workplace / "model"))
     assert (saved["size"], saved["keep_aspect_ratio"]) == ({"height": 56, "width": 56}, True)

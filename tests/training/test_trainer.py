@@ -237,6 +237,7 @@ def edge_loss(prediction, target, mask):
     return (steps * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", ["labeled", "unlabeled", "both"])
 def test_losses__a_term_is_weighted_and_logged_like_ours(make_trainer, make_model, labeled, pseudo_labeled, on):
     settings = {"feature_alignment_weight": 0.0, "max_steps": 1, "cutmix_probability": 0.0}
@@ -275,6 +276,7 @@ def test_losses__a_term_sees_labels_and_mask_of_the_model(make_trainer, make_mod
     assert target[~mask].abs().max() == 0
 
 
+@pytest.mark.slow
 def test_losses__are_on_the_card(make_trainer, make_model, labeled, tmp_path):
     terms = [LossTerm("edges", edge_loss, 0.25), LossTerm("ramp", edge_loss, lambda step: step / 4)]
     trainer = make_trainer(make_model(), {"max_steps": 2}, train_dataset=labeled, losses=terms)

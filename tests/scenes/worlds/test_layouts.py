@@ -132,6 +132,7 @@ def test_no_sky_is_seen_past_walls(kind, seed):
     assert not render_worlds([seed], 96, 128, style).sky.any()
 
 
+@pytest.mark.slow
 def test_no_backdrop_ends_in_view():
     style = WorldStyle(kinds={"backdrop": 1.0}, **PLAIN)
     assert not render_worlds(range(280, 340), 12, 16, style).sky.any()
