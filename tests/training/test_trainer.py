@@ -326,6 +326,11 @@ def test_losses__weights_are_rescaled_when_asked(make_trainer, make_model, label
             {"loss_weights": {"edges": 1.0}},
             "loss_weights names 'edges'; it takes labeled, unlabeled, feature_alignment",
         ),
+        (
+            {"loss_weights": {"labeled": -1.0}},
+            r"loss_weights\['labeled'\] is -1\.0; it must be a finite number of at least 0",
+        ),
+        ({"loss_weights": {"labeled": float("nan")}}, r"loss_weights\['labeled'\] is nan"),
         ({"arguments": {"labeled_weight": 0.0}}, "are 0 for the images that are passed: nothing would be learned"),
     ],
 )

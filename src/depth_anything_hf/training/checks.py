@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -93,6 +94,11 @@ def check_losses(
         raise ValueError(
             f"loss_weights names {strange[0]!r}; it takes {', '.join(known)}. A LossTerm has its own weight."
         )
+    for name, weight in loss_weights.items():
+        if not callable(weight) and not 0 <= weight < math.inf:
+            raise ValueError(
+                f"loss_weights[{name!r}] is {weight}; it must be a finite number of at least 0, or a function of the step."
+            )
     weights = [args.labeled_weight * has_labeled, args.unlabeled_weight * has_unlabeled]
     weights.append((args.feature_alignment_weight or 0.0) * has_unlabeled)
     if (has_labeled or has_unlabeled) and not any(weights):
