@@ -31,7 +31,7 @@ _TURNED = (
     "XML:com.adobe.xmp",
     "Raw profile type exif",
 )  # where an image's `info` keeps the orientation
-_GRAY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # some PNG readers return 16-bit gray as "I" (int32)
+GRAY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # some PNG readers return 16-bit gray as "I" (int32)
 
 
 def encode_depth_map(values: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, float, float]:
@@ -131,7 +131,7 @@ def image_to_codes(image: Image.Image) -> np.ndarray:
         >>> image_to_codes(Image.fromarray(np.array([[7]], dtype=np.int32))).tolist()
         [[7]]
     """
-    if image.mode not in _GRAY_16:
+    if image.mode not in GRAY_16:
         kind = "float" if image.mode == "F" else "8-bit"
         raise ValueError(
             f"{kind} depth map: image mode {image.mode!r}; a depth map is 16-bit gray (mode 'I;16'), 0 = no label: "
@@ -150,7 +150,7 @@ def image_to_sky(image: Image.Image) -> np.ndarray:
         >>> image_to_sky(Image.new("L", (2, 1), 255)).tolist()
         [[True, True]]
     """
-    if image.mode not in ("1", "L", "P", *_GRAY_16):
+    if image.mode not in ("1", "L", "P", *GRAY_16):
         raise ValueError(f"sky_mask has image mode {image.mode!r}; needed: one 8-bit channel ('L'), nonzero = sky.")
     return np.asarray(image) != 0
 
@@ -246,7 +246,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         image = image.transpose(_TURNS[orientation])
         for key in _TURNED:
             image.info.pop(key, None)
-    if image.mode in _GRAY_16:  # PIL would clip at 255
+    if image.mode in GRAY_16:  # PIL would clip at 255
         codes = image_to_codes(image)
         top = next(top for top in _TOPS if codes.max() <= top)
         grays = np.rint(np.minimum(np.arange(MAX_CODE + 1) / (top / 255), 255)).astype(np.uint8)

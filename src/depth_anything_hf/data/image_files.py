@@ -21,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF
 # The shorter side is resized to the model's resolution: the network's input has that many times the patches of a square, and
 # attention is quadratic in them. A 360-degree panorama is 2, the longest phone panorama about 5.
 LARGEST_ASPECT = 8
+RAISE_LIMIT = "raise PIL.Image.MAX_IMAGE_PIXELS"  # in messages; a command with an option for it puts that there
 
 
 class ImageFileError(OSError, ValueError):
@@ -76,7 +77,7 @@ def opened_image(source: str | os.PathLike | bytes, name: str | os.PathLike | No
             f"{name}: it needs more memory than there is; it is damaged, or make it smaller"
         ) from error
     except Image.DecompressionBombError as error:
-        raise ImageFileError(f"{name}: {error}; make it smaller, or raise `max_megapixels` if you trust it") from error
+        raise ImageFileError(f"{name}: {error}; make it smaller, or {RAISE_LIMIT} if you trust it") from error
     except (
         Exception
     ) as error:  # SyntaxError, struct.error, zlib.error, OverflowError, ...: decoders raise what their parsers do
@@ -104,7 +105,7 @@ def check_image_size(height: int, width: int) -> None:
         )
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and height * width > 2 * limit:
-        raise Image.DecompressionBombError(f"Image size ({height * width} pixels) exceeds limit of {2 * limit} pixels")
+        raise ValueError(f"Image size ({height * width} pixels) exceeds limit of {2 * limit} pixels: make it smaller")
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
