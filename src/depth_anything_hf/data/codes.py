@@ -5,6 +5,7 @@ A code is 0 where there is no label; elsewhere `value = code * scale + offset`. 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -209,7 +210,10 @@ def read_photograph(file: str | os.PathLike) -> Image.Image:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1, upright, where there is none or one of no meaning.
+    """Return the EXIF orientation, 1 to 8; 1, upright, where there is none or one of no meaning, such as a text.
+
+    Raises:
+        ValueError: The EXIF data cannot be read: the image may lie on any side.
 
     Example:
         >>> orientation_of(Image.new("L", (4, 3)))
@@ -218,8 +222,10 @@ def orientation_of(image: Image.Image) -> int:
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
         return found if found in _TURNS else 1
-    except Exception:  # EXIF data that are none raise what their parser does
-        return 1
+    except Exception as error:  # what the parser raises
+        raise ValueError(
+            f"its EXIF data are damaged ({error}), and with them which side is up; write it again without them"
+        ) from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -244,8 +250,12 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("float image (mode 'F'): its range is unknown; convert it to 8 or 16 bits first.")
     if (orientation := orientation_of(image)) != 1:
         image = image.transpose(_TURNS[orientation])
+        exif = image.getexif()
         for key in _TURNED:
             image.info.pop(key, None)
+        with contextlib.suppress(Exception):  # values that cannot be written, and are lost
+            exif.pop(ExifTags.Base.Orientation, None)
+            image.info["exif"] = exif.tobytes()
     if image.mode in GRAY_16:  # PIL would clip at 255
         codes = image_to_codes(image)
         top = next(top for top in _TOPS if codes.max() <= top)
