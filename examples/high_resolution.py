@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.data.codes import read_photograph
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.prediction.tiling import predict_tiled
@@ -73,7 +73,7 @@ def predict_each(
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run."""
     options = make_parser().parse_args(arguments)
-    image = upright_rgb(Image.open(options.image))
+    image = read_photograph(options.image)
     predictor = DepthPredictor(options.model)
     found = predict_each(predictor, image, options.resolutions, options.tiles)
     width, height = image.size

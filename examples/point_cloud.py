@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
-from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.data.codes import read_photograph
 from depth_anything_hf.maps.geometry import unproject
 from depth_anything_hf.pictures.point_cloud import (
     intrinsics_from_exif,
@@ -76,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     saves = {".ply": save_ply, ".glb": save_glb}
     if options.out.suffix not in saves:
         raise ValueError(f"--out is {options.out}; it must end in .ply or .glb.")
-    image = upright_rgb(Image.open(options.image))
+    image = read_photograph(options.image)
     if options.fov is not None:
         intrinsics = intrinsics_from_fov(image.height, image.width, options.fov)
     else:

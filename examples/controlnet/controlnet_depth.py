@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.data.codes import read_photograph
 from depth_anything_hf.maps.resizing import resized_size
 from depth_anything_hf.pictures.control_image import to_control_image
 from depth_anything_hf.pictures.visualization import sheet
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Predict the depth, paint, and write the pictures."""
     options = make_parser().parse_args(arguments)
     device = choose_device().type
-    photo = upright_rgb(Image.open(options.image))
+    photo = read_photograph(options.image)
     predictor = DepthPredictor(options.model, device=device)
     depth, space = predictor(photo), predictor.space
     del predictor

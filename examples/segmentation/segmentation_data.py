@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from depth_anything_hf.data.image_files import opened_image
+
 IGNORE = 255  # label of pixels that neither train nor count
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # ImageNet's, as DINOv2
 # The official labelIds of the 19 classes that are scored, in the order of their trainIds.
@@ -120,10 +122,13 @@ class SegmentationDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         """Read one pair and transform it."""
         image, labels = self.pairs[index]
-        values = np.asarray(Image.open(labels))
+        with opened_image(labels) as picture:
+            values = np.asarray(picture)
         if values.ndim != 2:
             raise ValueError(f"{labels} has the shape {values.shape}; labels are images of one channel.")
-        return self.transform(Image.open(image).convert("RGB"), Image.fromarray(self.layout.classes[values]))
+        with opened_image(image) as picture:
+            photograph = picture.convert("RGB")
+        return self.transform(photograph, Image.fromarray(self.layout.classes[values]))
 
 
 def resize_shorter_side(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:

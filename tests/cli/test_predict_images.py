@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from depth_anything_hf.cli.main import main
-from depth_anything_hf.cli.predict import main as predict_main
 from depth_anything_hf.prediction.predictor import load_model, predict_depth
 
 
@@ -143,14 +142,16 @@ def test_predict__an_image_that_is_given_twice_is_predicted_once(run, save_photo
     ],
     ids=["dots", "colours", "subfolder"],
 )
-def test_predict__two_images_of_one_name_are_refused_before_any_work(names, given, file, run, save_photo, tmp_path):
-    for name in names:
+def test_predict__of_two_images_of_one_name_the_second_is_named(names, given, file, run, save_photo, tmp_path, capsys):
+    for name in [*names, "other.png"]:
         save_photo(name, format="PNG")
-    with pytest.raises(ValueError, match="would both be written to") as error:
-        predict_main([*given, "--model", "no model", "--out", "out"])
-    assert f"{names[0]} and {names[-1]} would both be written to out/{file}; rename one" in str(error.value)
-    assert "different --out" in str(error.value)
-    assert not (tmp_path / "out").exists()
+    assert run(*given, "other.png", "--out", "out") == 1
+    printed = capsys.readouterr()
+    assert f"{names[0]} and {names[-1]} would both be written to out/{file}; rename one" in printed.err
+    assert "different --out" in printed.err
+    assert f"{len(names)} of {len(names) + 1} images written" in printed.out
+    rows = listed(tmp_path / "out")
+    assert {row["file_name"] for row in rows.values()} == {*names[:-1], "other.png"}
 
 
 def test_predict__writes_over_no_image_that_it_reads(run, save_photo, tmp_path, capsys):
@@ -159,7 +160,7 @@ def test_predict__writes_over_no_image_that_it_reads(run, save_photo, tmp_path, 
     assert run("photos", "--out", "photos") == 1
     assert "photos/a.jpg would be written over photos/a_jpg.png, which is to be read" in capsys.readouterr().err
     assert (photo.read_bytes(), other.read_bytes()) == before
-    assert sorted(file.name for file in photo.parent.iterdir()) == ["a.jpg", "a_jpg.png"]
+    assert set(listed(photo.parent)) == {"a_jpg_png.png"}
 
 
 @pytest.mark.parametrize("given", [".", "*", "**/*.png"])

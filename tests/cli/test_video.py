@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from fractions import Fraction
 
@@ -90,13 +91,14 @@ def test_video__clips_called_alike_do_not_overwrite_each_other(checkpoint, clip,
     assert written == ["day 1/walk_mp4_color.mp4", "day 2/WALK_mp4_color.mp4"]
 
 
-def test_video__two_clips_of_one_name_are_refused_before_any_work(clip, tmp_path):
+def test_video__of_two_clips_of_one_name_the_second_is_named(checkpoint, clip, tmp_path, capsys):
     for name in ("a.b.mp4", "a_b.mp4"):
         (clip.parent / name).write_bytes(clip.read_bytes())
-    with pytest.raises(
-        ValueError, match=r"would both be written to .*a_b_mp4_color\.mp4; rename one of them, or convert"
-    ):
-        main([str(clip.parent), "--model", "no model", "--out", str(tmp_path / "out")])
+    out = tmp_path / "out"
+    assert main([str(clip.parent), "--model", checkpoint, "--out", str(out), "--outputs", "color"]) == 1
+    problem = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"would both be written to .*a_b_mp4_color\.mp4; rename one of them, or convert", problem)
+    assert sorted(file.name for file in out.iterdir()) == ["a_b_mp4_color.mp4", "walk_mp4_color.mp4"]
 
 
 @pytest.mark.parametrize("out", ["depth", "."])

@@ -134,3 +134,12 @@ def test_trimming__target_corrupted_in_a_tenth_costs_less_than_untrimmed():
     corrupted[0, :2] = 5.0
     trimmed = affine_invariant_loss(target, corrupted, everywhere(target), trim_fraction=0.1)
     assert trimmed < 0.7 * affine_invariant_loss(target, corrupted, everywhere(target))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-1, 1e-2, 1e-3])
+def test_normalized_residual__float16_is_normalized_as_float32_is(scale):
+    target = torch.rand(2, 16, 16)
+    half = (scale * (target + 0.3 * torch.rand(2, 16, 16))).half()
+    residual, _ = normalized_residual(half, target, everywhere(target))
+    expected, _ = normalized_residual(half.float(), target, everywhere(target))
+    torch.testing.assert_close(residual, expected)

@@ -1,15 +1,53 @@
-"""Find the images or clips that a command reads, and name the files that it writes."""
+"""What `predict` and `video` share: their options, the files that they read and write, and what happens to a bad one."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import errno
 import glob
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from depth_anything_hf.cli.options import add_model_options, add_resolution
 from depth_anything_hf.data.photographs import Photographs
+from depth_anything_hf.model.bundled import MINI
+
+if TYPE_CHECKING:
+    from depth_anything_hf.prediction.predictor import DepthPredictor
+
+LONGEST_NAME = 255  # bytes of a file name, on all usual file systems
+LONGEST_PATH = 4095  # bytes, on Linux
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the next file will not be written either
+
+
+def add_prediction_options(parser: argparse.ArgumentParser, **out: Any) -> None:
+    """Add `--model`, `--space`, `--device`, `--out`, with the given settings, and `--resolution`."""
+    mini = "Hub id or folder; mini is small and comes with the package (default: %(default)s)"
+    add_model_options(parser, default=MINI, help=mini)
+    parser.add_argument("--out", type=Path, metavar="DIR", **out)
+    add_resolution(parser)
+
+
+def open_predictor(options: argparse.Namespace) -> DepthPredictor:
+    """Load the model that the options name."""
+    from depth_anything_hf.prediction.predictor import DepthPredictor
+
+    return DepthPredictor(options.model, resolution=options.resolution, space=options.space, device=options.device)
+
+
+@contextlib.contextmanager
+def going_on(file: Path, problems: dict[Path, str], what: str = "could not read ") -> Iterator[None]:
+    """Note in `problems` what is wrong with an input, and go on with the next; a full disk ends the run."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            raise
+        problems[file] = what + (str(error) if str(error).startswith(str(file)) else f"{file}: {error}")
 
 
 class Kind(NamedTuple):
@@ -45,7 +83,7 @@ def find_inputs(
     out_place = out.resolve()
     for name in names:
         search = Photographs(name, kind.extensions)
-        named = search.given.is_file()
+        named = search.given.exists() and not search.given.is_dir()  # a pipe is named when it is opened
         files = [search.given] if named else list(search)
         if skipped := search.describe_skipped():
             print(f"{name}: {skipped}")
@@ -79,25 +117,49 @@ def find_inputs(
 
 def name_outputs(
     inputs: dict[Path, Found], out: Path, endings: Sequence[str], verb: str = "predict"
-) -> list[tuple[Path, Path]]:
-    """Return each input with its output path without ending; raise if two files would be written to one path or over an input."""
+) -> tuple[list[tuple[Path, Path]], dict[Path, str]]:
+    """Return each input with its output path without ending; and what is wrong with those that cannot be written.
+
+    Those are an input whose outputs would replace those of an input before it, or another input, and one whose outputs would
+    have too long a name.
+    """
     folders = _subfolders(inputs.values())
-    stems = [(found.file, out / folders.get(found.root, "") / found.stem) for found in inputs.values()]
+    stems: list[tuple[Path, Path]] = []
+    problems: dict[Path, str] = {}
     takers: dict[Path, Path] = {}
-    for taken, stem in stems:
-        for file in output_files(stem, endings):
-            other = takers.setdefault(file, taken)
-            if other != taken:
-                raise ValueError(
-                    f"{other} and {taken} would both be written to {file}; rename one of them, or {verb} them by two "
-                    "commands with different --out."
-                )
-            if (read := inputs.get(_place(file))) is not None:
-                raise ValueError(
-                    f"{taken} would be written over {read.file}, which is to be read; give another --out, or leave one "
-                    "of the two out."
-                )
-    return stems
+    for found in inputs.values():
+        stem = out / folders.get(found.root, "") / found.stem
+        files = output_files(stem, endings)
+        if problem := _conflict(found.file, files, takers, inputs, verb):
+            problems[found.file] = problem
+        else:
+            takers |= dict.fromkeys(files, found.file)
+            stems.append((found.file, stem))
+    return stems, problems
+
+
+def _conflict(
+    taken: Path, files: list[Path], takers: dict[Path, Path], inputs: dict[Path, Found], verb: str
+) -> str | None:
+    """Return why the outputs of an input cannot be written; None if they can."""
+    for file in files:
+        if (other := takers.get(file)) is not None:
+            return (
+                f"{other} and {taken} would both be written to {file}; rename one of them, or {verb} them by two "
+                "commands with different --out."
+            )
+        if (read := inputs.get(_place(file))) is not None:
+            return (
+                f"{taken} would be written over {read.file}, which is to be read; give another --out, or leave one "
+                "of the two out."
+            )
+        name, path = len(os.fsencode(file.name)), len(os.fsencode(file.absolute()))
+        if name > LONGEST_NAME or path > LONGEST_PATH:
+            return (
+                f"{taken}: {file.name[:40]}... would have a name of {name} bytes and a path of {path}; a disk takes "
+                f"{LONGEST_NAME} and {LONGEST_PATH}: rename the input, or give a shorter --out."
+            )
+    return None
 
 
 def output_files(stem: Path, endings: Iterable[str]) -> list[Path]:

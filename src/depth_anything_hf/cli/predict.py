@@ -8,15 +8,16 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depth_anything_hf.cli.options import Parser, add_model_options, add_resolution
+from depth_anything_hf.cli.inputs import add_prediction_options, going_on
+from depth_anything_hf.cli.options import Parser
 from depth_anything_hf.cli.video import EXTENSIONS as VIDEO_EXTENSIONS
-from depth_anything_hf.data.whole_files import replacing
-from depth_anything_hf.model.bundled import MINI, hint_at_better
+from depth_anything_hf.data.whole_files import alone_in, replacing
+from depth_anything_hf.model.bundled import hint_at_better
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 _KEY = "depth_map_file_name"  # of a row in depth.jsonl
 GPU_BATCH = 8  # images; on a CPU several together are no faster than one by one
 OUTPUTS = (".png", ".npy", "_color.png")  # ends of the files that are written of every image
+_NO_CAMERA = (
+    "does not say with which focal length it was taken; a point cloud needs the camera: pass --fov DEGREES (horizontal field "
+    "of view; about 65 for a phone's main camera) or --intrinsics FX FY CX CY."
+)
 EXAMPLE = """examples:
   depth-anything-hf predict photo.jpg                                          offline, with mini, from the package
   M=depth-anything/Depth-Anything-V2-Small-hf                                  far more accurate; a download of 99 MB
@@ -51,11 +56,7 @@ def make_parser() -> Parser:
     parser = Parser("predict", "Write the depth of images.", EXAMPLE)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="files, of any name; folders or globs")
-    add_model_options(
-        parser, default=MINI, help="Hub id or folder; mini is small and comes with the package (default: %(default)s)"
-    )
-    add("--out", type=Path, default=Path("depth"), metavar="DIR", help="folder to write (default: %(default)s)")
-    add_resolution(parser)
+    add_prediction_options(parser, default=Path("depth"), help="folder to write (default: %(default)s)")
     add = parser.add_argument_group("images beyond memory").add_argument
     add(
         "--tile",
@@ -134,12 +135,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from PIL import Image
     from tqdm.auto import tqdm
 
-    from depth_anything_hf.cli.inputs import Kind, find_inputs, name_outputs, output_files
-    from depth_anything_hf.data.folder import IMAGE_EXTENSIONS
-    from depth_anything_hf.prediction.predictor import DepthPredictor
+    from depth_anything_hf.cli.inputs import Kind, find_inputs, name_outputs, open_predictor, output_files
+    from depth_anything_hf.data.image_files import RAISE_LIMIT
+    from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS
 
     _check_options(options)
     listing = _Listing(options.out)
@@ -148,30 +148,26 @@ def _run(options: argparse.Namespace) -> int:
     kind = Kind("image", IMAGE_EXTENSIONS)
     found, left_out = find_inputs(options.images, kind, options.out, written.__contains__)
     endings = OUTPUTS if options.point_cloud is None else (*OUTPUTS, f".{options.point_cloud}")
-    images = name_outputs(found, options.out, endings)
+    images, problems = name_outputs(found, options.out, endings)
     if options.point_cloud:
         _check_cameras([file for file, _ in images], options)
-    predictor = DepthPredictor(
-        options.model, resolution=options.resolution, space=options.space, device=options.device
-    )
-    if options.point_cloud:
-        _check_cloud(predictor.space, options)
-    writer = _Writer(predictor.space, listing, options)
-    unreadable = []
-    if left_out:
-        writer.notes.append(f"images under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
-    predict = _predict_whole if options.tile is None else _predict_tiled
-    for file, problem in tqdm(predict(images, predictor, writer), "predict", len(images), unit="image"):
-        if problem is not None:
-            hint = "; raise --max-megapixels if you trust it" * isinstance(problem, Image.DecompressionBombError)
-            unreadable.append(f"{file}: {problem}{hint}")
-    written_of = f"{len(images) - len(unreadable)} of {len(images)} images written to {options.out}"
-    print(f"{written_of} ({predictor.space})")
-    for line in dict.fromkeys([*hint_at_better(options.model), *writer.notes]):  # each once
-        print(line)
-    for line in unreadable:
-        print(f"could not read {line}", file=sys.stderr)
-    return 1 if unreadable else 0
+    if images:
+        predictor = open_predictor(options)
+        if options.point_cloud:
+            _check_cloud(predictor.space, options)
+        writer = _Writer(predictor.space, listing, options, problems)
+        if left_out:
+            writer.notes.append(f"images under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
+        predict = _predict_whole if options.tile is None else _predict_tiled
+        for _ in tqdm(predict(images, predictor, writer), "predict", len(images), unit="image"):
+            pass
+        written_of = f"{len(found) - len(problems)} of {len(found)} images written to {options.out}"
+        print(f"{written_of} ({predictor.space})")
+        for line in dict.fromkeys([*hint_at_better(options.model), *writer.notes]):  # each once
+            print(line)
+    for problem in problems.values():
+        print(problem.replace(RAISE_LIMIT, "raise --max-megapixels"), file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -199,37 +195,34 @@ def _check_options(options: argparse.Namespace) -> None:
 
 def _camera_of(file: Path, size: tuple[int, int], options: argparse.Namespace) -> tuple[list[float], str] | None:
     """Return the intrinsics of an upright image of `size` (height, width), and their source; None if nothing states them."""
-    from PIL import Image
-
+    from depth_anything_hf.data.image_files import opened_image
     from depth_anything_hf.pictures.point_cloud import intrinsics_from_exif, intrinsics_from_fov
 
     if options.intrinsics:
         return options.intrinsics, "--intrinsics"
     if options.fov is not None:
         return intrinsics_from_fov(*size, options.fov)[0].tolist(), f"--fov {options.fov:g}"
-    with Image.open(file) as image:
+    with opened_image(file) as image:
         found = intrinsics_from_exif(image)
     return None if found is None else (found[0].tolist(), "EXIF FocalLengthIn35mmFilm")
 
 
 def _check_cameras(files: list[Path], options: argparse.Namespace) -> None:
-    """Raise a `ValueError` before any work if the camera of some image is not known."""
-    from PIL import ExifTags, Image
+    """Raise a `ValueError` before any work if no image has a known camera, or if the given one cannot be that of all."""
+    from depth_anything_hf.data.codes import orientation_of
+    from depth_anything_hf.data.image_files import opened_image
 
-    sizes = set()
+    sizes: set[tuple[int, int]] = set()
+    cameras = {}
     for file in files:
         try:
-            with Image.open(file) as image:
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # a quarter turn
-                sizes.add(image.size[::-1] if turned else image.size)
-            camera = _camera_of(file, image.size[::-1], options)
-        except (OSError, Image.DecompressionBombError):
+            with opened_image(file) as image:
+                sizes.add(size := image.size[:: -1 if orientation_of(image) >= 5 else 1])  # a quarter turn
+        except OSError:
             continue  # will be named with the unreadable ones
-        if camera is None:
-            raise ValueError(
-                f"{file} does not say with which focal length it was taken; a point cloud needs the camera: pass --fov "
-                "DEGREES (horizontal field of view; about 65 for a phone's main camera) or --intrinsics FX FY CX CY."
-            )
+        cameras[file] = _camera_of(file, size[::-1], options)
+    if cameras and not any(cameras.values()):
+        raise ValueError(f"{next(iter(cameras))} {_NO_CAMERA}")
     if options.intrinsics and len(sizes) > 1:
         raise ValueError(
             f"--intrinsics are pixels of one image size, and the images have {len(sizes)} sizes, such as "
@@ -249,10 +242,8 @@ def _check_cloud(space: str, options: argparse.Namespace) -> None:
         raise ValueError(f"{options.model} predicts meters; --view-depth is for relative models: leave it out.")
 
 
-def _predict_whole(
-    images: list[tuple[Path, Path]], predictor: DepthPredictor, writer: _Writer
-) -> Iterator[tuple[Path, Exception | None]]:
-    """Predict images, decoded ahead of the model and written behind it; yield each with the reason if it is unreadable."""
+def _predict_whole(images: list[tuple[Path, Path]], predictor: DepthPredictor, writer: _Writer) -> Iterator[Path]:
+    """Predict images, decoded ahead of the model and written behind it; yield each that is done with."""
     from depth_anything_hf.prediction.stream import WriteBehind, decode_ahead, decode_workers
 
     size = 1 if predictor.device.type == "cpu" else GPU_BATCH
@@ -260,69 +251,59 @@ def _predict_whole(
     # One worker writes, in order: a row of depth.jsonl is dropped just before its file is written over.
     with (
         WriteBehind(workers=1, waiting=2 * size) as behind,
-        closing(decode_ahead((file for file, _ in images), _decode, workers, ahead=2 * size)) as decoded,
+        closing(decode_ahead((file for file, _ in images), writer.read, workers, ahead=2 * size)) as decoded,
     ):
         pairs = zip(images, decoded, strict=True)
         while batch := list(islice(pairs, size)):
-            readable = [image for _, image in batch if not isinstance(image, Exception)]
+            readable = [image for _, image in batch if image is not None]
             depths = iter(predictor(readable) if readable else [])
             for (file, stem), image in batch:
-                if isinstance(image, Exception):
-                    yield file, image
-                else:
+                if image is not None:
                     behind.submit(writer.write, file, stem, image, next(depths))
-                    yield file, None
+                yield file
 
 
-def _predict_tiled(
-    images: list[tuple[Path, Path]], predictor: DepthPredictor, writer: _Writer
-) -> Iterator[tuple[Path, Exception | None]]:
-    """Predict images beyond memory, one after another; yield each with the reason if it is unreadable."""
-    from PIL import Image
-
+def _predict_tiled(images: list[tuple[Path, Path]], predictor: DepthPredictor, writer: _Writer) -> Iterator[Path]:
+    """Predict images beyond memory, one after another; yield each that is done with."""
+    from depth_anything_hf.data.image_files import opened_image
     from depth_anything_hf.prediction.tiling import PixelFile
 
     for file, stem in images:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with Image.open(file) as image:
+        pixels = None
+        with going_on(file, writer.problems):
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            with opened_image(file) as image:
                 pixels = PixelFile(image, stem.parent)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            yield file, error
-            continue
-        with pixels:
-            writer.write_tiled(file, stem, pixels, predictor)
-        yield file, None
-
-
-def _decode(file: Path) -> Image | Exception:
-    """Decode an image upright, or return the reason why not."""
-    from PIL import Image
-
-    from depth_anything_hf.data.codes import upright_rgb
-
-    try:
-        with Image.open(file) as image:
-            return upright_rgb(image)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        return error
+        if pixels is not None:
+            with pixels:
+                writer.write_tiled(file, stem, pixels, predictor)
+        yield file
 
 
 class _Writer:
-    """Write the predictions of images, one at a time, and keep depth.jsonl true."""
+    """Read images and write their predictions, one at a time; note what is wrong with one, and keep depth.jsonl true."""
 
-    def __init__(self, space: str, listing: _Listing, options: argparse.Namespace):
-        self.space, self.listing, self.options = space, listing, options
+    def __init__(self, space: str, listing: _Listing, options: argparse.Namespace, problems: dict[Path, str]):
+        self.space, self.listing, self.options, self.problems = space, listing, options, problems
         self.notes: list[str] = []  # for the end of the run
+
+    def read(self, file: Path) -> Image | None:
+        """Decode an image upright; None if it cannot be read."""
+        from depth_anything_hf.data.codes import read_photograph
+
+        with going_on(file, self.problems):
+            return read_photograph(file)
+        return None
 
     def write(self, file: Path, stem: Path, image: Image, depth: torch.Tensor) -> None:
         """Write a depth map, `(height, width)`, and its point cloud."""
         from depth_anything_hf.pictures.visualization import save_depth
 
         name = self._name(stem)
-        self.listing.drop(name)
-        saved = save_depth(stem, depth.numpy(), self.space)
-        self._list(file, stem, image, self._row(file, name, saved))
+        with going_on(file, self.problems, "could not write the depth of "), self.listing.changed():
+            self.listing.drop(name)
+            saved = save_depth(stem, depth.numpy(), self.space)
+            self._list(file, stem, image, self._row(file, name, saved))
 
     def write_tiled(self, file: Path, stem: Path, pixels: PixelFile, predictor: DepthPredictor) -> None:
         """Predict and write a depth map as its rows come, and its point cloud."""
@@ -330,16 +311,19 @@ class _Writer:
 
         name = self._name(stem)
 
-        def rows() -> Iterator[TiledDepth]:
-            yield from iter_tiled_depth(predictor, pixels, self.options.tile, self.options.overlap)
-            self.listing.drop(name)  # the codes are written once all rows are there
+        with going_on(file, self.problems, "could not write the depth of "), ExitStack() as stack:
 
-        saved = save_tiled_depth(stem, rows(), pixels.size[::-1], self.space)
-        row = self._row(file, name, saved) | {"tiles": saved["tiles"], "unfit_tiles": saved["unfit"]}
-        self._list(file, stem, pixels, row)
-        if saved["unfit"]:
-            counts = f"{saved['unfit']} of {saved['tiles']}"
-            self.notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
+            def rows() -> Iterator[TiledDepth]:
+                yield from iter_tiled_depth(predictor, pixels, self.options.tile, self.options.overlap)
+                stack.enter_context(self.listing.changed())
+                self.listing.drop(name)  # the codes are written once all rows are there
+
+            saved = save_tiled_depth(stem, rows(), pixels.size[::-1], self.space)
+            row = self._row(file, name, saved) | {"tiles": saved["tiles"], "unfit_tiles": saved["unfit"]}
+            self._list(file, stem, pixels, row)
+            if saved["unfit"]:
+                counts = f"{saved['unfit']} of {saved['tiles']}"
+                self.notes.append(f"{file}: {counts} tiles were unfit; the whole stands in for them")
 
     def _name(self, stem: Path) -> str:
         return stem.with_name(stem.name + ".png").relative_to(self.options.out).as_posix()
@@ -369,7 +353,7 @@ def _write_cloud(image: Image | PixelFile, file: Path, stem: Path, options: argp
         depth = depth_for_viewing(depth, *options.view_depth)
     camera = _camera_of(file, depth.shape, options)
     if camera is None:
-        raise ValueError(f"{file} does not say with which focal length it was taken any more; pass --fov DEGREES.")
+        raise ValueError(f"{file} {_NO_CAMERA}")
     intrinsics, source = camera
     picture = image.crop((0, 0, *image.size))
     points, colors = point_cloud(depth, intrinsics, picture, edge_threshold=options.edge_threshold)
@@ -383,30 +367,55 @@ class _Listing:
     """Keep a row of depth.jsonl for each depth map of a folder, true to the files on disk whenever a run ends.
 
     A row is dropped before its file is written over, and added once the file is there: a file without a row can only be
-    predicted again, but the row of another file would decode it to wrong values.
+    predicted again, but the row of another file would decode it to wrong values. Of two rows of one map the last counts.
+    Several processes may write into one folder, one at a time.
     """
 
     def __init__(self, folder: Path):
         self.file = folder / "depth.jsonl"
-        rows, self._whole = self._read()
-        self.names = {name for name, _ in rows}
+        self.names: set[str] = set()
+        self._whole = True  # whether the last line is
+        self._seen: tuple[int, ...] | None = None
+        self._refresh()
+
+    @contextmanager
+    def changed(self) -> Iterator[None]:
+        """Drop and add rows, and write their files, inside this block; other processes wait."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.file.parent):
+            self._refresh()
+            yield
+            self._seen = self._state()
 
     def drop(self, name: str) -> None:
         """Take the row of a depth map out, by the map's path below the folder."""
         if name in self.names:
-            self._replace([line for other, line in self._read()[0] if other != name])
+            self._replace([line for other, line in self._read()[0].items() if other != name])
             self.names.remove(name)
 
     def add(self, row: dict) -> None:
         """Append a row."""
         if not self._whole:
-            self._replace([line for _, line in self._read()[0]])
+            self._replace(list(self._read()[0].values()))
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         self.names.add(row[_KEY])
 
-    def _read(self) -> tuple[list[tuple[str, str]], bool]:
-        """Read names and lines, and whether the last line is whole; one that was cut short is left out."""
+    def _state(self) -> tuple[int, ...] | None:
+        """Return what tells whether another process has written the file."""
+        if not self.file.exists():
+            return None
+        found = self.file.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _refresh(self) -> None:
+        """Read the names again if another process has written the file."""
+        if (state := self._state()) != self._seen:
+            rows, self._whole = self._read()
+            self.names, self._seen = set(rows), state
+
+    def _read(self) -> tuple[dict[str, str], bool]:
+        """Read the lines by their names, and whether the last line is whole; one that was cut short is left out."""
         text = self.file.read_text(encoding="utf-8") if self.file.exists() else ""
         *lines, rest = text.split("\n")
         if rest and not _is_cut_short(rest):
@@ -418,7 +427,7 @@ class _Listing:
                     f"{self.file} holds {line[:80]!r}, which is no row of predict: each is a JSON object with {_KEY}; "
                     "move the file away, or give another --out."
                 )
-        return rows, not rest
+        return dict(rows), not rest
 
     def _replace(self, lines: list[str]) -> None:
         """Write other lines; the file is whole whenever the run is killed."""

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from depth_anything_hf.cli.options import Parser, add_model_options, add_resolution
-from depth_anything_hf.model.bundled import MINI, hint_at_better
+from depth_anything_hf.cli.inputs import add_prediction_options
+from depth_anything_hf.cli.options import Parser
+from depth_anything_hf.model.bundled import hint_at_better
 
 EXTENSIONS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".mpg", ".mpeg", ".3gp", ".flv")
 EXAMPLE = """example:
@@ -33,10 +34,7 @@ def make_parser() -> Parser:
     parser = Parser("video", "Write the depth of videos.", EXAMPLE)
     add = parser.add_argument
     add("clips", nargs="+", metavar="CLIP", help="files, folders or globs")
-    add_model_options(
-        parser, default=MINI, help="Hub id or folder; mini comes with the package (default: %(default)s)"
-    )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    add_prediction_options(parser, required=True, help="folder to write")
     add(
         "--outputs",
         nargs="+",
@@ -51,7 +49,6 @@ def make_parser() -> Parser:
         metavar="FRAMES",
         help="how long scale, shift and colors follow the past; 1 leaves every frame as it is (default: 20)",
     )
-    add_resolution(parser)
     add("--batch-size", type=_at_least_one(int), default=4, help="frames per forward pass (default: %(default)s)")
     return parser
 
@@ -69,34 +66,28 @@ def main(arguments: list[str]) -> int:
     """Parse and run; broken clips are listed at the end, and the exit code is 1."""
     options = make_parser().parse_args(arguments)
 
-    from depth_anything_hf.cli.inputs import Kind, check_out, find_inputs, name_outputs
-    from depth_anything_hf.prediction.predictor import DepthPredictor
+    from depth_anything_hf.cli.inputs import Kind, check_out, find_inputs, going_on, name_outputs, open_predictor
     from depth_anything_hf.prediction.video import OUTPUTS, save_video_depth
 
     out = options.out.expanduser()  # shells leave the ~ in --out=~/depth
     check_out(out)
     found, left_out = find_inputs(options.clips, Kind("video", EXTENSIONS), out, _is_output)
-    clips = name_outputs(found, out, [OUTPUTS[name] for name in options.outputs], verb="convert")
+    clips, problems = name_outputs(found, out, [OUTPUTS[name] for name in options.outputs], verb="convert")
     if left_out:
         print(f"videos under --out are left out of a search: {len(left_out)}, such as {left_out[0]}")
-    predictor = DepthPredictor(
-        options.model, resolution=options.resolution, space=options.space, device=options.device
-    )
-    problems = []
+    if clips:
+        predictor = open_predictor(options)
     for file, stem in clips:
-        try:
+        with going_on(file, problems, what=""):
             report = save_video_depth(file, stem, predictor, options.outputs, options.smoothing, options.batch_size)
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        cuts = f", scene cuts at {', '.join(f'{time:.2f} s' for time in report.cuts)}" if report.cuts else ""
-        print(
-            f"{file}: {report.frames} frames ({predictor.space}){cuts}: {', '.join(map(str, report.files.values()))}"
-        )
-        problems += [f"{file} is broken: {problem}; what could be decoded is written" for problem in report.problems]
+            cuts = f", scene cuts at {', '.join(f'{time:.2f} s' for time in report.cuts)}" if report.cuts else ""
+            written = ", ".join(map(str, report.files.values()))
+            print(f"{file}: {report.frames} frames ({predictor.space}){cuts}: {written}")
+            if report.problems:
+                problems[file] = f"{file} is broken: {'; '.join(report.problems)}; what could be decoded is written"
     for line in hint_at_better(options.model):
         print(line)
-    for problem in problems:
+    for problem in problems.values():
         print(problem, file=sys.stderr)
     return 1 if problems else 0
 

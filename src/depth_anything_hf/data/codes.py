@@ -5,16 +5,34 @@ A code is 0 where there is no label; elsewhere `value = code * scale + offset`. 
 
 from __future__ import annotations
 
-import io
+import contextlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
+
+from depth_anything_hf.data.image_files import opened_image
 
 MAX_CODE = 65535
-_ORIENTATION = 0x0112  # the EXIF tag
-_GRAY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # some PNG readers return 16-bit gray as "I" (int32)
+_TOPS = (255, 1023, 4095, 16383, 65535)  # white of 8, 10, 12, 14 and 16 bits
+_TURNS = {  # by EXIF orientation; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TURNED = (
+    "exif",
+    "xmp",
+    "XML:com.adobe.xmp",
+    "Raw profile type exif",
+)  # where an image's `info` keeps the orientation
+GRAY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # some PNG readers return 16-bit gray as "I" (int32)
 
 
 def encode_depth_map(values: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, float, float]:
@@ -114,7 +132,7 @@ def image_to_codes(image: Image.Image) -> np.ndarray:
         >>> image_to_codes(Image.fromarray(np.array([[7]], dtype=np.int32))).tolist()
         [[7]]
     """
-    if image.mode not in _GRAY_16:
+    if image.mode not in GRAY_16:
         kind = "float" if image.mode == "F" else "8-bit"
         raise ValueError(
             f"{kind} depth map: image mode {image.mode!r}; a depth map is 16-bit gray (mode 'I;16'), 0 = no label: "
@@ -133,7 +151,7 @@ def image_to_sky(image: Image.Image) -> np.ndarray:
         >>> image_to_sky(Image.new("L", (2, 1), 255)).tolist()
         [[True, True]]
     """
-    if image.mode not in ("1", "L", "P", *_GRAY_16):
+    if image.mode not in ("1", "L", "P", *GRAY_16):
         raise ValueError(f"sky_mask has image mode {image.mode!r}; needed: one 8-bit channel ('L'), nonzero = sky.")
     return np.asarray(image) != 0
 
@@ -162,20 +180,58 @@ def open_image(value: Any, column: str) -> Image.Image:
     """
     if isinstance(value, Mapping) and (value.get("bytes") is not None or value.get("path")):
         data = value.get("bytes")
-        image: Image.Image = Image.open(value["path"] if data is None else io.BytesIO(data))
-    elif isinstance(value, Image.Image):
-        image = value
-    else:
+        with opened_image(value["path"] if data is None else data, value.get("path") or column) as image:
+            image.load()
+            return image
+    if isinstance(value, Image.Image):
+        value.load()
+        return value
+    raise ValueError(
+        f"column {column!r} is {type(value).__name__}; needed: a PIL image or {{'bytes', 'path'}}: cast the "
+        "column to datasets.Image() and call with_format(None)."
+    )
+
+
+def read_photograph(file: str | os.PathLike) -> Image.Image:
+    """Read a photograph, upright, as RGB.
+
+    Raises:
+        ImageFileError: It cannot be decoded, or is too large or too narrow; the message names it.
+        OSError: There is no such file, or it may not be read.
+
+    Example:
+        >>> import tempfile
+        >>> Image.new("L", (4, 3)).save(file := tempfile.mkdtemp() + "/a.png")
+        >>> read_photograph(file).mode
+        'RGB'
+    """
+    with opened_image(file) as image:
+        return upright_rgb(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1, upright, where there is none or one of no meaning, such as a text.
+
+    Raises:
+        ValueError: The EXIF data cannot be read: the image may lie on any side.
+
+    Example:
+        >>> orientation_of(Image.new("L", (4, 3)))
+        1
+    """
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return found if found in _TURNS else 1
+    except Exception as error:  # what the parser raises
         raise ValueError(
-            f"column {column!r} is {type(value).__name__}; needed: a PIL image or {{'bytes', 'path'}}: cast the "
-            "column to datasets.Image() and call with_format(None)."
-        )
-    image.load()
-    return image
+            f"its EXIF data are damaged ({error}), and with them which side is up; write it again without them"
+        ) from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Convert a photograph to 8-bit RGB: EXIF rotation applied, alpha dropped, 16-bit gray scaled to 8 bits.
+
+    16-bit gray whose largest value is that of 8, 10, 12 or 14 bits is taken for such: 4095 of a 12-bit camera is white.
 
     Args:
         image: Any mode but "F".
@@ -192,10 +248,19 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "F":
         raise ValueError("float image (mode 'F'): its range is unknown; convert it to 8 or 16 bits first.")
-    if image.getexif().get(_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in _GRAY_16:  # PIL would clip at 255
-        image = Image.fromarray(np.rint(image_to_codes(image) / 257.0).astype(np.uint8))
+    if (orientation := orientation_of(image)) != 1:
+        image = image.transpose(_TURNS[orientation])
+        exif = image.getexif()
+        for key in _TURNED:
+            image.info.pop(key, None)
+        with contextlib.suppress(Exception):  # values that cannot be written, and are lost
+            exif.pop(ExifTags.Base.Orientation, None)
+            image.info["exif"] = exif.tobytes()
+    if image.mode in GRAY_16:  # PIL would clip at 255
+        codes = image_to_codes(image)
+        top = next(top for top in _TOPS if codes.max() <= top)
+        grays = np.rint(np.minimum(np.arange(MAX_CODE + 1) / (top / 255), 255)).astype(np.uint8)
+        image = Image.fromarray(grays[codes])
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode in ("P", "PA", "RGBa"):  # by way of RGBA: the palette's own transparency, premultiplied colors

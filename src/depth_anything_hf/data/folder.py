@@ -299,6 +299,34 @@ def _merge(parts: Iterable[datasets.Features]) -> datasets.Features:
     return Features({name: schema.get(name, feature) for name, feature in merged.items()})
 
 
+def undecoded(source: Any) -> Any:
+    """Return a set of records whose image columns stay `{"bytes", "path"}`, for `decode_record`; any other set unchanged.
+
+    Decoded by `datasets`, a file may be of any format that Pillow knows, and an error would not have its name.
+
+    Args:
+        source: A `datasets.Dataset` or `IterableDataset`, or something else. One with a format or a transform is left.
+
+    Example:
+        >>> from datasets import Dataset, Features
+        >>> from datasets import Image as ImageFeature
+        >>> source = Dataset.from_dict({"image": []}, features=Features({"image": ImageFeature()}))
+        >>> undecoded(source).features["image"].decode
+        False
+    """
+    from datasets import Dataset, IterableDataset
+    from datasets import Image as ImageFeature
+
+    if not isinstance(source, (Dataset, IterableDataset)) or not source.features:
+        return source
+    if isinstance(source, Dataset) and source.format["type"] is not None:
+        return source
+    for name, feature in source.features.items():
+        if isinstance(feature, ImageFeature) and feature.decode:
+            source = source.cast_column(name, ImageFeature(decode=False))
+    return source
+
+
 def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> datasets.Dataset:
     """Read photographs without labels: a file, a folder with all its subfolders, or a glob pattern.
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes
+from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes, read_photograph
+from depth_anything_hf.data.image_files import opened_image
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.records import decode_record, encode_record
 from depth_anything_hf.maps.geometry import check_space
@@ -47,6 +47,7 @@ def load_pairs(
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> folder = tempfile.mkdtemp()
         >>> os.makedirs(folder + "/rgb"), os.makedirs(folder + "/depth")
         (None, None)
@@ -92,13 +93,13 @@ class PairedFolder:
     def __getitem__(self, index: int) -> dict[str, Any]:
         stem, image_file, depth_file = self.pairs[index]
         try:
-            with Image.open(image_file) as image:
-                if depth_file.suffix.lower() != ".png":
-                    values = _read_array(depth_file, self.space) * self.scale
-                    usable = np.isfinite(values) & (values > 0)
-                    return encode_record(image, values, usable, self.space, source=stem)
-                record = encode_record(image, source=stem)
-            with Image.open(depth_file) as depth:
+            image = read_photograph(image_file)
+            if depth_file.suffix.lower() != ".png":
+                values = _read_array(depth_file, self.space) * self.scale
+                usable = np.isfinite(values) & (values > 0)
+                return encode_record(image, values, usable, self.space, source=stem)
+            record = encode_record(image, source=stem)
+            with opened_image(depth_file) as depth:
                 codes = image_to_codes(depth)
         except ValueError as error:
             raise ValueError(f"{image_file} with {depth_file}: {error}") from error

@@ -10,9 +10,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jfif", ".avif")
+# Of the formats that `image_files` reads; HEIC with its plugin. The search of every command takes these.
+_HEIC = (".heic", ".heif", ".hif") if find_spec("pillow_heif") else ()
+IMAGE_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jfif", ".jpe", ".mpo", ".dib", ".apng"),
+    *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", *_HEIC, ".avif"),
+)
 METADATA = "metadata.jsonl"
 _SHOWN = 6  # kinds of skipped files in one line
 _logger = logging.getLogger(__name__)
@@ -24,7 +30,7 @@ class Photographs:
     - Hidden files and folders are skipped, and so are pipes and devices.
     - A folder with `metadata.jsonl` is an imagefolder: the files that it lists are taken, each once; all other files
       there, such as depth maps and masks, are skipped.
-    - Links are followed, except a link to a folder above it, which would never end.
+    - Links are followed, except a link to a folder above it, which would never end; each folder is searched once.
 
     Iterating again searches again.
 
@@ -58,6 +64,7 @@ class Photographs:
         self.extensions = tuple(extension.lower() for extension in extensions)
         self.keep_missing = keep_missing
         self.skipped: Counter[str] = Counter()
+        self._searched: set[tuple[str, ...]] = set()  # real paths, each with the rest of the pattern
         self._pattern: tuple[str, ...] = ()
         self.root = self.given if self.given.is_dir() else self.given.parent
         if glob.has_magic(str(self.given)) and not self.given.exists():
@@ -66,6 +73,7 @@ class Photographs:
 
     def __iter__(self) -> Iterator[Path]:
         self.skipped = Counter()
+        self._searched = set()
         if self._pattern:
             # A pattern such as "**/a/**" may match a file twice.
             for file in map(Path, sorted(set(map(str, self._match(self.root, self._pattern, frozenset()))))):
@@ -125,15 +133,25 @@ class Photographs:
         except PermissionError:
             self.skipped["folders without permission"] += 1
             return []
+        except OSError:  # it is gone, its path is too long, or the disk fails
+            self.skipped["folders that cannot be read"] += 1
+            return []
         photograph = lambda entry: entry.name.lower().endswith(self.extensions) and not _holds(entry.is_dir)  # noqa: E731
         return [entry for entry in found if hidden or entry.name[0] != "." or photograph(entry)]
 
-    def _enter(self, folder: Path, entry: os.DirEntry[str], above: frozenset[str]) -> frozenset[str] | None:
-        """Return the real paths above a subfolder, or None if it is a link to one of them: it would never end."""
+    def _enter(
+        self, folder: Path, entry: os.DirEntry[str], above: frozenset[str], *pattern: str
+    ) -> frozenset[str] | None:
+        """Return the real paths above a subfolder; None if it is a link to one of them, or was searched for the pattern."""
         above |= {os.path.realpath(folder)}
-        if os.path.realpath(entry.path) not in above:
+        place = os.path.realpath(entry.path)
+        if place in above:
+            self.skipped["links to a folder above"] += 1
+        elif (place, *pattern) in self._searched:  # folders full of links to each other have endless ways through them
+            self.skipped["folders found twice by links"] += 1
+        else:
+            self._searched.add((place, *pattern))
             return above
-        self.skipped["links to a folder above"] += 1
         return None
 
     def _check(self, entry: os.DirEntry[str] | Path, file: Path, listed: bool = False) -> Iterator[Path]:
@@ -205,7 +223,7 @@ class Photographs:
             elif not _holds(entry.is_dir):
                 if not rest:
                     yield Path(entry.path)
-            elif inside := self._enter(folder, entry, above):
+            elif inside := self._enter(folder, entry, above, *pattern):
                 yield from self._match(Path(entry.path), pattern, inside)
 
 

@@ -9,8 +9,15 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 def write_whole(file: Path, content: bytes | str) -> None:
@@ -82,6 +89,29 @@ def filling(folder: str | os.PathLike) -> Iterator[Path]:
             put_in_place(file, folder / file.name)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block of this folder; a process that ends, however, has left it.
+
+    On Windows, and on file systems without locks, nobody waits.
+
+    Example:
+        >>> import tempfile
+        >>> with alone_in(Path(tempfile.mkdtemp())):
+        ...     pass
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def put_in_place(partial: Path, file: Path, flush: bool = True) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.data.codes import read_photograph
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.whole_files import filling
@@ -172,7 +172,7 @@ def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
         )
     photographs.log_skipped()
     chosen = files[:: math.ceil(len(files) / CHECKED_IMAGES)]
-    return {photographs.name(file): upright_rgb(Image.open(file)) for file in chosen}
+    return {photographs.name(file): read_photograph(file) for file in chosen}
 
 
 def _rendered_scenes() -> dict[str, Image.Image]:

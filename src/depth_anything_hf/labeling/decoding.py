@@ -13,12 +13,12 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.data.image_files import LARGEST_ASPECT, ImageFileError, open_regular, readable_formats
 from depth_anything_hf.labeling.plan import BlockEnd, Work
 from depth_anything_hf.labeling.sources import Item
 from depth_anything_hf.maps.resizing import resize_pixels, resized_size, shaped_size
 
 _OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
-LARGEST_ASPECT = 8.0  # longer side over shorter: the network's input grows with it
 
 
 class Picture(NamedTuple):
@@ -72,9 +72,7 @@ class Decoder(Dataset):
         """Compute the network's input size for an image; raise a `RefusedError` if it is too narrow."""
         aspect = max(height, width) / min(height, width)
         if aspect > LARGEST_ASPECT:
-            raise RefusedError(
-                f"{width} x {height} pixels: sides of 1 to {aspect:.4g}, at most 1 to {LARGEST_ASPECT:.0f}"
-            )
+            raise RefusedError(f"{width} x {height} pixels: sides of 1 to {aspect:.4g}, at most 1 to {LARGEST_ASPECT}")
         if self.aspect is not None:
             return shaped_size(self.resolution, self.aspect, self.multiple)
         return resized_size(height, width, (self.resolution, self.resolution), self.multiple)
@@ -85,7 +83,7 @@ class Decoder(Dataset):
                 "ignore"
             )  # Pillow itself refuses images that are too large; the other warnings concern metadata
             try:
-                opened = Image.open(io.BytesIO(data))
+                opened = Image.open(io.BytesIO(data), formats=readable_formats())
                 self.input_size(opened.height, opened.width)  # before the pixels are decoded
                 opened.load()
                 image = upright_rgb(opened)
@@ -119,7 +117,7 @@ def read_file(image: dict[str, Any] | None) -> bytes:
             with _opened(image["path"]) as file:
                 data = file.read()
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or error.errno in _OF_THE_FILE:
+            if isinstance(error, (FileNotFoundError, ImageFileError)) or error.errno in _OF_THE_FILE:
                 raise RefusedError(f"{type(error).__name__}: {error}") from error
             raise
     if not data:
@@ -129,7 +127,7 @@ def read_file(image: dict[str, Any] | None) -> bytes:
 
 def _opened(path: str) -> BinaryIO:
     if "://" not in path:
-        return open(path, "rb")
+        return open_regular(path)
     import fsspec
 
     return fsspec.open(path, "rb")

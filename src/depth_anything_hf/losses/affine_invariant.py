@@ -18,8 +18,9 @@ from depth_anything_hf.maps.geometry import SMALLEST_SPREAD, kth_smallest, maske
 
 # A target whose spread is within float32 rounding of its own size has no depth order to learn from.
 SMALLEST_RELATIVE_SPREAD = 1e-6
-# The gradient grows as 1 / spread of the prediction and returns in its dtype: float16 ends at 65504.
-SMALLEST_SPREAD_FLOAT16 = torch.finfo(torch.float16).eps
+# A float16 prediction whose spread is within float16 rounding of its own size has no depth order either; its gradient, which
+# grows as 1 / spread and returns in float16, would leave that range.
+FLOAT16 = torch.finfo(torch.float16)
 
 
 def normalized_residual(
@@ -39,7 +40,7 @@ def normalized_residual(
     Raises:
         ValueError: The shapes differ, or the mask is not boolean.
     """
-    smallest_spread = SMALLEST_SPREAD_FLOAT16 if prediction.dtype == torch.float16 else SMALLEST_SPREAD
+    relative, smallest = (FLOAT16.eps, FLOAT16.tiny) if prediction.dtype == torch.float16 else (0.0, SMALLEST_SPREAD)
     prediction, target = in_full_precision(prediction, target, mask)
     # In proportion to the label's own size, so that its unit does not matter.
     smallest_target_spread = SMALLEST_RELATIVE_SPREAD * target.detach().abs().amax(dim=(1, 2))  # (batch,)
@@ -48,7 +49,8 @@ def normalized_residual(
     labeled = target_spread > smallest_target_spread
     # A prediction without a label to learn from is not read: if it were infinite, its gradient would be NaN.
     mask = mask & labeled[:, None, None]
-    prediction, _ = normalize_robust(prediction, mask, smallest_spread)
+    size = torch.where(mask, prediction.detach().abs(), 0.0).amax(dim=(1, 2))  # (batch,)
+    prediction, _ = normalize_robust(prediction, mask, (relative * size).clamp(min=smallest))
     return torch.where(mask, prediction - target, 0.0), labeled
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image
 
+from depth_anything_hf.data.codes import orientation_of
 from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.maps.geometry import unproject, valid_mask
 
@@ -50,7 +51,8 @@ def intrinsics_from_fov(height: int, width: int, fov: float) -> torch.Tensor:
 
 
 def intrinsics_from_exif(image: Image.Image) -> torch.Tensor | None:
-    """Compute the intrinsics, `(1, 4)` float32 as `intrinsics_from_fov`, from the focal length in the EXIF data; None without.
+    """Compute the intrinsics, `(1, 4)` float32 as `intrinsics_from_fov`, from the focal length in the EXIF data; None without, or
+    if it is no positive number.
 
     FocalLengthIn35mmFilm is the focal length of the lens with the same diagonal field of view on 35 mm film. It is
     right for the photograph as it was taken, and wrong for a crop that kept the EXIF data. The intrinsics are those of the
@@ -62,13 +64,14 @@ def intrinsics_from_exif(image: Image.Image) -> torch.Tensor | None:
         >>> intrinsics_from_exif(Image.new("RGB", (80, 60))) is None
         True
     """
-    exif = image.getexif()
-    film = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.FocalLengthIn35mmFilm)
-    if not film:  # 0 stands for unknown
+    try:
+        film = float(image.getexif().get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm])
+    except Exception:  # damaged data raise what their parser does, and a value may be a text or a fraction of 0
         return None
-    quarter_turn = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    width, height = image.size[::-1] if quarter_turn else image.size
-    focal = float(film) * math.hypot(width, height) / _DIAGONAL_35MM
+    if not 0 < film < math.inf:  # 0 stands for unknown
+        return None
+    width, height = image.size[:: -1 if orientation_of(image) >= 5 else 1]  # a quarter turn
+    focal = film * math.hypot(width, height) / _DIAGONAL_35MM
     return torch.tensor([[focal, focal, width / 2, height / 2]])
 
 

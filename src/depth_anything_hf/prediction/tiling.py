@@ -20,10 +20,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm.auto import tqdm
 
-from depth_anything_hf.data.codes import encode_depth_map, upright_rgb
+from depth_anything_hf.data.codes import GRAY_16, encode_depth_map, orientation_of, upright_rgb
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale, fit_scale_shift
 from depth_anything_hf.maps.geometry import check_space, disparity_of_prediction
@@ -57,7 +57,7 @@ class PixelFile:
     """
 
     def __init__(self, image: Image.Image, folder: str | os.PathLike | None = None):
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # turned as a whole
+        if orientation_of(image) != 1 or getattr(image, "mode", "") in GRAY_16:  # turned, or scaled, as a whole
             image = upright_rgb(image)
         self.size = image.size
         self._file: IO[bytes] = TemporaryFile(dir=None if folder is None else os.fspath(folder))  # noqa: SIM115 - closed by __exit__

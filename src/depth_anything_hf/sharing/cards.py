@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
+from depth_anything_hf.data.image_files import readable_formats
 from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import predict_depth, space_of
@@ -186,7 +187,7 @@ def put_picture(target: Path, picture: Path | None, model: nn.Module, processor:
     if picture is None:
         page = draw_scenes(model, processor)
     else:
-        with Image.open(picture) as opened:
+        with Image.open(picture, formats=readable_formats()) as opened:
             page = opened.convert("RGB")
     page.thumbnail((WIDEST, 4 * WIDEST))
     with replacing(target) as partial:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
+from depth_anything_hf.data.image_files import check_image_size
+
 _MISSING_END = 0.5  # seconds that a whole file may lack: the length of another stream, rounded
 
 
@@ -39,7 +41,8 @@ class VideoReader:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: It is no video that FFmpeg can open, or holds no video stream, or no frame that can be decoded.
+        ValueError: It is no video that FFmpeg can open, or holds no video stream, or no frame that can be decoded, or
+            frames that are too narrow or too large (`check_image_size`).
 
     Example:
         >>> import tempfile
@@ -56,10 +59,10 @@ class VideoReader:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path).expanduser()
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: no such file; check the path.")
+            raise FileNotFoundError(f"{self.path}: no such file, or a folder, pipe or device; check the path.")
         try:
             self._container = av.open(str(self.path))
-        except (av.FFmpegError, UnicodeDecodeError) as error:
+        except Exception as error:  # FFmpeg's errors have many classes, and its texts any encoding
             raise ValueError(
                 f"{self.path} cannot be opened as a video ({error}); it is none, or it was cut off: an MP4 whose "
                 "index was never written is lost."
@@ -80,6 +83,11 @@ class VideoReader:
             self._container.close()
             raise ValueError(f"{self.path} holds no frame that can be decoded ({'; '.join(self.problems)}).")
         self._width, self._height = first.width, first.height  # which may change within a stream
+        try:
+            check_image_size(first.height, first.width)
+        except ValueError as error:
+            self._container.close()
+            raise ValueError(f"{self.path}: {error}") from error
         self._matrix = _display_matrix(first)
         aspect = self._stream.sample_aspect_ratio or Fraction(1)
         self.pixel_aspect = 1 / aspect if _swaps_sides(self._matrix) else aspect
@@ -122,7 +130,7 @@ class VideoReader:
         for packet in self._packets():
             try:
                 frames = self._stream.decode(packet)
-            except av.FFmpegError:
+            except Exception:  # as above
                 undecodable += 1
                 continue
             for frame in frames:
