@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from depth_anything_hf.data.opening import own_file, reading
+from depth_anything_hf.data.opening import own_file, reading, regular
 
 MAX_CODE = 65535
 ORIENTATION = 0x0112  # the EXIF tag
@@ -64,13 +64,13 @@ def warn_if_coarse(codes: np.ndarray, scale: float, offset: float, name: str, sp
     if labeled == 0 or limit <= 1 or codes.max() == 1:  # one code: a constant map, which is exact
         return
     low, high = scale + offset, float(codes.max()) * scale + offset
-    exact = int(low < scale / MAX_CODE)  # code 1 is 0, as the disparity of the sky
+    exact = int(low < 1e-12 * scale)  # code 1 is 0, as the disparity of the sky
     share = np.count_nonzero((codes > exact) & (codes < limit)) / labeled
     if share >= _COARSE_SHARE[space]:
         warnings.warn(
             f"{name or 'a map'}: 16 bits over its range, {low:g} to {high:g}, make steps of {scale:g}, so that {share:.0%} of "
             "its values change by more than 0.1 %. Leave out what is far (a mask, 0, inf or sky where a renderer wrote "
-            "its background), or keep the map as npy.",
+            "its background); npy files and a DepthSample keep floats.",
             stacklevel=3,
         )
 
@@ -235,7 +235,7 @@ def open_image(value: Any, column: str, folders: Sequence[Path] | None = None) -
         if data is None and folders is not None:
             path = own_file(path, folders)
         with reading(path or f"column {column!r}"):
-            image: Image.Image = Image.open(path if data is None else io.BytesIO(data))
+            image: Image.Image = Image.open(regular(path) if data is None else io.BytesIO(data))
             image.load()
         return image
     if isinstance(value, Image.Image):

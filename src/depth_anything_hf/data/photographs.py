@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from depth_anything_hf.data.opening import own_file
+
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jfif", ".avif")
 METADATA = "metadata.jsonl"
 _SHOWN = 6  # kinds of skipped files in one line
@@ -169,7 +171,10 @@ class Photographs:
                         others[value] = f"{column.removesuffix('_file_name').replace('_', ' ')}s of a record folder"
                 if (name := row["file_name"]) not in seen:
                     seen.add(name)
-                    yield from self._check(folder / name, folder / name, listed=True)
+                    try:
+                        yield from self._check(file := own_file(name, [folder]), file, listed=True)
+                    except ValueError:
+                        self.skipped["files outside of the record folder"] += 1
         self._count_rest(folder, folder, seen | {METADATA}, others, frozenset())
 
     def _count_rest(

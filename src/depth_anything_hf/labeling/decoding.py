@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import warnings
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -13,11 +14,15 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.data.opening import is_address, regular
 from depth_anything_hf.labeling.plan import BlockEnd, Work
 from depth_anything_hf.labeling.sources import Item
 from depth_anything_hf.maps.resizing import resize_pixels, resized_size, shaped_size
 
-_OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
+_OF_THE_FILE = (
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENODEV),
+)
 LARGEST_ASPECT = 8.0  # longer side over shorter: the network's input grows with it
 
 
@@ -58,6 +63,8 @@ class Decoder(Dataset):
     def __getitem__(self, work: Work | BlockEnd) -> Picture | Rejected | None:
         if isinstance(work, BlockEnd):
             return None
+        if work.item.refused:
+            return Rejected(work.item.refused)
         try:
             _check_names(work.item)
             data = read_file(work.item.image)
@@ -120,7 +127,8 @@ def read_file(image: dict[str, Any] | None) -> bytes:
                 data = file.read()
         except OSError as error:
             if isinstance(error, FileNotFoundError) or error.errno in _OF_THE_FILE:
-                raise RefusedError(f"{type(error).__name__}: {error}") from error
+                reason = error.strerror or "No such file or directory"  # without the folder on this machine
+                raise RefusedError(f"{type(error).__name__}: {reason}: {Path(image['path']).name}") from error
             raise
     if not data:
         raise RefusedError("empty file")
@@ -128,8 +136,8 @@ def read_file(image: dict[str, Any] | None) -> bytes:
 
 
 def _opened(path: str) -> BinaryIO:
-    if "://" not in path:
-        return open(path, "rb")
+    if not is_address(path):
+        return open(regular(path), "rb")
     import fsspec
 
     return fsspec.open(path, "rb")

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from depth_anything_hf.labeling.decoding import Decoder, Picture, Rejected
 from depth_anything_hf.labeling.plan import BlockEnd, Work
-from depth_anything_hf.prediction.stream import read_ahead
+from depth_anything_hf.prediction.stream import SHARED_MEMORY_FULL, read_ahead, share
 
 
 def decoded(
@@ -50,6 +50,8 @@ def decoded(
     try:
         for result in loader:
             work = under_way.popleft()
+            if isinstance(result, _Failure) and result.errno == 0:
+                raise OSError(f"{result.message}. Repeat the same command, with another `num_workers`, to continue.")
             if isinstance(result, _Failure) and isinstance(work, Work):
                 raise OSError(
                     result.errno,
@@ -63,16 +65,16 @@ def decoded(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        short = SHARED_MEMORY_FULL if "Bus error" in str(error) else "Memory may be short: use fewer workers"
         raise OSError(
-            f"a process that decodes died ({error}). Memory may be short: repeat the same command to continue, with a "
-            "smaller `num_workers`."
+            f"a process that decodes died ({error}). {short} (`num_workers`), and repeat the same command to continue."
         ) from error
 
 
 class _Failure(NamedTuple):
-    """A failure to read; the input may be intact."""
+    """A failure to read, or to pass on what was read; the input may be intact."""
 
-    errno: int
+    errno: int  # 0: shared memory is full
     message: str
 
 
@@ -84,9 +86,13 @@ class _Reporting(Dataset):
 
     def __getitem__(self, work: Work | BlockEnd) -> Picture | Rejected | _Failure | None:
         try:
-            return self.decoder[work]
+            result = self.decoder[work]
         except OSError as error:
             return _Failure(error.errno or errno.EIO, error.strerror or str(error))
+        try:
+            return share(result)
+        except OSError as error:
+            return _Failure(0, str(error))
 
 
 def _as_it_is(result):
