@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from depth_anything_hf.cli.options import Parser, add_fields
+from depth_anything_hf.cli.options import Parser, add_fields, as_options
 from depth_anything_hf.labeling.arguments import LabelingArguments
 
 EXAMPLE = """examples:
@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> int:
         f"(rejects.jsonl), {len(manifest['shards'])} shards in {args.out_dir}"
     )
     if manifest["inputs"] and not manifest["labeled"]:
-        print(f"no image is labeled: {_count_reasons(Path(args.out_dir).expanduser())}.", file=sys.stderr)
+        reasons = as_options(_count_reasons(Path(args.out_dir).expanduser()), make_parser())
+        print(f"no image is labeled: {reasons}.", file=sys.stderr)
     if manifest["unreadable_files"]:
         print(
             f"{manifest['unreadable_files']} files could not be read to their end, and the rest of their images is "

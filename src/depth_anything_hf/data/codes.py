@@ -5,7 +5,6 @@ A code is 0 where there is no label; elsewhere `value = code * scale + offset`. 
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from depth_anything_hf.data.opening import own_file, reading, regular
+from depth_anything_hf.data.image_files import opened_image
+from depth_anything_hf.data.opening import own_file, reading
 
 MAX_CODE = 65535
 ORIENTATION = 0x0112  # the EXIF tag
@@ -234,10 +234,9 @@ def open_image(value: Any, column: str, folders: Sequence[Path] | None = None) -
         data, path = value.get("bytes"), value.get("path")
         if data is None and folders is not None:
             path = own_file(path, folders)
-        with reading(path or f"column {column!r}"):
-            image: Image.Image = Image.open(regular(path) if data is None else io.BytesIO(data))
+        with opened_image(path if data is None else data, path or f"column {column!r}") as image:
             image.load()
-        return image
+            return image
     if isinstance(value, Image.Image):
         with reading(getattr(value, "filename", "") or f"column {column!r}"):
             value.load()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-from PIL import UnidentifiedImageError
 
 from depth_anything_hf.data.whole_files import file_digest
 
@@ -27,16 +24,9 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # each decoder has its own: PIL, numpy, HDF5, scipy, JSON
-        unknown = isinstance(error, UnidentifiedImageError)  # its message is an address in memory
-        reason = "no image of a known format" if unknown else f"{type(error).__name__}: {error}"
-        raise OSError(f"{path} cannot be read ({reason}): copy or download the file again.") from error
-
-
-def regular(path: str | os.PathLike) -> str | os.PathLike:
-    """Return a path, and raise an `OSError` for a pipe, a device or a socket: reading one may never end."""
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise OSError(errno.ENODEV, "a pipe or a device, no regular file", str(path))
-    return path
+        raise OSError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): copy or download the file again."
+        ) from error
 
 
 def own_file(named: str | os.PathLike, folders: Sequence[Path], follow_links: bool = False) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from depth_anything_hf.data.codes import as_plane, depth_map_to_image, image_to_codes, open_image
-from depth_anything_hf.data.opening import reading, regular
+from depth_anything_hf.data.opening import reading
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.records import decode_record, encode_record
 from depth_anything_hf.maps.geometry import check_space
@@ -137,7 +137,7 @@ def _pair_scale(space: str, depth_scale: float | None, unit: str | None) -> floa
 
 def _read_array(path: Path, space: str) -> np.ndarray:
     with reading(path):
-        data = np.load(regular(path), allow_pickle=False)
+        data = np.load(path, allow_pickle=False)
         arrays = dict(data) if path.suffix.lower() == ".npz" else {space: data}
     if space not in arrays and len(arrays) != 1:
         raise ValueError(f"arrays {list(arrays)}; needed: one named {space!r}, or a single array.")

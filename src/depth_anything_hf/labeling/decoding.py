@@ -14,16 +14,13 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 from depth_anything_hf.data.codes import upright_rgb
-from depth_anything_hf.data.opening import is_address, regular
+from depth_anything_hf.data.image_files import LARGEST_ASPECT, ImageFileError, open_regular, readable_formats
+from depth_anything_hf.data.opening import is_address
 from depth_anything_hf.labeling.plan import BlockEnd, Work
 from depth_anything_hf.labeling.sources import Item
 from depth_anything_hf.maps.resizing import resize_pixels, resized_size, shaped_size
 
-_OF_THE_FILE = (
-    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR),
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENODEV),
-)
-LARGEST_ASPECT = 8.0  # longer side over shorter: the network's input grows with it
+_OF_THE_FILE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 
 class Picture(NamedTuple):
@@ -79,9 +76,7 @@ class Decoder(Dataset):
         """Compute the network's input size for an image; raise a `RefusedError` if it is too narrow."""
         aspect = max(height, width) / min(height, width)
         if aspect > LARGEST_ASPECT:
-            raise RefusedError(
-                f"{width} x {height} pixels: sides of 1 to {aspect:.4g}, at most 1 to {LARGEST_ASPECT:.0f}"
-            )
+            raise RefusedError(f"{width} x {height} pixels: sides of 1 to {aspect:.4g}, at most 1 to {LARGEST_ASPECT}")
         if self.aspect is not None:
             return shaped_size(self.resolution, self.aspect, self.multiple)
         return resized_size(height, width, (self.resolution, self.resolution), self.multiple)
@@ -92,7 +87,7 @@ class Decoder(Dataset):
                 "ignore"
             )  # Pillow itself refuses images that are too large; the other warnings concern metadata
             try:
-                opened = Image.open(io.BytesIO(data))
+                opened = Image.open(io.BytesIO(data), formats=readable_formats())
                 self.input_size(opened.height, opened.width)  # before the pixels are decoded
                 opened.load()
                 image = upright_rgb(opened)
@@ -129,6 +124,8 @@ def read_file(image: dict[str, Any] | None) -> bytes:
             if isinstance(error, FileNotFoundError) or error.errno in _OF_THE_FILE:
                 reason = error.strerror or "No such file or directory"  # without the folder on this machine
                 raise RefusedError(f"{type(error).__name__}: {reason}: {Path(image['path']).name}") from error
+            if isinstance(error, ImageFileError):
+                raise RefusedError("no regular file, but a pipe, a socket or a device") from error
             raise
     if not data:
         raise RefusedError("empty file")
@@ -137,7 +134,7 @@ def read_file(image: dict[str, Any] | None) -> bytes:
 
 def _opened(path: str) -> BinaryIO:
     if not is_address(path):
-        return open(regular(path), "rb")
+        return open_regular(path)
     import fsspec
 
     return fsspec.open(path, "rb")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import errno
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -48,7 +48,7 @@ def decoded(
         pin_memory=not on_cpu,
     )
     try:
-        for result in loader:
+        for result in _begun(loader):
             work = under_way.popleft()
             if isinstance(result, _Failure) and result.errno == 0:
                 raise OSError(f"{result.message}. Repeat the same command, with another `num_workers`, to continue.")
@@ -69,6 +69,16 @@ def decoded(
         raise OSError(
             f"a process that decodes died ({error}). {short} (`num_workers`), and repeat the same command to continue."
         ) from error
+
+
+def _begun(loader: DataLoader) -> Iterator[Any]:
+    """Start the workers; their locks are in shared memory, too."""
+    try:
+        return iter(loader)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(f"{SHARED_MEMORY_FULL} (`num_workers`).") from error
 
 
 class _Failure(NamedTuple):

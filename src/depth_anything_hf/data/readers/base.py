@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from depth_anything_hf.data.codes import bool_map, image_to_codes
+from depth_anything_hf.data.image_files import opened_image
 from depth_anything_hf.data.opening import reading
 from depth_anything_hf.data.records import DepthSample
 
@@ -118,13 +119,13 @@ def read_json(path: Path) -> Any:
 
 def read_rgb(path: Path) -> Image.Image:
     """Read a photograph as RGB in the pixel grid it is stored in: labels cover that grid, whatever EXIF says."""
-    with reading(path), Image.open(path) as image:
+    with reading(path), opened_image(path) as image:
         return Image.fromarray(np.asarray(image.convert("RGB")))  # a plain image, without EXIF
 
 
 def read_codes(path: Path) -> np.ndarray:
     """Read a 16-bit gray PNG as (height, width) uint16."""
-    with reading(path), Image.open(path) as image:
+    with reading(path), opened_image(path) as image:
         return image_to_codes(image)
 
 
