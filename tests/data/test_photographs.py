@@ -145,13 +145,15 @@ def test_photographs__metadata_that_names_no_file_is_an_error(line, message, tmp
         list(Photographs(tmp_path))
 
 
-def test_find_inputs__an_image_beside_its_record_folder_is_written_below_out(tmp_path):
+def test_find_inputs__an_image_beside_its_record_folder_is_skipped(tmp_path, capsys):
     (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "metadata.jsonl").write_text('{"file_name": "../b.png"}\n')
+    (tmp_path / "set" / "metadata.jsonl").write_text('{"file_name": "../b.png"}\n{"file_name": "a.png"}\n')
     save(tmp_path, "b.png")
+    save(tmp_path / "set", "a.png")
     kind = Kind("image", IMAGE_EXTENSIONS)
     inputs, _ = find_inputs([str(tmp_path / "set")], kind, tmp_path / "out", lambda _: False)
-    assert [str(one.stem) for one in inputs.values()] == ["b_png"]
+    assert [path.name for path in inputs] == ["a.png"]
+    assert "skipped: 1 file outside of the record folder" in capsys.readouterr().out
 
 
 # --- links, pipes, devices

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import datasets
 import pytest
@@ -102,7 +103,7 @@ def test_finish_folder__card_and_manifest_say_what_the_set_is(label, teacher, ph
     (tmp_path / "in" / "b.jpg").touch()
     manifest = label(tmp_path / "my labels", tmp_path / "in")
     assert manifest["versions"]["depth_anything_hf"] == __version__
-    assert (manifest["source"], manifest["model"]) == (str(tmp_path / "in"), teacher)
+    assert (manifest["source"], manifest["model"]) == ("in", Path(teacher).name)
     assert manifest["model_revision"].startswith("sha256:")
     (shard,) = manifest["shards"]
     assert (shard["rows"], shard["bytes"]) == (1, (tmp_path / "my labels" / shard["file"]).stat().st_size)
@@ -111,8 +112,12 @@ def test_finish_folder__card_and_manifest_say_what_the_set_is(label, teacher, ph
     assert card.data.task_categories == ["depth-estimation"]
     assert "{{" not in card.content
     assert card.data.license == "unknown"
-    for words in (teacher, manifest["model_revision"], "56", "disparity", "ask the owner first"):
+    for words in (Path(teacher).name, manifest["model_revision"], "56", "disparity", "ask the owner first"):
         assert words in card.text, words
+    for file in ("README.md", "manifest.json", "settings.json", "rejects.jsonl"):
+        text = (tmp_path / "my labels" / file).read_text()
+        assert str(tmp_path) not in text, file
+        assert str(Path(teacher).parent) not in text, file
 
 
 def test_finish_folder__datasets_reads_the_folder_by_its_card(label, tmp_path):

@@ -14,8 +14,8 @@ from accelerate import skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
-from depth_anything_hf.data.codes import open_image
 from depth_anything_hf.data.folder import stream_folder
+from depth_anything_hf.data.loading import RecordImage
 from depth_anything_hf.data.records import DepthSample, decode_record, encode_record, record_features
 from depth_anything_hf.training.batches import (
     BatchCollator,
@@ -570,8 +570,9 @@ def test_reader__parquet_resumed_at_every_batch(shards):
 
 def test_read_stream__blocks_hold_encoded_images(shards, monkeypatch):
     decoded = []
+    decode = RecordImage.decode_example
     monkeypatch.setattr(
-        "depth_anything_hf.training.batches.open_image", lambda *value: decoded.append(1) or open_image(*value)
+        RecordImage, "decode_example", lambda self, value, **more: decoded.append(1) or decode(self, value, **more)
     )
     reader = make(None, stream_folder(shards), (0, 1), block_size=12)
     (record,) = next(iter(reader.loader())).records

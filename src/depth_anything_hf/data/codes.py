@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from depth_anything_hf.data.image_files import opened_image
+from depth_anything_hf.data.opening import own_file, reading
 
 MAX_CODE = 65535
 _TOPS = (255, 1023, 4095, 16383, 65535)  # white of 8, 10, 12, 14 and 16 bits
@@ -33,9 +36,65 @@ _TURNED = (
     "Raw profile type exif",
 )  # where an image's `info` keeps the orientation
 GRAY_16 = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # some PNG readers return 16-bit gray as "I" (int32)
+_FINE_STEPS = 500  # a value of so many steps changes by 0.1 % when it is rounded
+_COARSE_SHARE = {"depth": 0.01, "disparity": 0.5}
 
 
-def encode_depth_map(values: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, float, float]:
+def as_plane(values: Any) -> np.ndarray:
+    """Return a map as an array (height, width); an axis of length 1 before or after the two is dropped.
+
+    Raises:
+        ValueError: Another shape, or 8-bit values, of which there are too few.
+
+    Example:
+        >>> as_plane([[[1.5], [2.5]]]).tolist()
+        [[1.5, 2.5]]
+    """
+    array = np.asarray(values)
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
+        array = array.squeeze(-1 if array.shape[-1] == 1 else 0)
+    if array.ndim != 2:
+        raise ValueError(f"values has shape {array.shape}; a map is (height, width): pass one map at a time.")
+    if array.dtype.itemsize == 1:
+        raise ValueError(
+            f"8-bit depth map: values of type {array.dtype}; 256 steps are too few: pass the map as it was before it "
+            "was made for viewing, in 16-bit integers or floats."
+        )
+    return array
+
+
+def warn_if_coarse(codes: np.ndarray, scale: float, offset: float, name: str, space: str = "depth") -> None:
+    """Warn if a map's steps are coarse beside its small values: a far background takes the codes from what is near.
+
+    A step counts as coarse if rounding to it changes a value by more than 0.1 %. In depth, 1 % of such pixels are a
+    warning; in disparity, where the smallest values are the farthest, half of them.
+
+    Args:
+        codes: (height, width) uint16, 0 = no label.
+        scale: Units per code.
+        offset: Value of code 0, in units.
+        name: Of the record or file, for the message.
+        space: "depth" or "disparity".
+    """
+    labeled = np.count_nonzero(codes)
+    limit = _FINE_STEPS - offset / scale  # code * scale + offset < _FINE_STEPS * scale
+    if labeled == 0 or limit <= 1 or codes.max() == 1:  # one code: a constant map, which is exact
+        return
+    low, high = scale + offset, float(codes.max()) * scale + offset
+    exact = int(low < 1e-12 * scale)  # code 1 is 0, as the disparity of the sky
+    share = np.count_nonzero((codes > exact) & (codes < limit)) / labeled
+    if share >= _COARSE_SHARE[space]:
+        warnings.warn(
+            f"{name or 'a map'}: 16 bits over its range, {low:g} to {high:g}, make steps of {scale:g}, so that {share:.0%} of "
+            "its values change by more than 0.1 %. Leave out what is far (a mask, 0, inf or sky where a renderer wrote "
+            "its background); npy files and a DepthSample keep floats.",
+            stacklevel=3,
+        )
+
+
+def encode_depth_map(
+    values: np.ndarray, mask: np.ndarray | None = None, name: str | None = None, space: str = "depth"
+) -> tuple[np.ndarray, float, float]:
     """Quantize a map to 16-bit codes on a linear scale over its own range.
 
     `scale = (max - min) / 65534`, `offset = min - scale`, `code = 1 + round((value - min) / scale)`, in float64.
@@ -45,6 +104,8 @@ def encode_depth_map(values: np.ndarray, mask: np.ndarray | None = None) -> tupl
     Args:
         values: (height, width), any unit, within the range of float32 where valid.
         mask: (height, width) bool, True where there is a label; default: where `values` is finite.
+        name: Of the record or file: with it `warn_if_coarse` checks the codes.
+        space: "depth" or "disparity", for that warning.
 
     Returns:
         codes: (height, width) uint16, 0 = no label, valid values on 1..65535.
@@ -80,6 +141,8 @@ def encode_depth_map(values: np.ndarray, mask: np.ndarray | None = None) -> tupl
         scale = abs(low) or 1.0
     else:
         codes[mask] = np.clip(np.rint((valid - low) / scale) + 1, 1, MAX_CODE).astype(np.uint16)
+    if name is not None:
+        warn_if_coarse(codes, scale, low - scale, name, space)
     return codes, scale, low - scale
 
 
@@ -168,26 +231,40 @@ def sky_to_image(sky: np.ndarray) -> Image.Image:
     return image
 
 
-def open_image(value: Any, column: str) -> Image.Image:
+def open_image(value: Any, column: str, folders: Sequence[Path] | None = None) -> Image.Image:
     """Load an image of a record as stored: a PIL image, or `{"bytes", "path"}` (`datasets.Image(decode=False)`).
 
+    Args:
+        value: The image.
+        column: For messages.
+        folders: Folders below which a file must lie that the record names; None: anywhere.
+
     Raises:
-        ValueError: Another type; the message names `column`.
+        ValueError: Another type, or a file elsewhere.
+        OSError: The image is missing or broken; the message names the file.
 
     Example:
         >>> open_image(Image.new("L", (4, 3)), "sky_mask").size
         (4, 3)
     """
     if isinstance(value, Mapping) and (value.get("bytes") is not None or value.get("path")):
-        data = value.get("bytes")
-        with opened_image(value["path"] if data is None else data, value.get("path") or column) as image:
+        data, path = value.get("bytes"), value.get("path")
+        if data is None and folders is not None:
+            path = own_file(path, folders)
+        with opened_image(path if data is None else data, path or f"column {column!r}") as image:
             image.load()
             return image
     if isinstance(value, Image.Image):
-        value.load()
+        with reading(getattr(value, "filename", "") or f"column {column!r}"):
+            value.load()
         return value
+    array = np.asarray(value) if isinstance(value, (list, tuple)) or hasattr(value, "shape") else None
+    kind = type(value).__name__ + ("" if array is None else f" ({array.dtype}, {array.shape})")
+    advice = "an array becomes one by encode_record(image, values=array, space=...)"
+    if column != "depth_map":
+        advice = "an array becomes one by PIL.Image.fromarray"
     raise ValueError(
-        f"column {column!r} is {type(value).__name__}; needed: a PIL image or {{'bytes', 'path'}}: cast the "
+        f"column {column!r} is {kind}; needed: a PIL image or {{'bytes', 'path'}}: {advice}; of a data set, cast the "
         "column to datasets.Image() and call with_format(None)."
     )
 
@@ -228,6 +305,19 @@ def orientation_of(image: Image.Image) -> int:
         ) from error
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image by its EXIF orientation; the turned one has none."""
+    if (orientation := orientation_of(image)) != 1:
+        image = image.transpose(_TURNS[orientation])
+        exif = image.getexif()
+        for key in _TURNED:
+            image.info.pop(key, None)
+        with contextlib.suppress(Exception):  # values that cannot be written, and are lost
+            exif.pop(ExifTags.Base.Orientation, None)
+            image.info["exif"] = exif.tobytes()
+    return image
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Convert a photograph to 8-bit RGB: EXIF rotation applied, alpha dropped, 16-bit gray scaled to 8 bits.
 
@@ -248,14 +338,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "F":
         raise ValueError("float image (mode 'F'): its range is unknown; convert it to 8 or 16 bits first.")
-    if (orientation := orientation_of(image)) != 1:
-        image = image.transpose(_TURNS[orientation])
-        exif = image.getexif()
-        for key in _TURNED:
-            image.info.pop(key, None)
-        with contextlib.suppress(Exception):  # values that cannot be written, and are lost
-            exif.pop(ExifTags.Base.Orientation, None)
-            image.info["exif"] = exif.tobytes()
+    image = upright(image)
     if image.mode in GRAY_16:  # PIL would clip at 255
         codes = image_to_codes(image)
         top = next(top for top in _TOPS if codes.max() <= top)

@@ -22,12 +22,14 @@ import numpy as np
 from PIL import Image
 
 from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes, open_image, sky_to_image
+from depth_anything_hf.data.opening import own_file, reading
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, METADATA, Photographs
-from depth_anything_hf.data.records import decode_record, record_features
+from depth_anything_hf.data.records import check_one_split, decode_record, record_features
 
 if TYPE_CHECKING:
     import datasets
 
+SETTINGS = "settings.json"  # of a set of pseudo-labels
 _PARTIAL, _FOLDERS = ".partial", ("images", "depth", "sky")
 _REQUIRED = ("image", "depth_map", "depth_scale", "depth_offset", "space")
 _IMAGE_COLUMNS = ("image", "depth_map", "sky_mask")
@@ -68,6 +70,7 @@ def write_image_folder(
         >>> sorted(path.name for path in folder.iterdir())
         ['depth', 'images', 'metadata.jsonl']
     """
+    check_one_split(records, "records")
     out = Path(out_dir).expanduser()
     _check_target(out, overwrite)
     staging = out / _PARTIAL
@@ -138,20 +141,24 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a column holds {type(value).__name__}; metadata.jsonl holds numbers, text and lists: drop it.")
 
 
-def load_folder(path: str | os.PathLike) -> datasets.Dataset:
+def load_folder(path: str | os.PathLike, allow_outside: bool = False) -> datasets.Dataset:
     """Read a folder of records: an imagefolder (`metadata.jsonl`) or parquet files, there or in `data/`.
 
-    All files become one split, whatever their names; columns of the schema get the types of `record_features`.
+    All files become one split, whatever their names; columns of the schema get the types of `record_features`. A shard that
+    a `manifest.json` lists is compared with its checksum when it is first read.
 
     Args:
         path: The folder.
+        allow_outside: Let records name files outside of the folder, and URLs, which are fetched. Only for sets that you
+            trust, such as your own pseudo-labels with `keep_image="reference"`.
 
     Returns:
         The dataset; images are decoded when a row is read, `depth_map` as 16-bit PIL images.
 
     Raises:
         FileNotFoundError: There is no such folder, or neither form in it.
-        ValueError: A column of the schema is missing, or parquet files of several splits lie together.
+        ValueError: A column of the schema is missing, parquet files of several splits lie together, a shard is damaged, or
+            a record names a file outside of the folder.
 
     Example:
         >>> import tempfile
@@ -160,20 +167,54 @@ def load_folder(path: str | os.PathLike) -> datasets.Dataset:
         >>> load_folder(write_image_folder([record], tempfile.mkdtemp()))[0]["depth_map"].mode
         'I;16'
     """
-    import datasets
-
     root = Path(path).expanduser()
     if (root / METADATA).is_file():
-        files, builder = [root / METADATA], "imagefolder"
-        features = _checked(root, _metadata_features(files[0]))
-    else:
-        files, builder = _parquet_files(root), "parquet"
-        features = _parquet_features(root, files)
+        features = _checked(root, _metadata_features(root / METADATA))
+        return _open([root / METADATA], "imagefolder", features, [root], allow_outside)
+    files = _parquet_files(root)
+    return _open(files, "parquet", _parquet_features(root, files), [root], allow_outside)
+
+
+def _open(
+    files: Sequence[Path], kind: str, features: Any, roots: Sequence[Path], outside: bool, streaming: bool = False
+):
+    """Open a data set whose images are opened by this library's rule."""
+    import datasets
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    from depth_anything_hf.data.loading import CheckedParquet, RecordImage
+
     data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
-    return datasets.load_dataset(builder, data_files=data_files, features=features, split="train")
+    builder = {"imagefolder": ImageFolder, "parquet": CheckedParquet}[kind](data_files=data_files, features=features)
+    if streaming:
+        data = builder.as_streaming_dataset(split="train")
+    else:
+        try:
+            builder.download_and_prepare()
+        except datasets.exceptions.DatasetGenerationError as error:  # its cause has the reason
+            where = ", ".join(map(str, roots))
+            raise ValueError(f"{where} cannot be read: {error.__cause__ or error}") from error
+        data = builder.as_dataset(split="train")
+    folders = None if outside else [root.absolute() for root in roots]
+    squeezed = any(map(_squeezes, roots))
+    for name, feature in features.items():
+        if isinstance(feature, datasets.Image):
+            data = data.cast_column(name, RecordImage(folders, squeezed and name == "depth_map"))
+    return data
 
 
-def stream_folder(path: str | os.PathLike, *more: str | os.PathLike, seed: int = 0) -> datasets.IterableDataset:
+def _squeezes(root: Path) -> bool:
+    """Return whether a set's labels are by a teacher that squeezes photographs: then their shape is not the image's."""
+    if not (root / SETTINGS).is_file():
+        return False
+    with reading(root / SETTINGS):
+        settings = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
+        return (settings.get("preparation") or {}).get("aspect") is not None
+
+
+def stream_folder(
+    path: str | os.PathLike, *more: str | os.PathLike, seed: int = 0, allow_outside: bool = False
+) -> datasets.IterableDataset:
     """Open folders of parquet shards, there or in `data/`, as one stream of records.
 
     Opening reads only the footers of the shards. Columns of the schema get the types of `record_features`. Only the
@@ -183,6 +224,7 @@ def stream_folder(path: str | os.PathLike, *more: str | os.PathLike, seed: int =
         path: Folder, as `depth-anything-hf pseudo-label` writes it.
         more: Further folders.
         seed: Seed of the order in which the shards of all folders are read.
+        allow_outside: As in `load_folder`.
 
     Returns:
         The stream; images are decoded when a record is read, `depth_map` as 16-bit PIL images.
@@ -200,14 +242,11 @@ def stream_folder(path: str | os.PathLike, *more: str | os.PathLike, seed: int =
         >>> next(iter(stream_folder(folder)))["depth_map"].mode
         'I;16'
     """
-    import datasets
-
     roots = [Path(folder).expanduser() for folder in (path, *more)]
     files = [file for root in roots for file in _shards(root)]
-    order = np.random.default_rng(seed).permutation(len(files))
-    data_files = {"train": [glob.escape(str(files[i].absolute())) for i in order]}
     features = _parquet_features(", ".join(map(str, roots)), files)
-    return datasets.load_dataset("parquet", data_files=data_files, features=features, split="train", streaming=True)
+    order = np.random.default_rng(seed).permutation(len(files))
+    return _open([files[i] for i in order], "parquet", features, roots, allow_outside, streaming=True)
 
 
 def _shards(root: Path) -> list[Path]:
@@ -243,10 +282,21 @@ def _parquet_files(root: Path) -> list[Path]:
 def _parquet_features(where: str | Path, files: Sequence[Path]) -> datasets.Features:
     """Read the column types of shards from their footers; columns of the schema get the types of `record_features`."""
     import pyarrow.parquet as pq
-    from datasets import Features
+    from datasets import Features, Image
+    from datasets.features.features import require_decoding
 
-    schemas = dict.fromkeys(map(pq.read_schema, files))  # turning each into features takes longer than reading it
-    return _checked(where, map(Features.from_arrow_schema, schemas))
+    schemas = {}
+    for file in files:
+        with reading(file):
+            schemas[pq.read_schema(file)] = None  # turning each into features takes longer than reading it
+
+    def features_of(schema) -> Features:
+        stored = Features.from_arrow_schema(schema.remove_metadata())
+        # Whatever else is decoded, such as audio, may be a file anywhere: it stays as it is stored.
+        known = Features.from_arrow_schema(schema).items()
+        return Features({k: v if isinstance(v, Image) or not require_decoding(v) else stored[k] for k, v in known})
+
+    return _checked(where, map(features_of, schemas))
 
 
 def _metadata_features(path: Path) -> Iterator[datasets.Features]:
@@ -263,6 +313,9 @@ def _metadata_features(path: Path) -> Iterator[datasets.Features]:
             except pa.ArrowInvalid as error:
                 raise ValueError(f"{path}: {error}; each line must be one JSON object with the same keys.") from error
             features = Features()
+            for name in (name for name in table.column_names if name.endswith("file_name")):
+                for named in filter(None, table[name].unique().to_pylist()):
+                    _check_name(named, path)
             for field in table.schema:
                 name = re.sub("_file_name$", "", "image_file_name" if field.name == "file_name" else field.name)
                 if name != field.name:
@@ -272,6 +325,14 @@ def _metadata_features(path: Path) -> Iterator[datasets.Features]:
                 else:
                     features[name] = Features.from_arrow_schema(pa.schema([field]))[name]
             yield features
+
+
+def _check_name(named: Any, metadata: Path) -> None:
+    """Refuse a name that leads out of the folder by itself; links are looked up when the file is read."""
+    try:
+        own_file(str(named), [metadata.parent], follow_links=True)
+    except ValueError as error:
+        raise ValueError(f"{metadata}: {error}") from error
 
 
 def _checked(where: str | Path, parts: Iterable[datasets.Features]) -> datasets.Features:
@@ -287,7 +348,7 @@ def _checked(where: str | Path, parts: Iterable[datasets.Features]) -> datasets.
 
 
 def _merge(parts: Iterable[datasets.Features]) -> datasets.Features:
-    from datasets import Features, Value
+    from datasets import Features, List, Value
 
     merged = Features()
     for features in parts:
@@ -296,35 +357,9 @@ def _merge(parts: Iterable[datasets.Features]) -> datasets.Features:
             if known == Value("null") or (known == Value("int64") and feature == Value("float64")):
                 merged[name] = feature
     schema = record_features(with_sky=True, with_group=True)
+    if isinstance(getattr(merged.get("intrinsics"), "feature", None), List):  # matrices
+        schema["intrinsics"] = List(List(Value("float64")))
     return Features({name: schema.get(name, feature) for name, feature in merged.items()})
-
-
-def undecoded(source: Any) -> Any:
-    """Return a set of records whose image columns stay `{"bytes", "path"}`, for `decode_record`; any other set unchanged.
-
-    Decoded by `datasets`, a file may be of any format that Pillow knows, and an error would not have its name.
-
-    Args:
-        source: A `datasets.Dataset` or `IterableDataset`, or something else. One with a format or a transform is left.
-
-    Example:
-        >>> from datasets import Dataset, Features
-        >>> from datasets import Image as ImageFeature
-        >>> source = Dataset.from_dict({"image": []}, features=Features({"image": ImageFeature()}))
-        >>> undecoded(source).features["image"].decode
-        False
-    """
-    from datasets import Dataset, IterableDataset
-    from datasets import Image as ImageFeature
-
-    if not isinstance(source, (Dataset, IterableDataset)) or not source.features:
-        return source
-    if isinstance(source, Dataset) and source.format["type"] is not None:
-        return source
-    for name, feature in source.features.items():
-        if isinstance(feature, ImageFeature) and feature.decode:
-            source = source.cast_column(name, ImageFeature(decode=False))
-    return source
 
 
 def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> datasets.Dataset:
@@ -352,7 +387,8 @@ def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMA
         'a.png'
     """
     from datasets import Dataset, Features, Value
-    from datasets import Image as ImageFeature
+
+    from depth_anything_hf.data.loading import RecordImage
 
     photographs = Photographs(path_or_glob, extensions)
     files = list(photographs)
@@ -365,4 +401,4 @@ def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMA
     photographs.log_skipped()
     sources = [photographs.name(file) for file in files]
     columns = {"image": [str(file.absolute()) for file in files], "source": sources}
-    return Dataset.from_dict(columns, features=Features({"image": ImageFeature(), "source": Value("string")}))
+    return Dataset.from_dict(columns, features=Features({"image": RecordImage(), "source": Value("string")}))

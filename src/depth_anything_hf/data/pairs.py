@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from depth_anything_hf.data.codes import depth_map_to_image, image_to_codes, read_photograph
-from depth_anything_hf.data.image_files import opened_image
+from depth_anything_hf.data.codes import as_plane, depth_map_to_image, image_to_codes, open_image
+from depth_anything_hf.data.opening import reading
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.records import decode_record, encode_record
 from depth_anything_hf.maps.geometry import check_space
@@ -93,20 +93,19 @@ class PairedFolder:
     def __getitem__(self, index: int) -> dict[str, Any]:
         stem, image_file, depth_file = self.pairs[index]
         try:
-            image = read_photograph(image_file)
+            record = encode_record(open_image({"path": str(image_file)}, "image"), source=stem)
             if depth_file.suffix.lower() != ".png":
                 values = _read_array(depth_file, self.space) * self.scale
                 usable = np.isfinite(values) & (values > 0)
-                return encode_record(image, values, usable, self.space, source=stem)
-            record = encode_record(image, source=stem)
-            with opened_image(depth_file) as depth:
-                codes = image_to_codes(depth)
-        except ValueError as error:
-            raise ValueError(f"{image_file} with {depth_file}: {error}") from error
-        label = {"depth_map": depth_map_to_image(codes), "depth_scale": self.scale, "depth_offset": 0.0}
-        record |= label | {"space": self.space}
-        decode_record(record)
-        return record
+                return encode_record(record["image"], values, usable, self.space, source=stem)
+            codes = image_to_codes(open_image({"path": str(depth_file)}, "depth_map"))
+            label = {"depth_map": depth_map_to_image(codes), "depth_scale": self.scale, "depth_offset": 0.0}
+            record |= label | {"space": self.space}
+            decode_record(record)
+            return record
+        except (OSError, ValueError) as error:
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(f"record {stem}, {image_file} with {depth_file}: {error}") from error
 
 
 def _by_stem(folder: str | os.PathLike, extensions: Sequence[str]) -> dict[str, Path]:
@@ -137,14 +136,9 @@ def _pair_scale(space: str, depth_scale: float | None, unit: str | None) -> floa
 
 
 def _read_array(path: Path, space: str) -> np.ndarray:
-    data = np.load(path, allow_pickle=False)
-    if path.suffix.lower() == ".npz":
-        with data:
-            key = space if space in data.files else data.files[0]
-            if key != space and len(data.files) != 1:
-                raise ValueError(f"arrays {data.files}; needed: one named {space!r}, or a single array.")
-            data = data[key]
-    array = np.asarray(data, dtype=np.float64)
-    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):  # (height, width, 1) or (1, height, width)
-        return array.squeeze(-1 if array.shape[-1] == 1 else 0)
-    return array
+    with reading(path):
+        data = np.load(path, allow_pickle=False)
+        arrays = dict(data) if path.suffix.lower() == ".npz" else {space: data}
+    if space not in arrays and len(arrays) != 1:
+        raise ValueError(f"arrays {list(arrays)}; needed: one named {space!r}, or a single array.")
+    return as_plane(arrays.get(space, next(iter(arrays.values())))).astype(np.float64)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from depth_anything_hf.data.opening import own_file
+
 # Of the formats that `image_files` reads; HEIC with its plugin. The search of every command takes these.
 _HEIC = (".heic", ".heif", ".hif") if find_spec("pillow_heif") else ()
 IMAGE_EXTENSIONS = (
@@ -187,7 +189,10 @@ class Photographs:
                         others[value] = f"{column.removesuffix('_file_name').replace('_', ' ')}s of a record folder"
                 if (name := row["file_name"]) not in seen:
                     seen.add(name)
-                    yield from self._check(folder / name, folder / name, listed=True)
+                    try:
+                        yield from self._check(file := own_file(name, [folder]), file, listed=True)
+                    except ValueError:
+                        self.skipped["files outside of the record folder"] += 1
         self._count_rest(folder, folder, seen | {METADATA}, others, frozenset())
 
     def _count_rest(

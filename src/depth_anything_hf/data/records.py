@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from depth_anything_hf.data.codes import (
+    as_plane,
     bool_map,
     decode_depth_map,
     depth_map_to_image,
@@ -28,6 +29,8 @@ from depth_anything_hf.data.codes import (
     upright_rgb,
 )
 from depth_anything_hf.maps.geometry import check_space
+
+_PATCHES = (8, 14, 16, 32)  # pixels; the sides of a network's input are multiples
 
 if TYPE_CHECKING:
     import datasets
@@ -72,6 +75,7 @@ def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
         The sample; `values` and `mask` are None when the record has no `depth_map`.
 
     Raises:
+        TypeError: Neither of the two, such as a pair (image, depth).
         ValueError: The record breaks a rule of the schema; the message names the record.
         OSError: An image file is missing or broken.
 
@@ -82,6 +86,12 @@ def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
     """
     if isinstance(record, DepthSample):
         return record
+    if not isinstance(record, Mapping):
+        raise TypeError(
+            f"a record is a {type(record).__name__}; needed: a mapping with image, depth_map, depth_scale, depth_offset and "
+            "space: make it with encode_record(image, values, space=...)."
+        )
+    check_one_split(record, "record")
     name = _record_name(record)
     try:
         raw = open_image(record.get("image"), "image")
@@ -95,17 +105,20 @@ def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
                 )
         space = record.get("space")
         if record.get("depth_map") is not None:
-            codes = image_to_codes(open_image(record["depth_map"], "depth_map"))
+            label = open_image(record["depth_map"], "depth_map")
+            codes = image_to_codes(label)
             if not record.get("own_size"):
                 _check_size(codes, image, raw, "depth_map")
+            elif not label.info.get("squeezed"):
+                _check_aspect(codes, image)
             values, mask = _decode_values(codes, record, sky)
         intrinsics = _intrinsics(record.get("intrinsics"))
         if values is not None and record.get("own_size"):
             image, intrinsics = _resized_to_label(image, intrinsics, values.shape)
-    except FileNotFoundError:
-        raise  # its message already names the file
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, f"{name}: no such file", error.filename) from error
     except OSError as error:
-        raise OSError(f"{name}: an image cannot be read ({error}): replace the file or drop the record.") from error
+        raise OSError(f"{name}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     group = record.get("group")
@@ -127,11 +140,11 @@ def encode_record(
 
     Args:
         image: Any photograph, or uint8 (height, width, 3) or (height, width).
-        values: (height, width) in `space`, of the upright image; None = no label.
+        values: (height, width) in `space`, of the upright image, not of 8 bits; None = no label.
         mask: (height, width) bool; default: finite and > 0 (depth), >= 0 (disparity). In depth space, not the sky.
         space: "depth" (meters) or "disparity".
         sky: (height, width) bool, True = sky.
-        intrinsics: fx, fy, cx, cy in pixels of the upright image.
+        intrinsics: fx, fy, cx, cy in pixels of the upright image, or the 3 x 3 matrix.
         source: Where the record comes from.
         **extra: Further columns (`group`, ...), kept as they are.
 
@@ -154,7 +167,7 @@ def encode_record(
     sky = None if sky is None else bool_map(sky, shape, "sky")
     codes, scale, offset = None, None, None
     if values is not None:
-        codes, scale, offset = _encode_values(np.asarray(values, dtype=np.float64), mask, space, sky, shape)
+        codes, scale, offset = _encode_values(as_plane(values), mask, space, sky, shape, source)
     return {
         "image": picture,
         "depth_map": None if codes is None else depth_map_to_image(codes),
@@ -238,6 +251,31 @@ def _check_size(plane: np.ndarray, image: Image.Image, raw: Image.Image, column:
         )
 
 
+def _check_aspect(codes: np.ndarray, image: Image.Image) -> None:
+    """Refuse a label of its own size whose shape is not the image's: it is turned, cropped, or of another image.
+
+    Each side may be rounded by a pixel, or to a multiple of a patch as the input of a network is.
+    """
+    height, width = codes.shape
+    patch = max((side for side in _PATCHES if height % side == width % side == 0), default=1)
+    rounding = max(patch / 2, 1)
+
+    def fits(across: int, down: int) -> bool:  # some scale brings both sides of the image to the label's
+        return max((width - rounding) / across, (height - rounding) / down) <= min(
+            (width + rounding) / across, (height + rounding) / down
+        )
+
+    if fits(*image.size):
+        return
+    turned = fits(*image.size[::-1])
+    how = " It fits the image turned by a quarter, as a photograph lies before its EXIF rotation." if turned else ""
+    advice = "turn it as the photograph is turned" if turned else "export it for the whole photograph"
+    raise ValueError(
+        f"depth_map is {width} x {height} and the upright image {image.width} x {image.height} (width x height); with "
+        f"own_size the two may differ in size, not in shape.{how} Is the map of this image? Then {advice}."
+    )
+
+
 def _resized_to_label(image: Image.Image, intrinsics: tuple[float, ...] | None, shape: tuple[int, int]):
     """Resize an image and its intrinsics to the size of its label, which covers the whole image."""
     across, down = shape[1] / image.width, shape[0] / image.height
@@ -262,7 +300,7 @@ def _decode_values(codes: np.ndarray, record: Mapping[str, Any], sky: np.ndarray
     return values, mask
 
 
-def _encode_values(values: np.ndarray, mask, space: str, sky, shape: tuple[int, int]):
+def _encode_values(values: np.ndarray, mask, space: str, sky, shape: tuple[int, int], source: str):
     check_space(space)
     if values.shape != shape:
         raise ValueError(
@@ -277,13 +315,29 @@ def _encode_values(values: np.ndarray, mask, space: str, sky, shape: tuple[int, 
     if bad:
         rule = "> 0" if space == "depth" else ">= 0"
         raise ValueError(f"{bad} values under the mask break the rule {rule} of space={space!r}: mask them out.")
-    return encode_depth_map(values, mask)
+    return encode_depth_map(values, mask, f"record {source or 'without source'}", space)
 
 
 def _intrinsics(value: Any) -> tuple[float, ...] | None:
+    """Read fx, fy, cx, cy, also from a pinhole matrix of 3 x 3."""
     if value is None:
         return None
-    numbers = tuple(float(number) for number in value)
-    if len(numbers) != 4 or not all(map(math.isfinite, numbers)) or min(numbers[:2]) <= 0:
-        raise ValueError(f"intrinsics={numbers}; needed: [fx, fy, cx, cy] in image pixels, fx and fy > 0, or null.")
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape == (3, 3) and np.array_equal(array[[1, 2, 2, 2], [0, 0, 1, 2]], [0, 0, 0, 1]):
+        array = array[[0, 1, 0, 1], [0, 1, 2, 2]]
+    numbers = tuple(array.ravel().tolist())
+    if array.shape != (4,) or not all(map(math.isfinite, numbers)) or min(numbers[:2]) <= 0:
+        raise ValueError(
+            f"intrinsics={numbers}; needed: [fx, fy, cx, cy] in image pixels, or the matrix [[fx, 0, cx], [0, fy, cy], "
+            "[0, 0, 1]], fx and fy > 0, or null."
+        )
     return numbers
+
+
+def check_one_split(data: Any, name: str) -> None:
+    """Raise a `ValueError` for a mapping of splits, such as a `datasets.DatasetDict`, where one set is needed."""
+    if isinstance(data, Mapping) and data and all(hasattr(split, "features") for split in data.values()):
+        first = next(iter(data))
+        raise ValueError(
+            f"{name} is a {type(data).__name__} of the splits {list(data)}; pass one of them, such as {name}[{first!r}]."
+        )

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from PIL import Image
 from tqdm.auto import tqdm
 
-from depth_anything_hf.data.folder import undecoded
+from depth_anything_hf.data.loading import with_record_images
 from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.prediction.stream import read_ahead
@@ -117,7 +117,7 @@ def predict_all(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
-    share, total = _own_share(undecoded(samples))
+    share, total = _own_share(with_record_images(samples))
     opened = ((index, decode(sample)) for index, sample in share)
     silent = not PartialState().is_main_process
     with (

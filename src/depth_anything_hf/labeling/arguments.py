@@ -74,6 +74,9 @@ class LabelingArguments:
         None, "Processes that decode. Default: all cores but one, at most 16.", metavar="COUNT"
     )
     shard_size: int = _option(512, "Images per shard; at most this many are labeled again after a crash.")
+    allow_outside: bool = _option(
+        False, "Open files that records name outside of their set's folder, and URLs; for sets that you trust."
+    )
     disable_tqdm: bool = _option(False, "No progress bar.")
     push_to_hub: str | None = _option(
         None, "Id of a data set on the Hub, to which the finished set is uploaded.", metavar="ID"
@@ -87,6 +90,11 @@ class LabelingArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers is {self.num_workers}; it must be at least 0 (0: decode in this process).")
+        if self.push_to_hub is not None and self.keep_image == "reference":
+            raise ValueError(
+                "push_to_hub with keep_image 'reference': paths on this machine are of no use to others; choose "
+                "'original' or 'resized'."
+            )
         if self.push_to_hub is not None:
             from huggingface_hub.utils import validate_repo_id
 
@@ -146,6 +154,7 @@ class Settings:
         """
         from depth_anything_hf.maps.resizing import check_resolution
         from depth_anything_hf.prediction.weights import model_revision
+        from depth_anything_hf.sharing.licenses import shown_name
 
         fast = device == "cuda"
         if args.keep_image == "reference" and source.whole_files:
@@ -154,12 +163,12 @@ class Settings:
                 "'resized'."
             )
         return cls(
-            source=source.name,
+            source=shown_name(source.name),
             source_revision=source.revision,
             parts=source.parts,
             image_column=source.column,
             limit=args.limit,
-            model=args.model,
+            model=shown_name(args.model),
             model_revision=model_revision(args.model, model),
             space=space,
             resolution=check_resolution(args.resolution or own_resolution, preparation.multiple),
@@ -185,7 +194,11 @@ class Settings:
         Raises:
             ValueError: The settings differ; the message names each difference.
         """
+        from depth_anything_hf.sharing.licenses import shown_name
+
         now = self.as_json()
+        # Version 0.1.0 wrote whole paths.
+        begun = begun | {name: shown_name(str(begun.get(name))) for name in ("source", "model")}
         changed = [
             f"{item.name}: {_brief(begun.get(item.name))} then, {_brief(now[item.name])} now"
             for item in fields(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import warnings
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.data.image_files import LARGEST_ASPECT, ImageFileError, open_regular, readable_formats
+from depth_anything_hf.data.opening import is_address
 from depth_anything_hf.labeling.plan import BlockEnd, Work
 from depth_anything_hf.labeling.sources import Item
 from depth_anything_hf.maps.resizing import resize_pixels, resized_size, shaped_size
@@ -58,6 +60,8 @@ class Decoder(Dataset):
     def __getitem__(self, work: Work | BlockEnd) -> Picture | Rejected | None:
         if isinstance(work, BlockEnd):
             return None
+        if work.item.refused:
+            return Rejected(work.item.refused)
         try:
             _check_names(work.item)
             data = read_file(work.item.image)
@@ -117,8 +121,11 @@ def read_file(image: dict[str, Any] | None) -> bytes:
             with _opened(image["path"]) as file:
                 data = file.read()
         except OSError as error:
-            if isinstance(error, (FileNotFoundError, ImageFileError)) or error.errno in _OF_THE_FILE:
-                raise RefusedError(f"{type(error).__name__}: {error}") from error
+            if isinstance(error, FileNotFoundError) or error.errno in _OF_THE_FILE:
+                reason = error.strerror or "No such file or directory"  # without the folder on this machine
+                raise RefusedError(f"{type(error).__name__}: {reason}: {Path(image['path']).name}") from error
+            if isinstance(error, ImageFileError):
+                raise RefusedError("no regular file, but a pipe, a socket or a device") from error
             raise
     if not data:
         raise RefusedError("empty file")
@@ -126,7 +133,7 @@ def read_file(image: dict[str, Any] | None) -> bytes:
 
 
 def _opened(path: str) -> BinaryIO:
-    if "://" not in path:
+    if not is_address(path):
         return open_regular(path)
     import fsspec
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from depth_anything_hf.data.codes import warn_if_coarse
 from depth_anything_hf.labeling.arguments import LabelingArguments, Settings
 from depth_anything_hf.labeling.decoding import Decoder, Picture, Rejected
 from depth_anything_hf.labeling.feeding import decoded
@@ -31,6 +32,7 @@ from depth_anything_hf.labeling.sources import open_source
 from depth_anything_hf.labeling.teacher import load_teacher
 from depth_anything_hf.prediction.devices import choose_device
 from depth_anything_hf.prediction.stream import Shape, ShapeBatches, WriteBehind
+from depth_anything_hf.sharing.cards import set_licenses
 from depth_anything_hf.sharing.hub import push_folder
 
 _logger = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
     """
     choose_device(args.device)  # an unknown device is an error before any work
     state = PartialState(cpu=args.device == "cpu", timeout=timedelta(days=30))  # processes end at different times
-    source = open_source(args.images, args.image_column, args.split, args.limit)
+    source = open_source(args.images, args.image_column, args.split, args.limit, args.allow_outside)
     model, preparation, space, own_resolution = load_teacher(args.model, args.space, state.device)
     settings = Settings.resolve(args, source, model, preparation, space, own_resolution, state.device.type)
     folder = ShardFolder(Path(args.out_dir).expanduser())
@@ -109,10 +111,11 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
     manifest = None
     if state.is_main_process:
         with _clear_when_full(folder.path):
-            manifest = finish_folder(folder, settings, source)
+            licenses = set_licenses(args.model, source.name, source.revision)
+            manifest = finish_folder(folder, settings, source, licenses)
         if skipped := source.describe_skipped():
             _logger.warning("%s: %s", source.name, skipped)
-        if args.push_to_hub:
+        if args.push_to_hub and manifest["labeled"]:
             push_folder(folder.path, args.push_to_hub, args.private)
     state.wait_for_everyone()
     return manifest
@@ -146,9 +149,11 @@ class Writers:
     """
 
     BLOCKS_WAITING = 1  # encoded and not yet written, besides the current one
+    MOST_USELESS = 64  # images without a label, before the first that has one
 
     def __init__(self, folder: ShardFolder, settings: Settings):
         self.folder, self.settings = folder, settings
+        self.useless, self.useful = 0, False  # labels of this run
         # zlib releases Python's lock.
         self.encoders = WriteBehind(min(os.cpu_count() or 1, 8), waiting=4 * settings.batch_size)
         self.blocks = WriteBehind(1, waiting=self.BLOCKS_WAITING)
@@ -177,24 +182,39 @@ class Writers:
         if labels.ready is not None:
             labels.ready.synchronize()
         if not labels.finite[place]:
-            return Rejected("the teacher's output is not finite; float32 may help")
+            return self._useless("the teacher's output is not finite; float32 may help")
+        codes, scale = labels.codes[place].numpy(), float(labels.scale[place])
+        offset = float(labels.low[place]) - scale
+        if codes.max() <= 1:
+            return self._useless("constant prediction: the teacher says the same of every pixel, or nothing")
+        self.useful = True
+        warn_if_coarse(codes, scale, offset, key, self.settings.space)
         path = (image or {}).get("path")
         kept = {"bytes": picture_file, "path": Path(path or key).name}
         if self.settings.keep_image == "reference":
             kept = {"bytes": None, "path": path}
         elif labels.pixels is not None:  # keep_image="resized"
             kept = {"bytes": encode_picture(labels.pixels[place].numpy()), "path": None}
-        scale = float(labels.scale[place])
         return {
             "image": kept,
-            "depth_map": {"bytes": encode_label(labels.codes[place].numpy()), "path": None},
+            "depth_map": {"bytes": encode_label(codes), "path": None},
             "depth_scale": scale,
-            "depth_offset": float(labels.low[place]) - scale,
+            "depth_offset": offset,
             "space": self.settings.space,
             "intrinsics": None,
             "source": key,
             "own_size": self.settings.keep_image != "resized",
         }
+
+    def _useless(self, reason: str) -> Rejected:
+        """Reject an image; stop the run if so many images in a row have no label that the teacher is at fault."""
+        self.useless += 1
+        if not self.useful and self.useless >= self.MOST_USELESS:
+            raise ValueError(
+                f"the first {self.useless} images got no label ({reason}); check the teacher: its weights, its dtype and "
+                "its `space`."
+            )
+        return Rejected(reason)
 
 
 class _Run:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import errno
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset
 
 from depth_anything_hf.labeling.decoding import Decoder, Picture, Rejected
 from depth_anything_hf.labeling.plan import BlockEnd, Work
-from depth_anything_hf.prediction.stream import read_ahead
+from depth_anything_hf.prediction.stream import SHARED_MEMORY_FULL, read_ahead, share
 
 
 def decoded(
@@ -48,8 +48,10 @@ def decoded(
         pin_memory=not on_cpu,
     )
     try:
-        for result in loader:
+        for result in _begun(loader):
             work = under_way.popleft()
+            if isinstance(result, _Failure) and result.errno == 0:
+                raise OSError(f"{result.message}. Repeat the same command, with another `num_workers`, to continue.")
             if isinstance(result, _Failure) and isinstance(work, Work):
                 raise OSError(
                     result.errno,
@@ -63,16 +65,26 @@ def decoded(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
+        short = SHARED_MEMORY_FULL if "Bus error" in str(error) else "Memory may be short: use fewer workers"
         raise OSError(
-            f"a process that decodes died ({error}). Memory may be short: repeat the same command to continue, with a "
-            "smaller `num_workers`."
+            f"a process that decodes died ({error}). {short} (`num_workers`), and repeat the same command to continue."
         ) from error
 
 
-class _Failure(NamedTuple):
-    """A failure to read; the input may be intact."""
+def _begun(loader: DataLoader) -> Iterator[Any]:
+    """Start the workers; their locks are in shared memory, too."""
+    try:
+        return iter(loader)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(f"{SHARED_MEMORY_FULL} (`num_workers`).") from error
 
-    errno: int
+
+class _Failure(NamedTuple):
+    """A failure to read, or to pass on what was read; the input may be intact."""
+
+    errno: int  # 0: shared memory is full
     message: str
 
 
@@ -84,9 +96,13 @@ class _Reporting(Dataset):
 
     def __getitem__(self, work: Work | BlockEnd) -> Picture | Rejected | _Failure | None:
         try:
-            return self.decoder[work]
+            result = self.decoder[work]
         except OSError as error:
             return _Failure(error.errno or errno.EIO, error.strerror or str(error))
+        try:
+            return share(result)
+        except OSError as error:
+            return _Failure(0, str(error))
 
 
 def _as_it_is(result):

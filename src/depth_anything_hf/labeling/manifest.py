@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,16 @@ def _is_there(folder: Path, entry: dict[str, Any]) -> bool:
     return entry["file"] is None or (shard.is_file() and shard.stat().st_size == entry["bytes"])
 
 
-def finish_folder(folder: ShardFolder, settings: Settings, source: ImageSource) -> dict[str, Any]:
+def finish_folder(
+    folder: ShardFolder, settings: Settings, source: ImageSource, licenses: dict[str, str]
+) -> dict[str, Any]:
     """Check that no block is missing, and write `rejects.jsonl`, the card and, last, `manifest.json`.
 
     Args:
         folder (`ShardFolder`): Folder with all blocks finished.
         settings (`Settings`): Settings of the run.
         source (`ImageSource`): Images that were labeled.
+        licenses (`dict[str, str]`): Of the teacher and of the images.
 
     Returns:
         `dict[str, Any]`: The manifest.
@@ -75,10 +79,11 @@ def finish_folder(folder: ShardFolder, settings: Settings, source: ImageSource) 
             "early; repeat the same command to continue."
         )
     rejects = [reject for entry in entries.values() for reject in entry["rejects"]]
-    manifest = _manifest(settings, entries, len(rejects))
+    manifest = _manifest(settings, entries, len(rejects), licenses)
     for name, entry in entries.items():
         if entry["unreadable"]:
-            rejects.append({"key": source.parts[name.part], "reason": f"the rest of it: {entry['unreadable']}"})
+            reason = entry["unreadable"].replace(os.path.join(os.path.abspath(source.name), ""), "")
+            rejects.append({"key": source.parts[name.part], "reason": f"the rest of it: {reason}"})
     lines = "".join(json.dumps(reject) + "\n" for reject in rejects)
     _keep(folder.path / REJECTS, lines.encode())
     if may_write_card(folder.path):
@@ -87,10 +92,13 @@ def finish_folder(folder: ShardFolder, settings: Settings, source: ImageSource) 
     return manifest
 
 
-def _manifest(settings: Settings, entries: dict[BlockId, dict], rejected: int) -> dict[str, Any]:
+def _manifest(
+    settings: Settings, entries: dict[BlockId, dict], rejected: int, licenses: dict[str, str]
+) -> dict[str, Any]:
     return {
         "format": "depth_anything_hf pseudo-labels 1",
         **settings.as_json(),
+        "licenses": licenses,
         "versions": {"depth_anything_hf": __version__} | {name: version(name) for name in _LIBRARIES},
         "inputs": sum(entry["inputs"] for entry in entries.values()),
         "labeled": sum(entry["labeled"] for entry in entries.values()),

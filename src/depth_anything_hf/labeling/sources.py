@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyarrow import ArrowInvalid
 
+from depth_anything_hf.data.opening import is_address, own_file
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Item(NamedTuple):
 
     key: str  # unique within the source, and the same in every run
     image: dict[str, Any] | None  # {"bytes", "path"}; None where the record has no image
+    refused: str | None = None  # why its file is not opened
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ImageSource:
         count: Counts the images, if that can be done without reading them.
         archives: The tar file of each part, if it lies here: `tarfile` takes a cut file for a whole one.
         describe_skipped: Describes in a line which files of a folder are no inputs; "" if there are none.
+        folders: Below them lie the files that records name; with a Hub dataset, its address. None: anywhere.
     """
 
     name: str
@@ -61,6 +64,7 @@ class ImageSource:
     count: Callable[[], int | None] = lambda: None
     archives: tuple[Path, ...] = ()
     describe_skipped: Callable[[], str] = lambda: ""
+    folders: tuple[Path, ...] | str | None = None
 
     def read(self, part: int) -> Iterator[Item]:
         """Yield the inputs of a part, always in the same order.
@@ -77,14 +81,23 @@ class ImageSource:
         rows = self.dataset.shard(num_shards=len(self.parts), index=part) if len(self.parts) > 1 else self.dataset
         for row, example in enumerate(rows):
             image = example[self.column]
-            own = example.get("key") or example.get("__key__") or ((image or {}).get("path") or "")
-            yield Item(f"{self.parts[part]}/{row:07d}/{own}".rstrip("/") if self.whole_files else own, image)
+            named = (image or {}).get("path") or ""
+            own = example.get("key") or example.get("__key__") or _short(named, self.folders)
+            refused = None
+            if image and named and image.get("bytes") is None and self.folders is not None:
+                image, refused = _located(named, self.folders)
+            key = f"{self.parts[part]}/{row:07d}/{own}".rstrip("/") if self.whole_files else own
+            yield Item(key, image, refused)
         if self.archives:
             _check_end(self.archives[part])
 
 
 def open_source(
-    images: str | os.PathLike, column: str | None = None, split: str = "train", limit: int | None = None
+    images: str | os.PathLike,
+    column: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    allow_outside: bool = False,
 ) -> ImageSource:
     """Open a stream of images from a path, a pattern or the id of a dataset.
 
@@ -94,6 +107,7 @@ def open_source(
         column: Column of the images; default: the only column of type image.
         split: Of a Hub dataset.
         limit: Take only the first `limit` inputs.
+        allow_outside: Open files that records name outside of their set, and URLs; else they are refused.
 
     Returns:
         The source.
@@ -116,11 +130,13 @@ def open_source(
     given = Path(images).expanduser()
     files = _shard_files(given)
     if files:
-        source = _open_files(str(given), files, column)
+        source = _open_files(given, files, column)
     elif given.exists() or glob.has_magic(str(given)):
         source = _open_photographs(str(given), given)
     else:
         source = _open_hub(str(images), column, split)
+    if allow_outside:
+        source = replace(source, folders=None)
     if limit is None:
         return source
     total = source.count
@@ -171,9 +187,10 @@ def _shard_files(given: Path) -> list[Path]:
     return sorted(files)
 
 
-def _open_files(name: str, files: list[Path], column: str | None) -> ImageSource:
+def _open_files(given: Path, files: list[Path], column: str | None) -> ImageSource:
     from datasets import load_dataset
 
+    name, folders = str(given), (given,) if given.is_dir() else tuple({file.parent: None for file in files})
     kind = _SHARDS[files[0].suffix]
     data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
     options = {"data_files": data_files, "split": "train", "streaming": True}
@@ -190,7 +207,15 @@ def _open_files(name: str, files: list[Path], column: str | None) -> ImageSource
     # A file that was replaced under its name is noticed by its size.
     revision = digest_of([f"{file.name} {file.stat().st_size}" for file in files])[:16]
     return ImageSource(
-        name, revision, _undecoded(stream, column), column, parts, True, lambda: _count_rows(files), archives
+        name,
+        revision,
+        _undecoded(stream, column),
+        column,
+        parts,
+        True,
+        lambda: _count_rows(files),
+        archives,
+        folders=folders,
     )
 
 
@@ -246,7 +271,30 @@ def _open_hub(name: str, column: str | None, split: str) -> ImageSource:
     parts = tuple(f"{split}-{part:05d}" for part in range(stream.num_shards))
     splits = stream.info.splits or {}
     count = splits[split].num_examples if split in splits else None
-    return ImageSource(name, revision, _undecoded(stream, column), column, parts, True, lambda: count)
+    own = f"hf://datasets/{name}@{revision}/"
+    return ImageSource(name, revision, _undecoded(stream, column), column, parts, True, lambda: count, folders=own)
+
+
+def _located(named: str, folders: tuple[Path, ...] | str) -> tuple[dict[str, Any], str | None]:
+    """Return the image that a record names, and why its file must not be opened, if it is not of its own set."""
+    image = {"bytes": None, "path": named}
+    if isinstance(folders, str):  # zip://member::hf://datasets/...
+        own = named.split("::")[-1].startswith(folders) and ".." not in named.split("/")
+    else:
+        try:
+            return image | {"path": str(own_file(named, folders))}, None
+        except ValueError:
+            own = False
+    where = "an address" if is_address(named) else "a file outside of its set's folder"
+    return image, None if own else f"the record names {where}; `allow_outside` opens it"
+
+
+def _short(named: str, folders: tuple[Path, ...] | str | None) -> str:
+    """Return a path as others may see it: below its set's folder, or else only the name."""
+    if not os.path.isabs(named):
+        return named
+    below = [os.path.relpath(named, folder) for folder in (folders if isinstance(folders, tuple) else ())]
+    return next((Path(one).as_posix() for one in below if not one.startswith("..")), Path(named).name)
 
 
 def _image_column(stream: datasets.IterableDataset, column: str | None, name: str) -> str:

@@ -192,12 +192,25 @@ def normalize_min_max(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(usable, (torch.where(mask, values, 0.0) - low) / torch.where(spread > 0, spread, 1.0), 0.0)
 
 
+def camera_of(intrinsics: torch.Tensor) -> torch.Tensor:
+    """Return fx, fy, cx, cy, `(..., 4)`, of pinhole matrices `(..., 3, 3)`; other tensors come back unchanged.
+
+    Example:
+        >>> camera_of(torch.tensor([[500.0, 0.0, 40.0], [0.0, 510.0, 30.0], [0.0, 0.0, 1.0]])).tolist()
+        [500.0, 510.0, 40.0, 30.0]
+    """
+    if tuple(intrinsics.shape[-2:]) != (3, 3):
+        return intrinsics
+    return intrinsics.flatten(-2)[..., [0, 4, 2, 5]]
+
+
 def unproject(depth: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
     """Lift planar depth to points in the camera's frame (x right, y down, z forward).
 
     Args:
         depth (`torch.Tensor`): `(batch, height, width)`, meters along the optical axis.
-        intrinsics (`torch.Tensor`): `(batch, 4)`: fx, fy, cx, cy in pixels; pixel centers lie at half-integers.
+        intrinsics (`torch.Tensor`): `(batch, 4)`: fx, fy, cx, cy in pixels, or matrices `(batch, 3, 3)`; pixel centers lie
+            at half-integers.
 
     Returns:
         `torch.Tensor`: `(batch, height, width, 3)`, meters.
@@ -209,6 +222,7 @@ def unproject(depth: torch.Tensor, intrinsics: torch.Tensor) -> torch.Tensor:
         >>> unproject(torch.full((1, 1, 1), 2.0), torch.tensor([[4.0, 4.0, 0.0, 0.5]])).tolist()
         [[[[0.25, 0.0, 2.0]]]]
     """
+    intrinsics = camera_of(intrinsics)
     if depth.ndim != 3 or intrinsics.shape != (depth.shape[0], 4):
         raise ValueError(
             f"depth has shape {tuple(depth.shape)} and intrinsics {tuple(intrinsics.shape)}; they must be "

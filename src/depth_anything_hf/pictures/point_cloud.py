@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 
 from depth_anything_hf.data.codes import orientation_of
 from depth_anything_hf.data.whole_files import replacing, write_whole
-from depth_anything_hf.maps.geometry import unproject, valid_mask
+from depth_anything_hf.maps.geometry import camera_of, unproject, valid_mask
 
 _DIAGONAL_35MM = math.hypot(36.0, 24.0)  # mm: of a frame of 35 mm film
 
@@ -88,7 +88,7 @@ def point_cloud(
 
     Args:
         depth (`np.ndarray`): `(height, width)`, meters along the optical axis.
-        intrinsics (`torch.Tensor` or `Sequence[float]`): fx, fy, cx, cy in pixels of `depth`: `(4,)` or `(1, 4)`.
+        intrinsics (`torch.Tensor` or `Sequence[float]`): fx, fy, cx, cy in pixels of `depth`: `(4,)` or `(1, 4)`, or a 3 x 3 matrix.
         image (`Image.Image`, *optional*): The photograph at the size of `depth`: the points' colors.
         mask (`np.ndarray`, *optional*): `(height, width)` bool, True where a point may be. Left out: everywhere.
         edge_threshold (`float`, *optional*): Drops the flying pixels that a network draws between a thing and what is
@@ -108,7 +108,7 @@ def point_cloud(
         ([[0.25, 0.0, 2.0]], [[255, 0, 0]])
     """
     values = torch.tensor(np.asarray(depth), dtype=torch.float32)
-    camera = torch.as_tensor(intrinsics, dtype=torch.float32)
+    camera = camera_of(torch.as_tensor(intrinsics, dtype=torch.float32))
     shapes = {"mask": None if mask is None else np.shape(mask), "image": None if image is None else image.size[::-1]}
     wrong = [f"{name} {shape}" for name, shape in shapes.items() if shape not in (None, tuple(values.shape))]
     if values.ndim != 2 or wrong:

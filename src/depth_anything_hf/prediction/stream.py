@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import multiprocessing.queues
 import os
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -18,6 +20,10 @@ T = TypeVar("T")
 Result = TypeVar("Result")
 Shape = tuple[int, ...]
 
+SHARED_MEMORY_FULL = (
+    "/dev/shm, through which worker processes pass what they decoded, is full: give the container more (docker run "
+    "--shm-size=8g or --ipc=host), or use fewer workers, 0 for none"
+)
 MOST_BYTES = 2**31  # that batches which are not full may hold
 
 
@@ -90,6 +96,41 @@ def decode_ahead(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def share(batch: Result) -> Result:
+    """In a worker process of a `DataLoader`, move a batch's tensors to shared memory; elsewhere do nothing.
+
+    PyTorch would do so in a thread whose errors nobody sees: the batch would be lost, and the loader would wait for it for
+    ever. Whatever else fails in that thread ends the worker, which the loader notices within seconds.
+
+    Args:
+        batch: A tensor, or dicts and sequences of them.
+
+    Raises:
+        OSError: Shared memory is full.
+    """
+    import torch
+    from torch.utils.data import get_worker_info
+
+    if get_worker_info() is None:
+        return batch
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_process)  # type: ignore[attr-defined]
+    parts: list[Any] = [batch]
+    try:
+        for part in parts:
+            if isinstance(part, torch.Tensor):
+                part.share_memory_()
+            elif isinstance(part, (dict, list, tuple)):
+                parts.extend(part.values() if isinstance(part, dict) else part)
+    except RuntimeError as error:
+        raise OSError(f"{SHARED_MEMORY_FULL} ({error})") from error
+    return batch
+
+
+def _end_process(error: Exception, batch: Any) -> None:
+    traceback.print_exception(error)
+    os._exit(1)
 
 
 def decode_workers(device_type: str) -> int:

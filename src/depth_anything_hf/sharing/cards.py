@@ -22,7 +22,15 @@ from depth_anything_hf.prediction.predictor import predict_depth, space_of
 from depth_anything_hf.prediction.weights import files_digest
 from depth_anything_hf.scenes.simple import iter_synthetic_records
 from depth_anything_hf.sharing.eval_results import eval_results, results_section, versions_text
-from depth_anything_hf.sharing.licenses import UNKNOWN, Source, is_hub_id, license_of, license_text, settle_license
+from depth_anything_hf.sharing.licenses import (
+    UNKNOWN,
+    Source,
+    is_hub_id,
+    license_of,
+    license_text,
+    settle_license,
+    shown_name,
+)
 from depth_anything_hf.version import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -206,6 +214,12 @@ def draw_scenes(model: nn.Module, processor: Any) -> Image.Image:
     return sheet(rows, ["rendered scene", "its depth", "prediction"], cell=(SCENE_HEIGHT, SCENE_WIDTH))
 
 
+def set_licenses(model: str, images: str, commit: str | None) -> dict[str, str]:
+    """Return the licenses of what a pseudo-labeled set is made from, while their folders are at hand."""
+    known = Path(images).is_dir() or re.fullmatch("[0-9a-f]{40}", commit or "")  # a folder, or a dataset of the Hub
+    return {"teacher": license_of(model), "images": license_of(images, "dataset") if known else UNKNOWN}
+
+
 def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None) -> DatasetCard:
     """Fill the card of a finished pseudo-labeled dataset from its `manifest.json`.
 
@@ -213,10 +227,9 @@ def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None
     is a `ValueError`.
     """
     images, commit = manifest["source"], manifest["source_revision"]
-    known = Path(images).is_dir() or re.fullmatch("[0-9a-f]{40}", commit or "")  # a folder, or a dataset of the Hub
+    licenses = manifest.get("licenses") or set_licenses(manifest["model"], images, commit)  # not in those of 0.1.0
     sources = [
-        Source("teacher", manifest["model"], license_of(manifest["model"])),
-        Source("images", images, license_of(images, "dataset") if known else UNKNOWN),
+        Source(role, manifest[key], licenses[role]) for role, key in (("teacher", "model"), ("images", "source"))
     ]
     license = settle_license(license, sources)
     sizes = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7),
@@ -234,7 +247,8 @@ def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None
         data,
         template_path=str(TEMPLATES / "dataset_card.md"),
         name=name,
-        **{key: manifest[key] for key in shown},
+        **{key: manifest[key] for key in shown}
+        | {key: shown_name(manifest[key]) for key in ("model", "source")},  # 0.1.0 wrote whole paths
         shards=len(manifest["shards"]),
         source_revision=manifest["source_revision"] or "local files",
         space="meters" if manifest["space"] == "depth" else "disparity: larger is nearer, of unknown scale and shift",

@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation, PreTrainedModel
 
+from depth_anything_hf.data.opening import check_shard
 from depth_anything_hf.data.whole_files import write_whole
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.prediction.predictor import load_model
@@ -185,6 +186,12 @@ def _prepare_set(folder: Path, license: str | None, given: dict[str, Any]) -> st
         path = folder / shard["file"]
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
             raise ValueError(f"{path} is missing or cut; repeat the pseudo-label command to label its images again.")
+        check_shard(path)
+    if manifest["keep_image"] == "reference":
+        raise ValueError(
+            f"{folder} holds the paths of photographs on this machine, no photographs; label them into a new folder with "
+            "keep_image 'original' or 'resized' to share them."
+        )
     if not may_write_card(folder) and license is not None:
         raise ValueError(f"{folder / CARD} is your own: state the license there, and leave `license` out.")
     card = dataset_card(folder.resolve().name, manifest, license)

@@ -25,8 +25,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import BatchSampler, DataLoader, Dataset, get_worker_info
 from transformers import TrainingArguments
 
-from depth_anything_hf.data.codes import open_image
-from depth_anything_hf.data.folder import undecoded
+from depth_anything_hf.data.loading import record_image, with_record_images
 from depth_anything_hf.data.records import DepthSample
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ class BatchReader(Dataset):
         world_size: int = 1,
         block_size: int = 256,
     ):
-        self.sources = tuple(source if is_stream(source) else undecoded(source) for source in (labeled, unlabeled))
+        self.sources = tuple(map(with_record_images, (labeled, unlabeled)))
         _check_sources(self.sources, batch_sizes)
         self.batch_sizes, self.seed, self.block_size = (batch_sizes[0], batch_sizes[1]), seed, block_size
         self.rank, self.world_size = rank, world_size
@@ -514,7 +513,7 @@ def read_stream(
     from datasets import Image
 
     features = source.features or {}
-    images = {name: kind for name, kind in features.items() if isinstance(kind, Image) and kind.decode}
+    images = {name: record_image(kind) for name, kind in features.items() if isinstance(kind, Image) and kind.decode}
     encoded = source.decode(False) if features else source
     while True:
         part = _part(encoded, share)
@@ -556,7 +555,7 @@ def _part(source: datasets.IterableDataset, share: Share) -> datasets.IterableDa
 
 def _decoded(record: dict, images: Mapping[str, datasets.Image]) -> dict:
     encoded = {name: record[name] for name in images if isinstance(record[name], Mapping)}
-    return record | {name: open_image(value, name) for name, value in encoded.items()}
+    return record | {name: images[name].decode_example(value) for name, value in encoded.items()}
 
 
 def _check_sources(sources: tuple, batch_sizes: tuple[int, int]) -> None:

@@ -11,8 +11,7 @@ import copy
 import importlib
 import json
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -22,6 +21,7 @@ from PIL import Image
 
 from depth_anything_hf.data.codes import bool_map, image_to_codes
 from depth_anything_hf.data.image_files import opened_image
+from depth_anything_hf.data.opening import reading
 from depth_anything_hf.data.records import DepthSample
 
 Item = TypeVar("Item")
@@ -104,19 +104,6 @@ def import_extra(module: str) -> ModuleType:
             f"this benchmark's files are read with {module.split('.')[0]}, which is not installed: "
             "pip install 'depth_anything_hf[benchmarks]'."
         ) from error
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Make every failure of a decoder inside the block an `OSError` that names the file."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise FileNotFoundError(error.errno, "no such file", str(path)) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # each decoder has its own: PIL, numpy, HDF5, scipy, JSON
-        raise OSError(f"{path} cannot be read ({type(error).__name__}: {error}): download the file again.") from error
 
 
 def find(root: Path, *patterns: str) -> list[str]:
