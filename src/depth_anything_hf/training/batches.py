@@ -60,7 +60,14 @@ def generator_at(*position: int) -> torch.Generator:
 
 def as_record(record: dict | DepthSample) -> dict:
     """Wrap a sample of a benchmark's reader, so that it can have more keys; return a record unchanged."""
-    return {"sample": record} if isinstance(record, DepthSample) else record
+    if isinstance(record, DepthSample):
+        return {"sample": record}
+    if not isinstance(record, Mapping):
+        raise TypeError(
+            f"a record is a {type(record).__name__}; it must be a mapping with image, depth_map, depth_scale, depth_offset "
+            "and space. encode_record(image, depth, space='depth') makes one."
+        )
+    return record  # type: ignore[return-value]
 
 
 def is_stream(source) -> bool:
