@@ -22,7 +22,7 @@ from depth_anything_hf.augmentation import (
 )
 from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.training.batches import LABELED, SOURCE_NAMES, as_record, generator_at
+from depth_anything_hf.training.batches import LABELED, SOURCE_NAMES, as_record, generator_at, hand_over
 from depth_anything_hf.training.label_watch import LabelWatch
 from depth_anything_hf.training.step import draw_view
 
@@ -126,7 +126,7 @@ class DepthCollator:
             ]
             if draws:
                 batch["view"] = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
-        return batch
+        return hand_over(batch)
 
     def __getstate__(self) -> dict:
         """Pickle for a worker process without the model."""
@@ -249,17 +249,19 @@ class EvaluationCollator:
 
     def __call__(self, records: Sequence[dict]) -> dict:
         """Collate records into lists, one entry per image: sizes may differ."""
-        samples = [decode_record(record) for record in records]
+        samples = [decode_record(record.get("sample", record)) for record in map(as_record, records)]
         for sample in samples:
             if sample.values is None:
                 raise ValueError(f"{sample.source or 'a record'} has no depth_map; evaluation needs ground truth.")
-        return {
-            # First, because the Trainer reads the batch size from the first entry.
-            "num_in_batch": torch.arange(len(samples)),
-            "pixel_values": [
-                self.processor(sample.image, return_tensors="pt")["pixel_values"][0] for sample in samples
-            ],
-            "targets": [torch.from_numpy(sample.values) for sample in samples],
-            "target_masks": [torch.from_numpy(sample.mask) for sample in samples],
-            "spaces": [sample.space for sample in samples],
-        }
+        return hand_over(
+            {
+                # First, because the Trainer reads the batch size from the first entry.
+                "num_in_batch": torch.arange(len(samples)),
+                "pixel_values": [
+                    self.processor(sample.image, return_tensors="pt")["pixel_values"][0] for sample in samples
+                ],
+                "targets": [torch.from_numpy(sample.values) for sample in samples],
+                "target_masks": [torch.from_numpy(sample.mask) for sample in samples],
+                "spaces": [sample.space for sample in samples],
+            }
+        )
