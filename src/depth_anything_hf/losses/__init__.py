@@ -21,7 +21,7 @@ from depth_anything_hf.losses.gradient_matching import gradient_matching_loss
 from depth_anything_hf.losses.reduction import mean_over_labeled
 from depth_anything_hf.losses.relative import RelativeLoss, relative_loss_per_image
 from depth_anything_hf.losses.silog import silog_loss
-from depth_anything_hf.losses.supervised import labeled_pixels, supervised_loss
+from depth_anything_hf.losses.supervised import has_label, labeled_pixels, supervised_loss
 from depth_anything_hf.losses.terms import Loss, LossTerm
 
 LOSSES: dict[str, Loss] = {
@@ -37,6 +37,7 @@ __all__ = [
     "cutmix_loss_per_image",
     "feature_alignment_loss",
     "gradient_matching_loss",
+    "has_label",
     "labeled_pixels",
     "mean_over_labeled",
     "relative_loss_per_image",

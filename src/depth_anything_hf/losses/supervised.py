@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from depth_anything_hf.losses.affine_invariant import SMALLEST_RELATIVE_SPREAD
 from depth_anything_hf.losses.cutmix import cutmix_loss_per_image
 from depth_anything_hf.losses.reduction import mean_over_labeled
 from depth_anything_hf.losses.relative import relative_loss_per_image
@@ -31,6 +32,29 @@ def labeled_pixels(
     if max_depth is None:
         return valid_mask(labels, label_mask, space="disparity")
     return valid_mask(labels, label_mask, space="depth") & (labels <= max_depth)
+
+
+def has_label(labels: torch.Tensor, mask: torch.Tensor, max_depth: float | None = None) -> torch.Tensor:
+    """Return which images have a label to learn from: a pixel (metric), or two of different value (relative).
+
+    Args:
+        labels (`torch.Tensor`): `(batch, height, width)`: disparity, or meters with `max_depth`.
+        mask (`torch.Tensor`): Bool, same shape, from `labeled_pixels`.
+        max_depth (`float`, *optional*): Largest depth of a metric model, meters. Default: the model is relative.
+
+    Returns:
+        `torch.Tensor`: `(batch,)`, bool.
+
+    Example:
+        >>> flat, ramp = torch.ones(1, 4), torch.arange(4.0)[None]
+        >>> has_label(torch.stack([flat, ramp]), torch.ones(2, 1, 4, dtype=torch.bool)).tolist()
+        [False, True]
+    """
+    if max_depth is not None:
+        return mask.flatten(1).any(dim=1)
+    low = torch.where(mask, labels, torch.inf).flatten(1).amin(dim=1)
+    high = torch.where(mask, labels, -torch.inf).flatten(1).amax(dim=1)
+    return high - low > SMALLEST_RELATIVE_SPREAD * high
 
 
 def supervised_loss(

@@ -205,7 +205,25 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             missing, unexpected = part.load_state_dict(taken.state_dict(), strict=False)
             if missing or unexpected:
                 raise ValueError(f"the encoder's weights do not fit: missing {missing}, unexpected {unexpected}.")
+        if with_neck:
+            model._start_in_range()
         return model
+
+    @torch.no_grad()
+    def _start_in_range(self) -> None:
+        """Scale the last layer of a fresh head so that it starts within 1/2 of its bias, whatever the neck's features are.
+
+        They can be thousands: a sigmoid would be 1 everywhere with a gradient of exactly 0, a ReLU could be 0.
+        """
+        side = 8 * self.config.patch_size  # type: ignore[operator]
+        noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        found: list[torch.Tensor] = []
+        handle = self.head.conv3.register_forward_hook(lambda layer, inputs, output: found.append(output - layer.bias))
+        training = self.training
+        self.eval()(pixel_values=torch.cat([noise, torch.zeros_like(noise)]))
+        self.train(training)
+        handle.remove()
+        self.head.conv3.weight *= (0.5 / found[0].abs().max()).clamp(max=1.0)
 
     def forward(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +18,41 @@ from depth_anything_hf.training.fields import (
     ViewFields,
     check_choices,
 )
+
+# Arguments of `TrainingArguments` that would have no effect in this Trainer, or a wrong one: the values that are accepted,
+# and what to do instead. All the others work as in the stock Trainer (tests list them).
+WITHOUT_EFFECT: dict[str, tuple[tuple, str]] = {
+    "auto_find_batch_size": (
+        (False,),
+        "the batch is divided between labeled and unlabeled images beforehand: set per_device_train_batch_size",
+    ),
+    "average_tokens_across_devices": ((True,), "the labeled images of all devices are always counted together"),
+    "batch_eval_metrics": ((False,), "each image is scored by itself already"),
+    "bf16_full_eval": ((False,), "evaluation predicts in the precision of the training: set bf16"),
+    "data_seed": ((None,), "seed also decides the order of the records"),
+    "dataloader_drop_last": ((False,), "every batch is full: the last one is filled from the next shuffle"),
+    "dataloader_in_order": ((True,), "a run that resumes needs its batches in order"),
+    "deepspeed": ((None,), "it has never been run with this Trainer: shard with fsdp"),
+    "do_predict": ((False,), "only scripts read it: call trainer.predict"),
+    "eval_do_concat_batches": ((True,), "the scores are one row of numbers per image"),
+    "eval_use_gather_object": ((False,), "the scores are tensors"),
+    "fp16_full_eval": ((False,), "evaluation predicts in the precision of the training: set fp16"),
+    "include_for_metrics": (([], (), None), "each image is scored by the Trainer itself"),
+    "include_num_input_tokens_seen": ((False, "no"), "images have no tokens to count"),
+    "label_names": ((None,), "labels are read from the depth_map of the records"),
+    "label_smoothing_factor": ((0,), "it is for classes, and depth has none"),
+    "length_column_name": (("length", None), "images of a batch have one size"),
+    "liger_kernel_config": ((None,), "Liger's kernels are for language models"),
+    "neftune_noise_alpha": ((None,), "it adds noise to the embeddings of words"),
+    "optim_target_modules": ((None,), "encoder and decoder have groups of their own"),
+    "parallelism_config": ((None,), "the model is not split: shard it with fsdp"),
+    "prediction_loss_only": ((False,), "evaluation computes scores and no loss"),
+    "remove_unused_columns": ((False,), "the collator needs all columns of the records"),
+    "resume_from_checkpoint": ((None,), "pass it to trainer.train; the train command resumes by itself"),
+    "train_sampling_strategy": (("random",), "records are shuffled anew in each epoch"),
+    "use_cache": ((False, None), "it is for models that generate"),
+    "use_liger_kernel": ((False,), "Liger's kernels are for language models"),
+}
 
 
 @dataclass
@@ -55,13 +92,18 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
     )
 
     def __post_init__(self):
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
+        self._refuse_what_has_no_effect()
+        watches_a_metric = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        if (self.load_best_model_at_end or watches_a_metric) and self.metric_for_best_model is None:
             self.metric_for_best_model = "abs_rel"  # evaluation reports no loss
         if self.metric_for_best_model is not None and self.greater_is_better is None:
             # The stock class assumes that greater is better for all metrics but a loss, and would keep the worst checkpoint.
             self.greater_is_better = "delta" in self.metric_for_best_model
         self._take_the_devices_defaults(on_gpu=not self.use_cpu and torch.cuda.is_available())
         super().__post_init__()
+        if watches_a_metric:
+            mode = {"mode": "max" if self.greater_is_better else "min"}
+            self.lr_scheduler_kwargs = mode | (self.lr_scheduler_kwargs or {})
         check_choices(type(self), {"preset": self.preset})
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
@@ -79,6 +121,37 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [{low}, {high}].")
+
+    def _refuse_what_has_no_effect(self) -> None:
+        """Raise an error for a stock argument that would have no effect, or a run without a step."""
+        for name, (accepted, reason) in WITHOUT_EFFECT.items():
+            value = getattr(self, name, accepted[0])  # some are missing in other versions of transformers
+            if value not in accepted:
+                raise ValueError(f"{name} is {value!r}, but it would have no effect here: {reason}; leave it out.")
+        if self.do_eval and self.eval_strategy in ("no", False, None):
+            raise ValueError("do_eval is True, but eval_strategy is 'no': set eval_strategy and eval_steps.")
+        given = self.accelerator_config if isinstance(self.accelerator_config, dict) else {}
+        for name in ("split_batches", "dispatch_batches"):
+            if given.get(name):
+                raise ValueError(
+                    f"accelerator_config has {name}={given[name]!r}, but each process reads its own batches; leave it out."
+                )
+        if self.max_steps == 0 or (self.max_steps < 0 and self.num_train_epochs <= 0):
+            raise ValueError(
+                f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs}: no step would be taken; set "
+                "one above 0. To score a model without training call trainer.evaluate."
+            )
+        if self.one_cycle_warmup is not None:
+            used = {"lr_scheduler_type": "linear", "lr_scheduler_kwargs": None, "warmup_steps": 0}
+            for name, default in used.items():
+                if (value := getattr(self, name)) not in (default, {}):
+                    raise ValueError(
+                        f"{name} is {value!r}, but one_cycle_warmup is set and is the whole schedule; leave one of them out."
+                    )
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be a finite number of at least 0.")
+        if self.learning_rate == 0:
+            warnings.warn("learning_rate is 0: nothing will be learned.", stacklevel=3)
 
     def _take_the_devices_defaults(self, on_gpu: bool) -> None:
         """Set the arguments that were left out and depend on the device."""

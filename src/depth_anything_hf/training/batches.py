@@ -8,10 +8,12 @@ of the augmentation follow from the run's seed and the number of the batch: a re
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -61,7 +63,14 @@ def generator_at(*position: int) -> torch.Generator:
 
 def as_record(record: dict | DepthSample) -> dict:
     """Wrap a sample of a benchmark's reader, so that it can have more keys; return a record unchanged."""
-    return {"sample": record} if isinstance(record, DepthSample) else record
+    if isinstance(record, DepthSample):
+        return {"sample": record}
+    if not isinstance(record, Mapping):
+        raise TypeError(
+            f"a record is a {type(record).__name__}; it must be a mapping with image, depth_map, depth_scale, depth_offset "
+            "and space. encode_record(image, depth, space='depth') makes one."
+        )
+    return record  # type: ignore[return-value]
 
 
 def is_stream(source) -> bool:
@@ -380,12 +389,64 @@ class Batches:
 
 def loader_settings(args: TrainingArguments, num_workers: int) -> dict[str, Any]:
     """Return the settings of a `DataLoader` for the arguments of a run."""
-    return {
-        "num_workers": num_workers,
-        "pin_memory": args.dataloader_pin_memory,
-        "persistent_workers": args.dataloader_persistent_workers and num_workers > 0,
-        "prefetch_factor": args.dataloader_prefetch_factor if num_workers > 0 else None,
-    }
+    settings: dict[str, Any] = {"num_workers": num_workers, "pin_memory": args.dataloader_pin_memory}
+    if num_workers > 0:
+        settings |= {
+            "persistent_workers": args.dataloader_persistent_workers,
+            "prefetch_factor": args.dataloader_prefetch_factor,
+            "multiprocessing_context": args.dataloader_multiprocessing_context,
+            "timeout": args.ddp_timeout,  # every wait has an end
+        }
+    return settings
+
+
+def hand_over(batch: Any) -> Any:
+    """Return a batch; in a worker process its tensors are moved to shared memory first.
+
+    PyTorch would do it in a thread of the worker, whose error is only printed: the main process would wait for ever.
+
+    Raises:
+        RuntimeError: The shared memory is full.
+    """
+    if get_worker_info() is None:
+        return batch
+    stack = [batch]
+    try:
+        while stack:
+            value = stack.pop()
+            if isinstance(value, torch.Tensor):
+                value.share_memory_()
+            elif isinstance(value, (Mapping, list, tuple)):
+                stack.extend(value.values() if isinstance(value, Mapping) else value)
+    except RuntimeError as error:
+        raise RuntimeError(f"{_SHARED_MEMORY} ({str(error).splitlines()[0]})") from error
+    return batch
+
+
+_SHARED_MEMORY = (
+    "a data loading process found no room in the shared memory, /dev/shm, or was killed for lack of memory. Docker gives "
+    "64 MB: start it with --shm-size=8g or --ipc=host, or lower dataloader_num_workers (0 needs none)."
+)
+
+
+@contextlib.contextmanager
+def plain_worker_errors() -> Iterator[None]:
+    """Turn the errors of a data loader's workers into what they say without workers.
+
+    Raises:
+        RuntimeError: A worker died or does not answer.
+    """
+    try:
+        yield
+    except Exception as error:
+        text, kind = str(error), type(error)
+        if text.startswith(f"Caught {kind.__name__} in DataLoader worker"):
+            own = re.split(rf"\n(?:\w+\.)*{kind.__name__}: ", text)
+            if len(own) > 1:
+                raise kind(own[-1].strip()) from error
+        elif isinstance(error, RuntimeError) and re.search(r"DataLoader (worker|timed out)", text):
+            raise RuntimeError(f"{_SHARED_MEMORY} ({text.splitlines()[0]})") from error
+        raise
 
 
 class StreamPosition:

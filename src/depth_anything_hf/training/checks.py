@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -12,12 +13,14 @@ import torch
 from torch import nn
 
 from depth_anything_hf.data.records import DepthSample
+from depth_anything_hf.evaluation.scoring import SCORE_NAMES
 from depth_anything_hf.losses import LossTerm
 from depth_anything_hf.losses.terms import Weight
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
-from depth_anything_hf.training.collator import DepthCollator
+from depth_anything_hf.training.batches import SOURCE_NAMES, as_record
+from depth_anything_hf.training.collator import DepthCollator, check_processor
 
 
 def check_stock_arguments(
@@ -27,20 +30,33 @@ def check_stock_arguments(
 
     Raises:
         TypeError: `args` are stock arguments, or the collator or the processor is of another class.
-        ValueError: A function that would never be called, or `auto_find_batch_size`.
+        ValueError: A function that would never be called, or a setting of `args` that the given collator does not have.
     """
     if not isinstance(args, DepthAnythingTrainingArguments):
         raise TypeError(f"args is a {type(args).__name__}; pass DepthAnythingTrainingArguments.")
+    hint = ""
+    if hasattr(data_collator, "image_processor_type") or hasattr(data_collator, "image_mean"):
+        hint = f" data_collator is a {type(data_collator).__name__}: the third one is data_collator, as in the stock Trainer."
     if not isinstance(processing_class, DepthAnythingImageProcessor):
+        own = "from_pretrained(the same folder or id)" if hasattr(processing_class, "save_pretrained") else "(...)"
         raise TypeError(
-            f"processing_class is a {type(processing_class).__name__}; pass processing_class=DepthAnythingImageProcessor(...). "
-            "(The arguments have the stock Trainer's order: the third one is data_collator.)"
+            f"processing_class is a {type(processing_class).__name__}; pass processing_class=DepthAnythingImageProcessor{own}."
+            f"{hint}"
         )
+    check_processor(processing_class)
     if data_collator is not None and not isinstance(data_collator, DepthCollator):
         raise TypeError(
             f"data_collator is a {type(data_collator).__name__}; pass a DepthCollator or a subclass of it, or leave it out: "
-            "one is made from args."
+            f"one is made from args.{hint}"
         )
+    if data_collator is not None:
+        for name, default in {"flip_probability": 0.5, "zoom": 1.0, "color_ranges": None}.items():
+            asked, own = getattr(args, {"color_ranges": "colors"}.get(name, name)), getattr(data_collator, name)
+            if asked not in (default, own):
+                raise ValueError(
+                    f"{name} is {asked} in args and {own} in data_collator, which is used: pass it to the DepthCollator, or "
+                    "leave data_collator out."
+                )
     instead = {
         "compute_loss_func": "pass losses=[LossTerm(...)] for losses of your own",
         "compute_metrics": "the trainer scores each image itself; score predictions otherwise with score_models",
@@ -52,11 +68,6 @@ def check_stock_arguments(
             raise ValueError(
                 f"{name} is passed, but DepthAnythingTrainer would never call it: {advice}, and leave it out."
             )
-    if args.auto_find_batch_size:
-        raise ValueError(
-            "auto_find_batch_size is True, but the batch is divided between labeled and unlabeled images beforehand: set "
-            "per_device_train_batch_size, and leave it out."
-        )
     return processing_class
 
 
@@ -99,13 +110,26 @@ def check_losses(
             raise ValueError(
                 f"loss_weights[{name!r}] is {weight}; it must be a finite number of at least 0, or a function of the step."
             )
-    weights = [args.labeled_weight * has_labeled, args.unlabeled_weight * has_unlabeled]
-    weights.append((args.feature_alignment_weight or 0.0) * has_unlabeled)
-    if (has_labeled or has_unlabeled) and not any(weights):
+    present = {"labeled": has_labeled, "unlabeled": has_unlabeled, "feature_alignment": has_unlabeled}
+    for name in loss_weights:
+        if not present[name]:
+            raise ValueError(
+                f"loss_weights names {name!r}, but no such images are passed; pass some, or leave it out."
+            )
+    # The weights in args divide the sum, so they must not all be 0 either.
+    configured = {name: getattr(args, f"{name}_weight") or 0.0 for name in known if present[name]}
+    weights = configured | dict(loss_weights)
+    if weights and not (any(weights.values()) and any(configured.values())):
         raise ValueError(
             "labeled_weight, unlabeled_weight and feature_alignment_weight are 0 for the images that are passed: nothing "
             "would be learned. Set one above 0."
         )
+    for argument, names in (("train_dataset", known[:1]), ("unlabeled_dataset", known[1:])):
+        if present[names[0]] and not any(weights[name] for name in names):
+            raise ValueError(
+                f"{argument} is passed, but {' and '.join(f'{name}_weight' for name in names)} are 0: it would teach "
+                "nothing. Set one above 0, or leave it out."
+            )
 
 
 def check_model(model: Any) -> None:
@@ -133,6 +157,42 @@ def check_processes(world_size: int) -> None:
         )
 
 
+def check_data(train_dataset, unlabeled_dataset, eval_dataset) -> None:
+    """Raise an error for data of another kind: several splits at once, or an evaluation on a stream.
+
+    Raises:
+        TypeError: A mapping of splits, such as a `DatasetDict`, or records that are no mappings.
+        ValueError: The first records of `train_dataset` have no label.
+    """
+    for name, data in zip(SOURCE_NAMES, (train_dataset, unlabeled_dataset), strict=True):
+        if isinstance(data, Mapping):
+            splits = ", ".join(map(repr, data)) or "none"
+            raise TypeError(
+                f"{name} is a {type(data).__name__} with the splits {splits}; pass one of them: {name}=data[...]."
+            )
+    for data in eval_dataset.values() if isinstance(eval_dataset, Mapping) else [eval_dataset]:
+        if data is not None and not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+            raise TypeError(
+                f"eval_dataset is a {type(data).__name__}, a stream; evaluation needs a set with a length and an index: "
+                "list(stream.take(500)), or load_dataset without streaming."
+            )
+    check_labels(train_dataset)
+
+
+def check_best_metric(args: DepthAnythingTrainingArguments, eval_dataset) -> None:
+    """Raise a `ValueError` if `metric_for_best_model` will not be among the scores of an evaluation."""
+    if args.metric_for_best_model is None or eval_dataset is None:
+        return
+    sets = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, Mapping) else [""]
+    scores = [name for name in SCORE_NAMES if name != "scale"]
+    known = [f"{start}{score}" for score in scores for start in sets]
+    if args.metric_for_best_model.removeprefix("eval_") not in known:
+        raise ValueError(
+            f"metric_for_best_model is {args.metric_for_best_model!r}, which no evaluation returns; set it to one of "
+            f"{', '.join(known)}."
+        )
+
+
 def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabeled_dataset) -> nn.Module | None:
     """Return the teacher; raise an error if unlabeled images would get no labels, or labels of the wrong kind.
 
@@ -145,7 +205,7 @@ def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabel
         ValueError: A teacher without images, photographs without a teacher, or a teacher of the other kind.
     """
     if teacher is None:
-        if unlabeled_dataset is not None and not _has_label(next(iter(unlabeled_dataset), {})):
+        if unlabeled_dataset is not None and not _has_label(as_record(next(iter(unlabeled_dataset), {}))):
             raise ValueError(
                 "the first record of unlabeled_dataset has no depth_map and there is no teacher; pass teacher=a model, or "
                 "pseudo-labeled records."
@@ -175,50 +235,74 @@ def check_labels(train_dataset, records: int = 32) -> None:
     """
     if train_dataset is None:
         return
-    looked_at = 0
-    for record in islice(train_dataset, records):
+    looked_at: list[Mapping] = []
+    for record in map(as_record, islice(train_dataset, records)):
         if _has_label(record):
             return
-        looked_at += 1
+        looked_at.append(record)
     if looked_at:
         raise ValueError(
-            f"none of the first {looked_at} records of train_dataset has a depth_map; labels are read from that column "
-            "(encode_record makes it). Pass photographs as unlabeled_dataset, with a teacher."
+            f"none of the first {len(looked_at)} records of train_dataset has a depth_map; labels are read from that column "
+            f"(encode_record makes it), and the columns are {', '.join(map(str, looked_at[0]))}. Rename the column of the "
+            "depth maps, and add depth_scale, depth_offset and space; pass photographs as unlabeled_dataset, with a teacher."
         )
 
 
-def _has_label(record: Mapping | DepthSample) -> bool:
-    return (record.values if isinstance(record, DepthSample) else record.get("depth_map")) is not None
+def _has_label(record: Mapping) -> bool:
+    sample = record.get("sample")
+    return (sample.values if isinstance(sample, DepthSample) else record.get("depth_map")) is not None
+
+
+def check_learned(images: int, labels: int, name: str) -> None:
+    """Raise an error if no image of a finished training had a label to learn from; warn if some had none.
+
+    Args:
+        images (`int`): Images that the supervised loss has seen.
+        labels (`int`): Those with a label to learn from.
+        name (`str`): Argument of the records.
+
+    Raises:
+        RuntimeError: There are images and no labels.
+    """
+    said = (
+        f"{images - labels} of {images} images of {name} had no label to learn from (empty, constant or out of the model's "
+        "range after the crop)"
+    )
+    if images and not labels:
+        raise RuntimeError(f"{said}: nothing was learned. Check depth_scale, depth_offset, space and max_depth.")
+    if labels < images:
+        warnings.warn(f"{said}; the others taught as usual.", stacklevel=3)
 
 
 class _Findings(NamedTuple):
     """Values of a step, on their way from the device."""
 
-    values: torch.Tensor  # (4,): loss is not finite, teacher labels nothing, share of zeros, loss
+    values: torch.Tensor  # (5,): loss is not finite, teacher labels nothing, shares of zeros and of max_depth, loss
     arrived: torch.cuda.Event | None
     sources: Sequence[str]
     step: int
 
 
 class HealthCheck:
-    """Stop at a non-finite loss, an all-zero prediction, or a teacher that labels nothing.
+    """Stop at a non-finite loss, a dead or saturated head, or a teacher that labels nothing.
 
     Reading a number with `.item()` leaves an accelerator idle until the host continues. On an accelerator the values of a
     step are therefore read when the next step is checked: by then they have arrived.
 
     Args:
         delayed (`bool`): Read each step one step late. Otherwise at once, before its update is applied.
+        max_depth (`float`, *optional*): Largest depth of a metric model, meters.
     """
 
-    def __init__(self, delayed: bool):
-        self.delayed = delayed
+    def __init__(self, delayed: bool, max_depth: float | None = None):
+        self.delayed, self.max_depth = delayed, max_depth
         self._pending: _Findings | None = None
 
     def check(
         self,
         loss: torch.Tensor,
         predicted_depth: torch.Tensor,
-        teacher_mask: torch.Tensor | None,
+        teacher: tuple[torch.Tensor, torch.Tensor] | None,
         sources: Sequence[str],
         step: int,
     ) -> torch.Tensor:
@@ -227,8 +311,8 @@ class HealthCheck:
         Args:
             loss (`torch.Tensor`): Scalar.
             predicted_depth (`torch.Tensor`): `(batch, height, width)`.
-            teacher_mask (`torch.Tensor`, *optional*): `(batch, height, width)` bool: True if the teacher's label is
-                finite.
+            teacher (`tuple[torch.Tensor, torch.Tensor]`, *optional*): The teacher's labels and where they are finite,
+                `(batch, height, width)` each.
             sources (`Sequence[str]`): Origins of the images, for the message.
             step (`int`): Number of the step, for the message.
 
@@ -237,12 +321,19 @@ class HealthCheck:
 
         Raises:
             FloatingPointError: The loss is NaN or infinite, or the teacher's label of an image has no finite value.
-            RuntimeError: Every predicted value is 0.
+            RuntimeError: Every predicted value is 0 or `max_depth`, or all labels of the teacher are constant.
         """
         loss = loss.detach().float()
         zero_share = (predicted_depth.detach() == 0).float().mean()
-        blind = zero_share.new_zeros(()) if teacher_mask is None else ~teacher_mask.flatten(1).any(dim=1).all()
-        found = torch.stack([(~torch.isfinite(loss)).float(), blind.float(), zero_share, loss])
+        full_share = zero_share.new_zeros(())
+        if self.max_depth is not None:
+            full_share = (predicted_depth.detach() >= self.max_depth).float().mean()
+        blind = zero_share.new_zeros(())  # 1: no finite value in an image; 2: one value in each image
+        if teacher is not None:
+            labels, finite = (values.flatten(1) for values in teacher)
+            constant = (labels == labels[:, :1]).all()
+            blind = torch.where(finite.any(dim=1).all(), 2.0 * constant, 1.0)
+        found = torch.stack([(~torch.isfinite(loss)).float(), blind, zero_share, full_share, loss])
         self.finish()
         self._pending = _Findings(*_to_host(found), sources, step)
         if not self.delayed:
@@ -256,10 +347,15 @@ class HealthCheck:
         (values, arrived, sources, step), self._pending = self._pending, None
         if arrived is not None:
             arrived.synchronize()
-        broken, blind, zero_share, loss = values.tolist()
+        broken, blind, zero_share, full_share, loss = values.tolist()
         named = ", ".join(source or "(unnamed)" for source in sources)
         applied = "Its update is applied in memory" if self.delayed else "Nothing of this step was applied"
         # A broken teacher masks all of its labels: the loss would be 0, as if everything were learned.
+        if blind == 2:
+            raise RuntimeError(
+                f"the teacher's label of every image is one constant value at step {step}: there is nothing to learn from it. "
+                f"Batch: {named}. Check the teacher's weights, its max_depth and its processor."
+            )
         if blind:
             raise FloatingPointError(
                 f"the teacher's label of an image has no finite value at step {step}. Batch: {named}. Check the "
@@ -275,6 +371,12 @@ class HealthCheck:
                 f"every predicted value is 0 at step {step}: the head's final ReLU is dead and will not recover. "
                 f"Batch: {named}. Start again with a lower learning_rate or decoder_lr_multiplier, or from a "
                 "pretrained encoder."
+            )
+        if full_share > 0 and zero_share + full_share == 1:
+            raise RuntimeError(
+                f"every predicted value is 0 or max_depth={self.max_depth:g} at step {step}: the head's sigmoid is saturated, "
+                f"its gradient is 0 and it will not recover. Batch: {named}. Start again with a lower learning_rate or "
+                "decoder_lr_multiplier, or with a fresh head (from_encoder)."
             )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
+from torch.utils.data import get_worker_info
 from transformers import PretrainedConfig
 
 from depth_anything_hf.augmentation import (
@@ -19,7 +22,8 @@ from depth_anything_hf.augmentation import (
 )
 from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.training.batches import LABELED, as_record
+from depth_anything_hf.training.batches import LABELED, SOURCE_NAMES, as_record, generator_at, hand_over
+from depth_anything_hf.training.label_watch import LabelWatch
 from depth_anything_hf.training.step import draw_view
 
 
@@ -30,8 +34,13 @@ class DepthCollator:
     the time; its label and mask are transformed in the same way. A record without a depth map is a photograph:
     its mask is empty.
 
+    Under `DepthAnythingTrainer` the random values follow from the place of a record in the run. The stock Trainer tells
+    a collator no place: there they follow from the records of the batch. A shuffled epoch therefore has new ones, a
+    resumed run has those of the straight one, and an evaluation always has the same. A batch of one record would
+    repeat in each epoch: while the model is in training mode, it takes them from PyTorch's generator.
+
     Args:
-        processor (`DepthAnythingImageProcessor`): Its `size` is the crop.
+        processor (`DepthAnythingImageProcessor`): Its `size`, height and width, is the crop.
         model (`nn.Module` or `PretrainedConfig`): The model that learns from the batches, or its config: it decides
             whether labels are disparity or meters.
         flip_probability (`float`): Share of the images that are mirrored.
@@ -40,6 +49,10 @@ class DepthCollator:
         color_ranges (`ColorRanges`, *optional*): Weak change of the colors.
         perturbation (`StrongPerturbation`, *optional*): Perturbation of the student's view of unlabeled images.
         cutmix_probability (`float`): Share of the unlabeled images that get a CutMix box.
+
+    Raises:
+        TypeError: The processor or the model is of another kind.
+        ValueError: A setting is out of range; or, when called, no label teaches anything (`LabelWatch`).
 
     Example:
         >>> from PIL import Image
@@ -63,6 +76,7 @@ class DepthCollator:
         perturbation: StrongPerturbation | None = None,
         cutmix_probability: float = 0.0,
     ):
+        check_processor(processor)
         if not 0 <= flip_probability <= 1:
             raise ValueError(f"flip_probability is {flip_probability}; it must lie in [0, 1].")
         if not zoom >= 1:
@@ -72,6 +86,10 @@ class DepthCollator:
         self.processor = processor
         self.depth_estimation_type = depth_estimation_type_of(model)
         self.label_space = {"relative": "disparity", "metric": "depth"}[self.depth_estimation_type]
+        self._model = model  # whether it is in training mode
+        config: Any = model if isinstance(model, PretrainedConfig) else model.config
+        max_depth = config.max_depth if self.depth_estimation_type == "metric" else None
+        self._watches = {part: LabelWatch(max_depth, name) for part, name in enumerate(SOURCE_NAMES)}
         self.flip_probability = flip_probability
         self.crop = processor.input_size(1, 1, keep_aspect_ratio=False)
 
@@ -82,13 +100,18 @@ class DepthCollator:
         student's view of the unlabeled images.
         """
         drawn = [as_record(record) for record in records]
+        _check_columns(drawn)
         samples = [decode_record(record.get("sample", record)) for record in drawn]
-        # Without its own seed a record uses PyTorch's generator, which the stock Trainer saves and restores.
-        generators = [
-            torch.Generator().manual_seed(record["draw_seed"]) if "draw_seed" in record else torch.default_generator
-            for record in drawn
-        ]
+        generators = self._generators(drawn, samples)
         views = [self._crop(*pair) for pair in zip(samples, generators, strict=True)]
+        for part, watch in self._watches.items():
+            watch.look(
+                [
+                    (sample, *view[1:])
+                    for record, sample, view in zip(drawn, samples, views, strict=True)
+                    if record.get("part", LABELED) == part
+                ]
+            )
         batch: dict[str, Any] = {
             name: torch.stack(values)
             for name, values in zip(("pixel_values", "labels", "label_mask"), zip(*views, strict=True), strict=True)
@@ -103,7 +126,24 @@ class DepthCollator:
             ]
             if draws:
                 batch["view"] = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
-        return batch
+        return hand_over(batch)
+
+    def __getstate__(self) -> dict:
+        """Pickle for a worker process without the model."""
+        return self.__dict__ | {"_model": nn.Identity().train(getattr(self._model, "training", False))}
+
+    def _generators(self, drawn: Sequence[Mapping], samples: Sequence[DepthSample]) -> list[torch.Generator]:
+        """Return the source of each record's random values: seeded by its own `draw_seed`, else by the whole batch."""
+        if all("draw_seed" in record for record in drawn):
+            return [torch.Generator().manual_seed(record["draw_seed"]) for record in drawn]
+        if len(drawn) == 1 and getattr(self._model, "training", False):
+            return [torch.default_generator]
+        content = 0
+        for sample in samples:
+            content = zlib.crc32(sample.image.resize((16, 16), Image.Resampling.NEAREST).tobytes(), content)
+        # A data loader seeds its workers anew in each epoch, and in a resumed run with another seed.
+        seed = torch.initial_seed() if get_worker_info() is None else 0
+        return [generator_at(seed, content, i) for i in range(len(drawn))]
 
     def _crop(
         self, sample: DepthSample, generator: torch.Generator
@@ -126,6 +166,38 @@ class DepthCollator:
         flip = bool(torch.rand((), generator=generator) < self.flip_probability)
         pixel_values, label, mask = (crop_and_flip(values, box, flip) for values in (pixel_values, label, mask))
         return pixel_values, label, mask
+
+
+def check_processor(processor: Any) -> DepthAnythingImageProcessor:
+    """Return the processor of a run; raise an error unless it is this library's and its size is a height and a width."""
+    if not isinstance(processor, DepthAnythingImageProcessor):
+        raise TypeError(
+            f"processor is a {type(processor).__name__}; it must be a DepthAnythingImageProcessor, which prepares depth maps "
+            "along with images: DepthAnythingImageProcessor.from_pretrained(the same folder or id)."
+        )
+    if not {"height", "width"} <= set(dict(processor.size)):
+        raise ValueError(
+            f"the processor's size is {dict(processor.size)}; the crop needs both sides: "
+            "size={'height': 518, 'width': 518}, multiples of the patch size."
+        )
+    return processor
+
+
+def _check_columns(drawn: Sequence[Mapping]) -> None:
+    """Raise an error for records without an image, or for a batch of the stock Trainer none of which has a label column."""
+    plain = [record for record in drawn if "sample" not in record]
+    columns = sorted({str(name) for record in plain for name in record} - {"part", "draw_seed"})
+    if any("image" not in record for record in plain):
+        raise ValueError(
+            f"a record has the columns {', '.join(columns) or '(none)'} and no image. Under the stock Trainer set "
+            "remove_unused_columns=False: else it removes the columns that the collator reads."
+        )
+    if plain and len(plain) == len(drawn) and not any({"part", "depth_map"} & set(record) for record in plain):
+        raise ValueError(
+            f"no record has a depth_map; labels are read from that column, and the columns are {', '.join(columns)}. "
+            "Rename the column of the depth maps, and add depth_scale, depth_offset and space (docs/data_format.md); "
+            "encode_record makes such records."
+        )
 
 
 def depth_estimation_type_of(model: nn.Module | PretrainedConfig) -> str:
@@ -177,17 +249,19 @@ class EvaluationCollator:
 
     def __call__(self, records: Sequence[dict]) -> dict:
         """Collate records into lists, one entry per image: sizes may differ."""
-        samples = [decode_record(record) for record in records]
+        samples = [decode_record(record.get("sample", record)) for record in map(as_record, records)]
         for sample in samples:
             if sample.values is None:
                 raise ValueError(f"{sample.source or 'a record'} has no depth_map; evaluation needs ground truth.")
-        return {
-            # First, because the Trainer reads the batch size from the first entry.
-            "num_in_batch": torch.arange(len(samples)),
-            "pixel_values": [
-                self.processor(sample.image, return_tensors="pt")["pixel_values"][0] for sample in samples
-            ],
-            "targets": [torch.from_numpy(sample.values) for sample in samples],
-            "target_masks": [torch.from_numpy(sample.mask) for sample in samples],
-            "spaces": [sample.space for sample in samples],
-        }
+        return hand_over(
+            {
+                # First, because the Trainer reads the batch size from the first entry.
+                "num_in_batch": torch.arange(len(samples)),
+                "pixel_values": [
+                    self.processor(sample.image, return_tensors="pt")["pixel_values"][0] for sample in samples
+                ],
+                "targets": [torch.from_numpy(sample.values) for sample in samples],
+                "target_masks": [torch.from_numpy(sample.mask) for sample in samples],
+                "spaces": [sample.space for sample in samples],
+            }
+        )

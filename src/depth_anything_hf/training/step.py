@@ -21,7 +21,7 @@ from depth_anything_hf.augmentation import (
     draw_colors,
     perturb_colors,
 )
-from depth_anything_hf.losses import LossTerm, labeled_pixels, supervised_loss
+from depth_anything_hf.losses import LossTerm, has_label, labeled_pixels, supervised_loss
 from depth_anything_hf.losses.terms import weight_at
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 
@@ -94,6 +94,25 @@ def student_view(
         pixel_values = (colors - mean) / std
     pixel_values, labels, label_mask = cutmix([pixel_values, labels, label_mask], boxes)
     return View(pixel_values, labels, label_mask, boxes)
+
+
+def count_labels(batch: Mapping, max_depth: float | None, with_teacher: bool) -> torch.Tensor:
+    """Count a batch's labeled and unlabeled images that have a label to learn from, after CutMix: `(2,)` float.
+
+    A teacher labels all of them: one that does not stops the run.
+    """
+    count, labels, mask = batch["num_labeled"], batch["labels"], batch["label_mask"]
+    mask = labeled_pixels(labels, mask, max_depth)
+    counts = [has_label(labels[:count], mask[:count], max_depth).sum()]
+    labels, mask = labels[count:], mask[count:]
+    if with_teacher or not len(labels):
+        counts.append(torch.full_like(counts[0], len(labels)))
+    else:
+        boxes = batch["view"]["boxes"]
+        labels, mask = cutmix([labels, mask], boxes)
+        regions = (has_label(labels, mask & region, max_depth) for region in (boxes, ~boxes))
+        counts.append(torch.stack(list(regions)).any(dim=0).sum())
+    return torch.stack(counts).float()
 
 
 def view_loss(

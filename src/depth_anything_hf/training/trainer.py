@@ -10,6 +10,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -22,10 +23,18 @@ from depth_anything_hf.losses import LossTerm
 from depth_anything_hf.losses.terms import Weight, weight_at
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
-from depth_anything_hf.training.batches import Batches, BatchReader, loader_settings
+from depth_anything_hf.training.batches import (
+    SOURCE_NAMES,
+    Batches,
+    BatchReader,
+    loader_settings,
+    plain_worker_errors,
+)
 from depth_anything_hf.training.checks import (
     HealthCheck,
-    check_labels,
+    check_best_metric,
+    check_data,
+    check_learned,
     check_losses,
     check_model,
     check_processes,
@@ -43,10 +52,11 @@ from depth_anything_hf.training.encoders import (
     load_feature_encoder,
     make_projector,
 )
+from depth_anything_hf.training.fields import ViewFields
 from depth_anything_hf.training.optimization import one_cycle, parameter_groups
 from depth_anything_hf.training.provenance import write_trainer_card
 from depth_anything_hf.training.resuming import last_whole_checkpoint, read_state
-from depth_anything_hf.training.step import View, combine, student_view, teacher_labels, view_loss
+from depth_anything_hf.training.step import View, combine, count_labels, student_view, teacher_labels, view_loss
 
 
 class DepthAnythingTrainer(Trainer):
@@ -119,7 +129,8 @@ class DepthAnythingTrainer(Trainer):
             args, data_collator, processing_class, compute_loss_func, compute_metrics, preprocess_logits_for_metrics
         )
         check_processes(args.world_size)
-        check_labels(train_dataset)
+        check_data(train_dataset, unlabeled_dataset, eval_dataset)
+        check_best_metric(args, eval_dataset)
         self.losses, self.loss_weights = tuple(losses), dict(loss_weights or {})
         check_losses(self.losses, self.loss_weights, args, train_dataset is not None, unlabeled_dataset is not None)
         if model is not None or model_init is None:
@@ -146,6 +157,8 @@ class DepthAnythingTrainer(Trainer):
         check_model(self.model)
         config = self.model.config
         self.max_depth: float | None = config.max_depth if config.depth_estimation_type == "metric" else None
+        if self.max_depth is not None and not args.silog_weight and not self.losses:
+            raise ValueError("silog_weight is 0, and it weights the only loss of a metric model; set it above 0.")
         self.data_collator = data_collator or DepthCollator(
             processing_class,
             config,
@@ -166,12 +179,18 @@ class DepthAnythingTrainer(Trainer):
         self.feature_projector: nn.Linear | None = None
         if unlabeled_dataset is not None and args.feature_alignment_weight:
             self._set_feature_encoder(feature_encoder)
+        elif feature_encoder is not None:
+            raise ValueError(
+                "feature_encoder is passed, but it would align nothing: it needs unlabeled_dataset and a "
+                "feature_alignment_weight above 0."
+            )
         self.normalization = tuple(values.to(args.device) for values in processing_class.normalization)
         self.batches = None if reader is None else Batches(reader, self.data_collator, args)
         self._streams_from: str | None = None  # checkpoint from which streams continue
         self._resumed: dict | None = None  # state in the checkpoint that this run continues from
-        self.health = HealthCheck(delayed=args.device.type == "cuda")
+        self.health = HealthCheck(args.device.type == "cuda", self.max_depth)
         self._logged: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._seen = torch.zeros(2, 2, device=args.device)  # labeled and unlabeled: images, and those with a label
         self._waited = 0.0  # seconds spent waiting for data since the clock was read
         self._clock: float | None = None
 
@@ -181,6 +200,11 @@ class DepthAnythingTrainer(Trainer):
         self.feature_encoder = freeze(load_feature_encoder(encoder, width), self.args)
         projector = make_projector(width, self.feature_encoder.config.hidden_size, self.args.seed)
         if projector is not None:
+            if self.optimizer is not None:
+                raise ValueError(
+                    "optimizers is passed, but it does not hold the projector of the feature alignment, which would stay as it "
+                    "is: pass optimizer_cls_and_kwargs, or set feature_alignment_weight=0."
+                )
             self.feature_projector = projector.to(self.args.device)
             self.add_callback(ClearGradients(projector))
 
@@ -198,6 +222,7 @@ class DepthAnythingTrainer(Trainer):
         """Return batches of whole images with ground truth at its own size."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+        check_data(None, None, dataset)
         if dataset is None or len(dataset) == 0:
             raise ValueError("eval_dataset is missing or has 0 records; pass one to the Trainer or to evaluate().")
         settings = loader_settings(self.args, self.args.dataloader_num_workers)
@@ -209,12 +234,26 @@ class DepthAnythingTrainer(Trainer):
         return self.get_eval_dataloader(test_dataset)
 
     def get_batch_samples(self, *args, **kwargs):
-        """Fetch the batches of an update, and time it."""
+        """Fetch the batches of an update, and time it.
+
+        Returns:
+            The batches, and the labeled and the unlabeled images with a label in them and in those of the other
+            processes, `(2,)`. Each batch gets its own counts: a loss is a mean over all images of an update that have one.
+        """
         started = time.perf_counter()
         self._clock = started if self._clock is None else self._clock
-        samples = super().get_batch_samples(*args, **kwargs)
+        with plain_worker_errors():
+            batches, _ = super().get_batch_samples(*args, **kwargs)
         self._waited += time.perf_counter() - started
-        return samples
+        for batch in batches:
+            batch["with_label"] = count_labels(batch, self.max_depth, self.teacher is not None)
+        if not batches:
+            return batches, None
+        images = sum(torch.tensor([b["num_labeled"], len(b["labels"]) - b["num_labeled"]]) for b in batches)
+        with_label = sum(batch["with_label"] for batch in batches)
+        counts = self.accelerator.reduce(torch.stack([images.to(with_label), with_label], dim=1))
+        self._seen += counts
+        return batches, counts[:, 1]
 
     # Optimization
 
@@ -223,6 +262,10 @@ class DepthAnythingTrainer(Trainer):
         if self.optimizer is not None:
             return self.optimizer
         model = self.model if model is None else model
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                "the model has no parameter that learns: all are frozen. Call requires_grad_(True) on some."
+            )
         optimizer_cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
         groups = parameter_groups(
             model,
@@ -232,6 +275,10 @@ class DepthAnythingTrainer(Trainer):
             self.args.decoder_lr_multiplier,
             self.args.weight_decay,
         )
+        if self.args.learning_rate and not any(group["lr"] for group in groups):
+            raise ValueError(
+                "decoder_lr_multiplier is 0 and only the decoder learns: nothing would be learned. Set it above 0."
+            )
         self.optimizer = optimizer_cls(groups, **kwargs)
         return self.optimizer
 
@@ -268,9 +315,42 @@ class DepthAnythingTrainer(Trainer):
             self.model._is_accelerate_prepared = False  # type: ignore[assignment]
         self._resumed = read_state(resume_from_checkpoint) if resume_from_checkpoint else None
         self._streams_from = None if self.args.ignore_data_skip else resume_from_checkpoint or None
+        self._seen.zero_()
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         self.health.finish()
+        for name, (images, labels) in zip(SOURCE_NAMES, self._seen.tolist(), strict=True):
+            check_learned(int(images), int(labels), name)
         return result
+
+    def hyperparameter_search(self, hp_space=None, compute_objective=None, *args, **kwargs):
+        """Search as the stock Trainer does; the default objective is `metric_for_best_model`, or `abs_rel`.
+
+        The stock objective, the sum of all scores, would add errors and shares of good pixels.
+        """
+        if compute_objective is None:
+            name = f"eval_{(self.args.metric_for_best_model or 'abs_rel').removeprefix('eval_')}"
+            compute_objective = lambda metrics: metrics[name]  # noqa: E731
+        return super().hyperparameter_search(hp_space, compute_objective, *args, **kwargs)
+
+    def _hp_search_setup(self, trial):
+        """Set the arguments of a trial; raise an error for one that was used when the Trainer was made."""
+        batch = (
+            "per_device_train_batch_size",
+            "labeled_batch_size",
+            "unlabeled_batch_size",
+            "stream_block_size",
+            "seed",
+        )
+        names = ["preset", *batch, *(one.name for one in fields(ViewFields))]
+        names += ["feature_alignment_weight"] if self.feature_encoder is None else []
+        before = {name: getattr(self.args, name) for name in names}
+        super()._hp_search_setup(trial)
+        for name, value in before.items():
+            if (now := getattr(self.args, name)) != value:
+                raise ValueError(
+                    f"{name} was {value} when the Trainer was made and is {now} in this trial, which would have no effect; "
+                    "leave it out of the search, and make a Trainer for each value."
+                )
 
     def set_initial_training_values(self, *args, **kwargs):
         """Count epochs and steps as the stock Trainer does; if all steps are done, no epoch is left.
@@ -297,26 +377,28 @@ class DepthAnythingTrainer(Trainer):
         count, step = inputs["num_labeled"], self.state.global_step
         pixel_values, labels, mask = inputs["pixel_values"], inputs["labels"], inputs["label_mask"]
         labeled = View(pixel_values[:count], labels[:count], mask[:count], None)
-        clean, unlabeled, teacher_mask = pixel_values[count:], None, None
+        clean, unlabeled, teacher = pixel_values[count:], None, None
         if len(clean):
             pseudo = labels[count:], mask[count:]
             if self.teacher is not None:
                 with self.accelerator.autocast():
-                    pseudo = teacher_labels(self.teacher, clean)
-                teacher_mask = pseudo[1]
+                    teacher = pseudo = teacher_labels(self.teacher, clean)
             unlabeled = student_view(clean, *pseudo, inputs["view"], self.normalization)
         aligned = unlabeled is not None and self.feature_encoder is not None
         views = [view.pixel_values for view in (labeled, unlabeled) if view is not None]
         outputs = model(pixel_values=torch.cat(views), output_features=aligned)
         predicted = outputs.predicted_depth
 
-        losses = {}
+        losses, factors = {}, torch.ones(2)
+        if num_items_in_batch is not None:
+            # The Trainer divides by the batches of an update, and DDP by the processes, as if each had as many labels.
+            parts = self.accelerator.num_processes * self.current_gradient_accumulation_steps
+            factors = inputs["with_label"] * parts / num_items_in_batch.clamp(min=1)
         if count:
-            losses["labeled"] = self._view_loss("labeled", predicted[:count], labeled, 0.0)
+            losses["labeled"] = self._view_loss("labeled", predicted[:count], labeled, 0.0, factors[0])
         if unlabeled is not None:
-            losses["unlabeled"] = self._view_loss(
-                "unlabeled", predicted[count:], unlabeled, self.args.trim_fraction or 0.0
-            )
+            trim = self.args.trim_fraction or 0.0
+            losses["unlabeled"] = self._view_loss("unlabeled", predicted[count:], unlabeled, trim, factors[1])
         if aligned:
             patch = self.model.config.patch_size
             grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
@@ -333,17 +415,19 @@ class DepthAnythingTrainer(Trainer):
             [(weights[name], value) for name, value in losses.items()],
             sum((weights if self.args.rescale_losses else configured).values()),
         )
-        zero_share = self.health.check(loss, predicted, teacher_mask, inputs["sources"], step)
+        zero_share = self.health.check(loss, predicted, teacher, inputs["sources"], step)
         self._logged["zero_share"].append(zero_share)
         return (loss, outputs) if return_outputs else loss
 
-    def _view_loss(self, images: str, predicted: torch.Tensor, view: View, trim_fraction: float) -> torch.Tensor:
-        """Compute the loss of the labeled or the unlabeled images, and remember its terms for the next log."""
+    def _view_loss(
+        self, images: str, predicted: torch.Tensor, view: View, trim_fraction: float, factor: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the loss of the labeled or the unlabeled images times a factor, and remember its terms for the next log."""
         terms = [term for term in self.losses if term.on in (images, "both")]
         losses = view_loss(predicted, view, self.args, trim_fraction, self.max_depth, terms, self.state.global_step)
-        total = losses.pop("total")
+        total = losses.pop("total") * factor
         for name, value in losses.items():
-            self._logged[f"{images}_{name}_loss"].append(value)
+            self._logged[f"{images}_{name}_loss"].append(value * factor)
         self._logged[f"{images}_loss"].append(total.detach())
         return total
 
@@ -382,6 +466,11 @@ class DepthAnythingTrainer(Trainer):
         return {name: value for name, value in (ends or [{}])[-1].items() if name not in ("step", "epoch")}
 
     # Evaluation
+
+    def evaluation_loop(self, *args, **kwargs):
+        """Score a loader's images as the stock Trainer does; errors of its workers read as without workers."""
+        with plain_worker_errors():
+            return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Score a batch: return one row of numbers per image."""
