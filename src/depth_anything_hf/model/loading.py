@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +124,11 @@ def named_damage(name: str | os.PathLike, revision: str | None = None) -> Iterat
     except Exception as error:  # a damaged file raises a dozen kinds
         path = os.fspath(name)
         if not os.path.isdir(path):
-            keep_quiet = {
-                "_raise_exceptions_for_missing_entries": False,
-                "_raise_exceptions_for_connection_errors": False,
-            }
-            known = cached_file(path, "config.json", revision=revision, local_files_only=True, **keep_quiet)
-            path = os.path.dirname(known or "")
-        problem = _damage(Path(path)) if path else None
+            with suppress(OSError, ValueError):
+                path = os.path.dirname(
+                    cached_file(path, "config.json", revision=revision, local_files_only=True) or ""
+                )
+        problem = _damage(Path(path)) if os.path.isdir(path) else None
         if problem is None:
             raise
         raise ValueError(f"{problem}.") from error
