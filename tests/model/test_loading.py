@@ -98,33 +98,33 @@ DAMAGES = {
     "renamed": (
         "whole",
         weights(lambda w: w.update(stranger=w.pop(NEW))),
-        "1 weights that it lacks.*such as stranger",
+        "lacks 1 of the model's weights, .*such as stranger",
     ),
     "missing": (
         "whole",
         weights(lambda w: w.pop("neck.convs.0.weight")),
-        "would be random, such as neck.convs.0.weight",
+        "such as neck.convs.0.weight; they would be random",
     ),
     "more": (
         "whole",
         weights(lambda w: w.update({"head.conv4.weight": w[NEW].clone()})),
-        "no place, such as head.conv4",
+        "no place for them, such as head.conv4",
     ),
     "cut rows": (
         "whole",
         weights(lambda w: w.update({NEW: w[NEW][:4].clone()})),
-        r"another shape.*\(4, 8, 3, 3\), not \(32",
+        "do not fit its config.json, such as head.conv2",
     ),
     "nan": ("whole", filled(float("nan")), "NaN or infinite weights, in head.conv2.weight"),
     "inf": ("whole", filled(float("-inf")), "NaN or infinite weights"),
-    "deeper config": ("whole", edit("config.json", num_hidden_layers=8), "72 weights that it lacks"),
-    "wider config": ("whole", edit("config.json", fusion_hidden_size=32), "another shape than its config.json says"),
+    "deeper config": ("whole", edit("config.json", num_hidden_layers=8), "72 of the model's weights"),
+    "wider config": ("whole", edit("config.json", fusion_hidden_size=32), "do not fit its config.json"),
     "other patches": ("whole", edit("config.json", patch_size=7), "patch_embeddings.projection.weight"),
     "other network": ("whole", as_bin({"layer1.weight": torch.ones(1)}), "of other names, such as layer1.weight"),
     "shard gone": ("shards", lambda f: shard_of(f).unlink(), "index.json names model-00002-of-.*which is not there"),
-    "shard cut": ("shards", lambda f: os.truncate(shard_of(f), 900), "model-00002-of.* is damaged or cut"),
-    "shard unlisted": ("shards", without_a_shard_in_the_index, "weights that it lacks"),
-    "index cut": ("shards", write("model.safetensors.index.json", '{"weight_map'), "index.json is damaged or cut"),
+    "shard cut": ("shards", lambda f: os.truncate(shard_of(f), 900), "model-00002-of.* is cut or damaged"),
+    "shard unlisted": ("shards", without_a_shard_in_the_index, "of the model's weights"),
+    "index cut": ("shards", write("model.safetensors.index.json", '{"weight_map'), "index.json is cut or damaged"),
     "lfs": (
         "whole",
         write("model.safetensors", "version https://git-lfs.github.com/spec/v1"),
@@ -132,9 +132,9 @@ DAMAGES = {
     ),
     "html": ("whole", write("model.safetensors", "<!DOCTYPE html>"), "safetensors is a web page"),
     "empty": ("whole", write("model.safetensors", ""), "safetensors is empty"),
-    "cut": ("whole", lambda f: os.truncate(f / "model.safetensors", 9000), "safetensors is damaged or cut"),
-    "text bin": ("whole", as_bin("hello"), "pytorch_model.bin is damaged or cut"),
-    "config cut": ("whole", write("config.json", "{"), "config.json is damaged or cut"),
+    "cut": ("whole", lambda f: os.truncate(f / "model.safetensors", 9000), "safetensors is cut or damaged"),
+    "text bin": ("whole", as_bin("hello"), "pytorch_model.bin is cut or damaged"),
+    "config cut": ("whole", write("config.json", "{"), "config.json is cut or damaged"),
     "config list": ("whole", write("config.json", "[]"), "config.json holds a list"),
     "std 0": ("whole", edit("preprocessor_config.json", image_std=[0, 0, 0]), "image_std is .*finite numbers above 0"),
     "std below 0": ("whole", edit("preprocessor_config.json", image_std=[1, -1, 1]), "finite numbers above 0"),
@@ -185,7 +185,7 @@ def test_load_model__missing_weights_of_other_families_are_refused(save_family):
     folder = Path(save_family("dpt"))
     load_model(str(folder))
     weights(lambda w: w.pop(next(name for name in w if "neck.convs.0" in name)))(folder)
-    with pytest.raises(ValueError, match="1 weights that it lacks"):
+    with pytest.raises(ValueError, match="1 of the model's weights"):
         load_model(str(folder))
 
 

@@ -62,16 +62,22 @@ def _check_names(name: str | os.PathLike, model: nn.Module, loading: dict[str, A
     strange = sorted(loading["unexpected_keys"])
     others = f" (it holds {len(strange)} of other names, such as {strange[0]})" if strange else ""
     found = (
-        (loading["missing_keys"] - shapes.keys(), f"that it lacks, and that would be random{others}"),
-        ({key for key in strange if key.partition(".")[0] in parts}, "for which its config.json has no place"),
-        (set() if any_shape else shapes.keys(), "of another shape than its config.json says"),
+        (
+            loading["missing_keys"] - shapes.keys(),
+            f"lacks {{}} of the model's weights, such as {{}}; they would be random{others}",
+        ),
+        (
+            {key for key in strange if key.partition(".")[0] in parts},
+            "holds {} weights that do not fit its config.json, which has no place for them, such as {}",
+        ),
+        (set() if any_shape else shapes.keys(), "holds {} weights that do not fit its config.json, such as {}"),
     )
     for keys, problem in found:
         if keys := sorted(key for key in keys if not key.endswith(_HARMLESS)):
             example = keys[0] + (" {}, not {}".format(*shapes[keys[0]]) if keys[0] in shapes else "")
             raise ValueError(
-                f"{name}: {len(keys)} weights {problem}, such as {example}. Its files do not belong together, or were cut: "
-                "download or save the model again."
+                f"{name} {problem.format(len(keys), example)}. Its files do not belong together, or were cut: download or save "
+                "the model again."
             )
 
 
@@ -155,7 +161,7 @@ def _damage(folder: Path) -> str | None:
                     return f"{path} names {min(lost)}, which is not there: download or copy the missing file"
         except Exception as error:
             first = str(error).partition("\n")[0]
-            return f"{path} is damaged or cut ({type(error).__name__}: {first[:200]}): download it again"
+            return f"{path} is cut or damaged ({type(error).__name__}: {first[:200]}): download it again"
     return None
 
 

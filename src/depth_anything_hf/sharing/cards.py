@@ -15,13 +15,23 @@ from PIL import Image
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
+from depth_anything_hf.data.markdown import escaped, table
 from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import predict_depth, space_of
 from depth_anything_hf.prediction.weights import files_digest
 from depth_anything_hf.scenes.simple import iter_synthetic_records
 from depth_anything_hf.sharing.eval_results import eval_results, results_section, versions_text
-from depth_anything_hf.sharing.licenses import UNKNOWN, Source, is_hub_id, license_of, license_text, settle_license
+from depth_anything_hf.sharing.licenses import (
+    UNKNOWN,
+    Source,
+    is_hub_id,
+    license_id,
+    license_of,
+    license_text,
+    on_card,
+    settle_license,
+)
 from depth_anything_hf.version import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -109,13 +119,13 @@ def write_model_card(
     config = AutoConfig.from_pretrained(folder) if config is None else config
     adapter = (folder / "adapter_config.json").is_file()
     model_id = model_id or folder.resolve().name
-    license = settle_license(provenance.license, provenance.sources)
+    license = settle_license(provenance.license and license_id(provenance.license), provenance.sources)
     card = ModelCard.from_template(
         _metadata(provenance, model_id.split("/")[-1], license, adapter),
         template_path=str(TEMPLATES / "model_card.md"),
         marker=MARKER,
-        model_name=model_id.split("/")[-1],
-        model_id=model_id,
+        model_name=escaped(model_id.split("/")[-1]),
+        model_id=escaped(model_id),
         summary=provenance.summary,
         picture=PICTURE if (folder / PICTURE).is_file() else "",
         adapter=adapter,
@@ -154,7 +164,7 @@ def _metadata(provenance: Provenance, name: str, license: str, adapter: bool) ->
         library_name="peft" if adapter else "transformers",
         pipeline_tag="depth-estimation",
         tags=["depth-anything", "depth-estimation", "depth_anything_hf", *more],
-        license=license,
+        license=on_card(license),
         base_model=base,
         datasets=hub_ids[DATA] or None,
         model_name=name if results else None,
@@ -168,8 +178,7 @@ def _training_text(provenance: Provenance) -> str:
         terms = ", ".join(f"{name} × {weight:g}" for name, weight in provenance.losses.items())
         parts.append(f"Losses, with their weights: {terms}.")
     if provenance.recipe:
-        rows = [f"| {name} | {value} |" for name, value in provenance.recipe.items()]
-        parts.append("\n".join(["| recipe | |", "|---|---|", *rows]))
+        parts.append("\n".join(table(("recipe", ""), provenance.recipe.items())))
     return "\n\n".join(parts) or NOT_STATED
 
 
@@ -217,11 +226,11 @@ def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None
         Source("teacher", manifest["model"], license_of(manifest["model"])),
         Source("images", images, license_of(images, "dataset") if known else UNKNOWN),
     ]
-    license = settle_license(license, sources)
+    license = settle_license(license and license_id(license), sources)
     sizes = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7),
              ("10M<n<100M", 1e8), ("100M<n<1B", float("inf")))  # fmt: skip
     data = DatasetCardData(
-        license=license,
+        license=on_card(license),
         task_categories=["depth-estimation"],
         size_categories=[next(label for label, limit in sizes if manifest["labeled"] < limit)],
         tags=["depth-anything", "pseudo-labels", "depth_anything_hf"],
@@ -232,8 +241,8 @@ def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None
     return DatasetCard.from_template(
         data,
         template_path=str(TEMPLATES / "dataset_card.md"),
-        name=name,
-        **{key: manifest[key] for key in shown},
+        name=escaped(name),
+        **{key: escaped(manifest[key]) for key in shown},
         shards=len(manifest["shards"]),
         source_revision=manifest["source_revision"] or "local files",
         space="meters" if manifest["space"] == "depth" else "disparity: larger is nearer, of unknown scale and shift",
