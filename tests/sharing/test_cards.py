@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from huggingface_hub import ModelCard
@@ -170,3 +171,44 @@ def test_may_write_card__ours_until_its_first_line_is_removed(checkpoint):
     own = card.read_text()
     write_model_card(checkpoint, Provenance(summary="Another."))
     assert card.read_text() == own
+
+
+# --- what users and files are called stays text
+
+
+EVIL = ["a|b", "`rm`", "a\nb\n---\n# c", "<script>alert(1)</script>", "[x](http://y)", "---", "# title", "a`|`\r\n|b|"]
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_write_model_card__names_change_nothing_but_their_cell(name, checkpoint):
+    result = {"protocol": {"name": name, "dataset": "folder", "crop": name}, "model": name}
+    result["scores"] = {name: {"abs_rel": 0.1, "delta1": 0.9, "images": 2}}
+    source = Source("training data", name, "unknown")
+    plain = Provenance(sources=[source._replace(name="plain")], recipe={"a": "plain"})
+    write_model_card(checkpoint, plain)
+    before = ModelCard.load(checkpoint / "README.md")
+    write_model_card(checkpoint, Provenance(sources=[source], recipe={"a": name}, results=[result]), f"me/{name}")
+    card = ModelCard.load(checkpoint / "README.md")
+    assert [line for line in card.text.splitlines() if line.startswith("#")][1:] == [
+        line for line in before.text.splitlines() if line.startswith("#")
+    ][1:]
+    assert card.data.license == before.data.license
+    assert "<script" not in card.text
+    assert "](http" not in card.text
+    tables = [line for line in card.text.splitlines() if line.startswith("|")]
+    cells = [len(re.split(r"(?<!\\)\|", line)) for line in tables]
+    rows = {
+        line: count for line, count in zip(tables, cells, strict=True) if line.startswith(("| recipe", "| training"))
+    }
+    assert set(rows.values()) <= {4, 5}
+
+
+def test_write_model_card__license_that_the_hub_does_not_have(checkpoint):
+    write_model_card(checkpoint, Provenance(license="MIT"))
+    assert ModelCard.load(checkpoint / "README.md").data.license == "mit"
+    write_model_card(checkpoint, Provenance(sources=[Source("training data", "x", "a-license-of-their-own")]))
+    card = ModelCard.load(checkpoint / "README.md")
+    assert card.data.license == "other"
+    assert "a-license-of-their-own" in card.text
+    with pytest.raises(ValueError, match="no id of the Hub's list"):
+        write_model_card(checkpoint, Provenance(license="none"))

@@ -318,8 +318,9 @@ def test_push_to_hub__card_of_the_users_own_stays(hub, student):
 
 
 def test_push_to_hub__card_that_the_hub_refuses(hub, student):
+    (student / "README.md").write_text("---\nlicense: do-what-you-want\n---\n\n# My words\n")
     with pytest.raises(ValueError, match=r'Invalid metadata in README.md.\n- "license" must be one of'):
-        push_to_hub(student, "me/student", license="do-what-you-want")
+        push_to_hub(student, "me/student")
 
 
 # --- what is checked before anything is sent
@@ -500,3 +501,24 @@ def test_push__in_a_process_of_its_own(hub, student, noise_image, tmp_path):
         "revision": hub.model("me/student").head,
     }
     assert hub.token not in run.stdout + run.stderr
+
+
+def test_push_to_hub__bfloat16_breaks_the_stock_pipeline(hub, student):
+    DepthAnythingForDepthEstimation.from_pretrained(student).bfloat16().save_pretrained(student)
+    with pytest.raises(ValueError, match=r"bfloat16 weights, with which pipeline\(.* fails on a CPU"):
+        push_to_hub(student, "me/student")
+    DepthAnythingForDepthEstimation.from_pretrained(student).half().save_pretrained(student)
+    push_to_hub(student, "me/student")
+
+
+@pytest.mark.parametrize("options", [{"license": "none"}, {"base": "runs/teacher"}])
+def test_push_to_hub__what_no_card_may_say(options, hub, student):
+    with pytest.raises(ValueError, match=r"^(license|base) is '"):
+        push_to_hub(student, "me/student", **options)
+    assert not sent(hub)
+    assert not (student / "README.md").exists()
+
+
+def test_push_to_hub__license_in_another_spelling(hub, student):
+    push_to_hub(student, "me/student", license="Apache 2.0")
+    assert ModelCard.load("me/student").data.license == "apache-2.0"

@@ -4,7 +4,9 @@ import pytest
 
 from depth_anything_hf.sharing.licenses import (
     Source,
+    check_base,
     is_hub_id,
+    license_id,
     license_of,
     license_text,
     settle_license,
@@ -154,3 +156,74 @@ def test_source_of__paths_of_this_machine_are_not_shown(tmp_path, monkeypatch):
     assert source_of("training data", "kitti:/data/kitti", "dataset").name == "kitti"
     assert not is_hub_id("me/rooms")
     assert is_hub_id("she/rooms")
+
+
+# --- the Hub's list
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ("MIT", "mit"),
+        ("mit license", "mit"),
+        ("Apache 2.0", "apache-2.0"),
+        ("Apache License, Version 2.0", "apache-2.0"),
+        ("Apache-2.0 licence", "apache-2.0"),
+        ("CC BY-NC 4.0", "cc-by-nc-4.0"),
+        ("CC_BY_NC_SA_4.0", "cc-by-nc-sa-4.0"),
+        ("CC0 1.0", "cc0-1.0"),
+        ("GPL v3.0", "gpl-3.0"),
+        ("BSD-3-Clause", "bsd-3-clause"),
+        ("The Unlicense", "unlicense"),
+        ("openrail++", "openrail++"),
+        ("Llama3.1", "llama3.1"),
+        (" other ", "other"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_license_id__of_other_spellings(written, found):
+    assert license_id(written) == found
+    assert license_id(found) == found
+
+
+@pytest.mark.parametrize(
+    ("written", "near"),
+    [
+        ("none", "such as mit"),
+        ("", "such as mit"),
+        ("apache", "apache-2.0"),
+        ("cc-by-nc", "cc-by-nc-4.0"),
+        ("GPLv3", "gpl-3.0"),
+        ("proprietary", "other stands for any other license"),
+        ("mit\nbase_model: x", "license is 'mit"),
+    ],
+)
+def test_license_id__what_the_hub_does_not_have(written, near):
+    with pytest.raises(ValueError, match="no id of the Hub's list") as caught:
+        license_id(written)
+    assert near in str(caught.value)
+
+
+def test_license_of__a_card_in_other_spelling(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: Apache 2.0\n---\n")
+    assert license_of(str(tmp_path)) == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    "base", ["runs/teacher", "./teacher", "/runs/teacher", "teacher", "a/b/c", "my model", "~/x", "a//b"]
+)
+def test_check_base__neither_folder_nor_model(base, hub):
+    with pytest.raises(ValueError, match=r"base is .*, which is n(o|either a) folder here"):
+        check_base(base)
+
+
+def test_check_base__out_of_reach(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="could not be looked up on the Hub: check the network, or pass the folder"):
+        check_base("runs/teacher")
+    check_base("facebook/dinov2-small")  # an official name
+    check_base("mini")
+
+
+def test_check_base__folder(tmp_path):
+    check_base(str(tmp_path))

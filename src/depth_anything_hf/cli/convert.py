@@ -82,7 +82,7 @@ def _to_official(options: argparse.Namespace) -> str:
     from depth_anything_hf.model.convert import official_kind, to_official
     from depth_anything_hf.prediction.predictor import load_model
 
-    model, _ = load_model(options.checkpoint)
+    model, _ = load_model(options.checkpoint, dtype="auto")
     config: Any = model.config
     size, version, max_depth = found = official_kind(config)
     for given, value in zip((options.size, options.version, options.max_depth), found, strict=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
+import traceback
 from importlib import import_module
 
 from depth_anything_hf.version import __version__
@@ -26,6 +28,12 @@ GROUPS = {
         "convert": "official .pth to a Hugging Face checkpoint, and back",
     },
 }
+KEPT = {  # after Ctrl+C
+    "predict": "; what is written is kept",
+    "video": "; the videos that are written are kept",
+    "pseudo-label": "; the finished shards are kept, and the same command goes on",
+    "train": "; the checkpoints in --out are kept, and the same command goes on from the last one",
+}
 SUBCOMMANDS = {name: purpose for group in GROUPS.values() for name, purpose in group.items()}
 
 
@@ -41,6 +49,7 @@ def overview() -> str:
             "Train, label with, measure and share Depth Anything in the Hugging Face ecosystem.",
             *groups,
             "depth-anything-hf SUBCOMMAND --help explains a subcommand, with an example.\n"
+            "depth-anything-hf SUBCOMMAND ... --debug shows the traceback of an error.\n"
             "Start with: depth-anything-hf quickstart",
         ]
     )
@@ -50,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        The exit code: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl+C.
+        The exit code: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl+C; 141 if the output was closed.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -65,15 +74,40 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"did you mean {close[0]}? All of them" if close else "choose one of"
         print(f"depth-anything-hf: {name!r} is no subcommand; {hint}: {', '.join(SUBCOMMANDS)}.", file=sys.stderr)
         return 2
+    rest, is_debugged = _without_debug(rest)
     module = import_module(f"depth_anything_hf.cli.{name.replace('-', '_')}")
     try:
-        return module.main(rest) or 0
-    except (ImportError, OSError, ValueError, TypeError) as error:
-        # These carry a message for the user; a traceback would bury it.
+        code = module.main(rest) or 0
+        sys.stdout.flush()  # the error of a closed pipe comes here, not when Python ends
+        return code
+    except KeyboardInterrupt:
+        print(f"depth-anything-hf {name}: stopped{KEPT.get(name, '')}.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_output_closed():
+            return 141
+        from depth_anything_hf.cli.errors import explain
         from depth_anything_hf.cli.options import as_options
 
-        print(f"depth-anything-hf {name}: {as_options(str(error), module.make_parser())}", file=sys.stderr)
+        if is_debugged:
+            traceback.print_exc()
+        print(f"depth-anything-hf {name}: {as_options(explain(error), module.make_parser())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"depth-anything-hf {name}: stopped.", file=sys.stderr)
-        return 130
+
+
+def _is_output_closed() -> bool:
+    """Return True if nobody reads the output any more, as after `| head`; then it is thrown away."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _without_debug(words: list[str]) -> tuple[list[str], bool]:
+    """Take `--debug` out; with a value it is an option of transformers."""
+    for place, word in enumerate(words):
+        if word == "--debug" and not "".join(words[place + 1 : place + 2]).startswith(("underflow", "tpu")):
+            return words[:place] + words[place + 1 :], True
+    return words, False

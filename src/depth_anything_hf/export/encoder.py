@@ -43,7 +43,7 @@ def export_encoder(model: str | os.PathLike | nn.Module, folder: str | os.PathLi
     """
     processor = None
     if isinstance(model, (str, os.PathLike)):
-        model, processor = load_model(os.fspath(model))
+        model, processor = load_model(os.fspath(model), dtype="auto")
     adapted = any("lora_" in name for name, _ in model.named_parameters())
     if not isinstance(model, StockDepthAnything) or adapted:
         raise TypeError(
@@ -56,6 +56,6 @@ def export_encoder(model: str | os.PathLike | nn.Module, folder: str | os.PathLi
         encoder = type(model.backbone)(config)
     encoder.load_state_dict(model.backbone.state_dict(), assign=True)
     with filling(folder) as hidden:
-        encoder.save_pretrained(hidden)
+        encoder.save_pretrained(hidden, save_original_format=False)  # the names in memory, as of the whole model
         if processor is not None:
             processor.save_pretrained(hidden)

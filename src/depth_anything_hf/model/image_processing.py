@@ -21,6 +21,7 @@ from transformers.utils import is_torchvision_available
 from depth_anything_hf.maps.geometry import label_from_map
 from depth_anything_hf.maps.resizing import RESIZE_METHODS, resize_map, resize_prediction, resized_size
 from depth_anything_hf.model.bundled import checkpoint_folder
+from depth_anything_hf.model.loading import check_processor, named_damage
 
 if TYPE_CHECKING or is_torchvision_available():
     from transformers import DPTImageProcessor as StockProcessor
@@ -62,11 +63,20 @@ class DepthAnythingImageProcessor(StockProcessor):
         if resize_method not in RESIZE_METHODS:
             raise ValueError(f"resize_method is {resize_method!r}; it must be one of {RESIZE_METHODS}.")
         self.resize_method = resize_method
+        check_processor(self)
+        if not (self.size.height and self.size.width):
+            given = {side: length for side, length in dict(self.size).items() if length is not None}
+            raise ValueError(f"size is {given}; it must be {{'height': pixels, 'width': pixels}}.")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load a processor as the stock class does; `"mini"` is the processor of the bundled model."""
-        return super().from_pretrained(checkpoint_folder(pretrained_model_name_or_path), *args, **kwargs)
+        name = checkpoint_folder(pretrained_model_name_or_path)
+        with named_damage(name, kwargs.get("revision")):
+            try:
+                return super().from_pretrained(name, *args, **kwargs)
+            except ValueError as error:
+                raise ValueError(f"{name}, preprocessor_config.json: {error}") from error
 
     @property
     def normalization(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,6 +135,11 @@ class DepthAnythingImageProcessor(StockProcessor):
             ValueError: Sizes or counts do not fit, `space` or `depth_estimation_type` is missing, or a batch would
                 have several sizes.
         """
+        if kwargs.pop("segmentation_maps", None) is not None:
+            raise ValueError(
+                "segmentation_maps are not prepared here; pass depth maps as depth_maps, or prepare segmentation maps with "
+                "transformers' DPTImageProcessor."
+            )
         images = _as_list(self.fetch_images(images))
         images = make_flat_list_of_images(
             [image[None] if getattr(image, "ndim", 3) == 2 else image for image in images]

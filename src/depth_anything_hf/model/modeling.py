@@ -16,18 +16,9 @@ from transformers.modeling_outputs import DepthEstimatorOutput
 from depth_anything_hf.losses import labeled_pixels, supervised_loss
 from depth_anything_hf.model.bundled import checkpoint_folder
 from depth_anything_hf.model.configuration import config_for_encoder
+from depth_anything_hf.model.loading import UNUSED_PARAMETERS, load_checked
 
-# Never reached by a gradient: the mask token serves DINOv2's own pretraining, and the deepest fusion block has no skip
-# connection for its first residual unit. Plain DDP stops at the second step unless they are frozen.
-UNUSED_PARAMETERS = (
-    "backbone.embeddings.mask_token",
-    "neck.fusion_stage.layers.0.residual_layer1.convolution1.weight",
-    "neck.fusion_stage.layers.0.residual_layer1.convolution1.bias",
-    "neck.fusion_stage.layers.0.residual_layer1.convolution2.weight",
-    "neck.fusion_stage.layers.0.residual_layer1.convolution2.bias",
-)
-
-# transformers 5 renames these in memory and keeps the published names on disk.
+# The published names of weights, and those that transformers 5 gives them in memory. `save_pretrained` writes the latter.
 NAMES_ON_DISK = {
     ".attention.attention.query.": ".attention.q_proj.",
     ".attention.attention.key.": ".attention.k_proj.",
@@ -102,19 +93,30 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load a checkpoint as the stock class does; `"mini"` is the bundled model.
 
-        The parameters that never get a gradient are frozen again, because loading replaces the parameters of the constructor.
+        What the stock class takes with a warning is refused: missing weights, which would be random, weights that the config
+        has no place for, NaN; with `output_loading_info=True` the caller reads of missing ones. The parameters that never get a gradient are frozen, as the constructor does.
+
+        Raises:
+            ValueError: The weights are not those that the config describes, or a file is damaged.
         """
-        loaded = super().from_pretrained(checkpoint_folder(pretrained_model_name_or_path), *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True gives a pair
+        with_info = kwargs.get("output_loading_info", False)
+        folder = checkpoint_folder(pretrained_model_name_or_path)
+        model, loading = load_checked(super().from_pretrained, folder, *args, **kwargs)
         model.freeze_unused_parameters()
-        return loaded
+        return (model, loading) if with_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """Save a stock checkpoint, whose weights have the names that they have in memory.
+
+        The stock method writes the names of older versions of transformers, which everything but `from_pretrained` takes for
+        other weights and leaves out: a Trainer that resumes, or `accelerate.load_checkpoint_in_model`
+        (huggingface/transformers#48805). `save_original_format=True` writes those.
+        """
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args) -> None:
-        """Accept weights under their names on disk, too, for `load_state_dict`.
-
-        A Trainer that resumes, or loads its best model, passes the content of the file and would leave out the weights of
-        the attention with only a warning (huggingface/transformers#48805).
-        """
+        """Accept weights under their published names, too: a Trainer that resumes passes the content of an older file."""
         own = {prefix + name for name, _ in self.named_parameters()}
         for name in [name for name in state_dict if name.startswith(prefix) and name not in own]:
             in_memory = name
@@ -235,6 +237,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **kwargs,
     ) -> DepthAnythingOutput | tuple[torch.Tensor, ...]:
         """Predict depth and, given labels, compute the loss.
 
@@ -250,6 +253,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             output_attentions (`bool`, *optional*): As in the stock class.
             output_hidden_states (`bool`, *optional*): As in the stock class.
             return_dict (`bool`, *optional*): As in the stock class.
+            kwargs: Ignored, as in the stock class.
 
         Returns:
             `DepthAnythingOutput`: `predicted_depth` `(batch, height, width)`: disparity, at least 0 and larger when
@@ -339,7 +343,7 @@ def _load_encoder(encoder: str | os.PathLike | PreTrainedModel, **kwargs) -> Pre
                 f"{encoder} is of type {found!r}; from_encoder takes a DINOv2 encoder ('dinov2') or a Depth Anything "
                 "('depth_anything')."
             )
-        return kinds[found].from_pretrained(encoder, **kwargs)
+        return load_checked(kinds[found].from_pretrained, encoder, **kwargs)[0]
     if getattr(getattr(encoder, "config", None), "model_type", None) not in ("dinov2", "depth_anything"):
         raise TypeError(
             f"encoder is a {type(encoder).__name__}; it must be a Dinov2Model, a Dinov2Backbone, a Depth Anything, a Hub "

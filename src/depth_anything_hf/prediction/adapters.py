@@ -181,7 +181,7 @@ def merge_adapter(adapter: str | os.PathLike, out_dir: str | os.PathLike, **kwar
             "out_dir."
         )
     model: Any
-    model, processor = load_model(adapter, **kwargs)
+    model, processor = load_model(adapter, **{"dtype": "auto"} | kwargs)
     with filling(out_dir) as hidden:
         model.save_pretrained(hidden)
         processor.save_pretrained(hidden)

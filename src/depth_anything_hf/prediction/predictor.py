@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,6 +22,7 @@ from depth_anything_hf.maps.geometry import check_space
 from depth_anything_hf.maps.resizing import check_resolution, fixed_aspect, resize_prediction, shaped_size
 from depth_anything_hf.model.bundled import checkpoint_folder
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.model.loading import check_finite, check_processor, load_checked, named_damage
 from depth_anything_hf.model.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
 from depth_anything_hf.prediction.devices import choose_device
 from depth_anything_hf.prediction.stream import ShapeBatches
@@ -44,7 +46,8 @@ class DepthPredictor:
             default: the checkpoint's.
         space (`str`, *optional*): `"disparity"` or `"depth"`: what the model predicts, if its config does not say.
         device (`str` or `torch.device`, *optional*): Where it runs; default: CUDA, else MPS, else the CPU.
-        dtype (`torch.dtype` or `str`, *optional*): Of the weights, such as `torch.bfloat16`; default: as stored in the files.
+        dtype (`torch.dtype` or `str`, *optional*): Of the weights, such as `torch.bfloat16`; default: as stored in the files,
+            and float32 on a CPU, where half precision is several times slower.
         revision (`str`, *optional*): Branch, tag or commit on the Hub; of an adapter, its own, not its base's.
 
     Attributes:
@@ -78,10 +81,11 @@ class DepthPredictor:
         dtype: torch.dtype | str | None = None,
         revision: str | None = None,
     ):
-        model, processor = load_model(name, revision=revision, **({} if dtype is None else {"dtype": dtype}))
-        self._source: tuple[str, str | None] | None = (name, revision)
+        chosen = choose_device(device)
+        model, processor = load_model(name, revision=revision, dtype=dtype or "auto")
+        self._source: tuple[str, str | None, torch.dtype] | None = (name, revision, model.dtype)
         self._take(model, processor, name, resolution, space)
-        self.model.to(choose_device(device))
+        self.model.to(chosen, torch.float32 if dtype is None and chosen.type == "cpu" else None)
 
     @classmethod
     def from_model(
@@ -116,7 +120,8 @@ class DepthPredictor:
         """The commit on the Hub, or a digest of the weights."""
         if self._source is None:
             return digest_of_model(self.model)
-        return model_revision(self._source[0], self.model, self._source[1])
+        name, revision, dtype = self._source
+        return model_revision(name, self.model, revision, dtype)
 
     @overload
     def __call__(self, images: Image.Image) -> torch.Tensor: ...
@@ -138,39 +143,58 @@ class DepthPredictor:
         return predict_depth(self.model, self.processor, images)
 
 
-def load_model(name: str, *, revision: str | None = None, **kwargs) -> tuple[nn.Module, Any]:
+def load_model(
+    name: str, *, revision: str | None = None, dtype: torch.dtype | str | None = None, **kwargs
+) -> tuple[nn.Module, Any]:
     """Load a depth model and its processor: Depth Anything as our classes, any other as transformers' own.
 
     Args:
         name (`str`): Hub id or folder, or "mini", which comes with the package; of a LoRA adapter, too, which is merged
             into its base model.
         revision (`str`, *optional*): Branch, tag or commit on the Hub; of an adapter, its own, not its base's.
-        kwargs: Passed to `from_pretrained` of the model, such as `dtype`.
+        dtype (`torch.dtype` or `str`, *optional*): Of the weights; "auto": as stored in the files. Default: float32, because
+            half precision is several times slower on the CPU.
+        kwargs: Passed to `from_pretrained` of the model.
 
     Returns:
         `tuple[nn.Module, DepthAnythingImageProcessor]`: The model, in evaluation mode on the CPU, and its processor.
 
     Raises:
-        ValueError: The checkpoint is no depth model, or an adapter that names no base model, or one that does not fit
-            it, or was trained on other weights; or a revision of a folder.
+        ValueError: The checkpoint is no depth model, or not what its files say (see `load_checked`); or an adapter that names
+            no base model or itself, does not fit its base, or was trained on other weights; or a revision of a folder.
     """
     name = checkpoint_folder(name)
     if revision is not None and Path(name).is_dir():
         raise ValueError(f"revision is {revision!r}, but {name} is a folder, which has no revisions; leave it out.")
+    with named_damage(name, revision):
+        model, processor = _load_named(name, revision, (), dtype=dtype or torch.float32, **kwargs)
+    return model.eval(), processor
+
+
+def _load_named(name: str, revision: str | None, on_top: tuple[str, ...], **kwargs) -> tuple[Any, Any]:
+    """Load a model, or an adapter merged into its base; `on_top` are the adapters that lie on this one."""
+    name = checkpoint_folder(name)
+    if not os.path.exists(name) and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+        raise FileNotFoundError(f"{name} does not exist; give a folder, or the id of a model on the Hub.")
     base = adapter_base(name, revision)
     if base is not None:
-        return _load_merged(name, base, revision, **kwargs)
+        return _load_merged(name, base, revision, on_top, **kwargs)
     config = AutoConfig.from_pretrained(name, revision=revision)
     if config.model_type == "depth_anything":
         model = DepthAnythingForDepthEstimation.from_pretrained(name, revision=revision, **kwargs)
-        return model.eval(), DepthAnythingImageProcessor.from_pretrained(name, revision=revision or "main")
+        return model, DepthAnythingImageProcessor.from_pretrained(name, revision=revision or "main")
     if type(config) not in AutoModelForDepthEstimation._model_mapping:
         raise ValueError(
             f"{name} is of type {config.model_type!r}, which estimates no depth; choose a checkpoint that "
             "AutoModelForDepthEstimation loads, such as depth-anything/Depth-Anything-V2-Small-hf."
         )
-    model = AutoModelForDepthEstimation.from_pretrained(name, revision=revision, **kwargs)
-    return model.eval(), AutoImageProcessor.from_pretrained(name, revision=revision)
+    model, _ = load_checked(AutoModelForDepthEstimation.from_pretrained, name, revision=revision, **kwargs)
+    processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+    try:
+        check_processor(processor)
+    except ValueError as error:
+        raise ValueError(f"{name}, preprocessor_config.json: {error}") from error
+    return model, processor
 
 
 _SPACE_OF = {"dpt": "disparity", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth", "tipsv2_dpt": "depth"}
@@ -229,18 +253,31 @@ def set_resolution(processor, config, resolution: int) -> None:
     processor.size = {"height": height, "width": width}
 
 
-def _load_merged(name: str, base: str, revision: str | None, **kwargs) -> tuple[nn.Module, Any]:
+def _load_merged(
+    name: str, base: str, revision: str | None, on_top: tuple[str, ...], **kwargs
+) -> tuple[nn.Module, Any]:
     """Merge an adapter into its base model, after checks that it belongs there: on other weights it makes noise."""
     from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 
     path, config = adapter_config(name, revision) or (name, {})
+    on_top = (*on_top, os.path.realpath(name))
+    if os.path.realpath(checkpoint_folder(base)) in on_top:
+        raise ValueError(
+            f"{path} names {base} as base_model_name_or_path, which is the adapter itself, or one that lies on it; write the "
+            "Hub id or folder of the model that it was trained on."
+        )
+    if os.path.isdir(name) and not list(Path(name).glob("adapter_model.*")):
+        raise FileNotFoundError(
+            f"{name} holds {os.path.basename(path)} and no adapter_model.safetensors; copy that, too."
+        )
     trained_on = (config.get("auto_mapping") or {}).get(FINGERPRINT)
     if trained_on is not None and trained_on != (found := weights_fingerprint(base)):
         raise ValueError(
             f"{name} was trained on a base model with the weights {trained_on}, and {base} holds {found}: another model, "
             f"or another version of it. Write the right Hub id or folder in {path}, as base_model_name_or_path."
         )
-    model, processor = load_model(base, **kwargs)
+    with named_damage(base):
+        model, processor = _load_named(base, None, on_top, **kwargs)
     names = _adapter_names(model)
     try:
         adapted = PeftModel.from_pretrained(model, name, key_mapping=names, revision=revision)
@@ -253,7 +290,8 @@ def _load_merged(name: str, base: str, revision: str | None, **kwargs) -> tuple[
             f"the adapter {name} does not fit {base}: {len(strangers)} of their weights have no counterpart, such as "
             f"{min(strangers)}. Write the right Hub id or folder in {path}, as base_model_name_or_path."
         )
-    merged = adapted.merge_and_unload().eval()
+    merged = adapted.merge_and_unload()
+    check_finite(merged, name)
     merged.name_or_path = name  # these are not the weights of the base any more: an adapter on top must not name it
     return merged, processor
 

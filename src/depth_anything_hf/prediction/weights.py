@@ -79,24 +79,30 @@ def weights_fingerprint(name: str) -> str | None:
         return _short(_digest((key, _bytes(owners[key].get_tensor(key))) for key in sorted(owners)))
 
 
-def model_revision(name: str, model: nn.Module, revision: str | None = None) -> str:
+def model_revision(name: str, model: nn.Module, revision: str | None = None, stored: torch.dtype | None = None) -> str:
     """Identify a model that was loaded from `name`: its commit on the Hub, or `digest_of_model`."""
     if not Path(checkpoint_folder(name)).exists():
         commit = getattr(model.config, "_commit_hash", None) or _commit_on_hub(name, revision)
         if commit and adapter_base(name, revision) is None:  # an adapter's commit is not its base's
             return commit
-    return digest_of_model(model)
+    return digest_of_model(model, stored)
 
 
-def digest_of_model(model: nn.Module) -> str:
+def digest_of_model(model: nn.Module, stored: torch.dtype | None = None) -> str:
     """Identify the weights of a model in memory: "sha256:" and 16 hexadecimal digits.
+
+    `stored` is the dtype in the files, if the weights were converted from it.
 
     Example:
         >>> digest_of_model(nn.Identity())
         'sha256:e3b0c44298fc1c14'
     """
     state = model.state_dict()
-    return _short(_digest((key, _bytes(state[key])) for key in sorted(state)))
+    as_stored = (
+        (key, state[key].to(stored) if stored and state[key].is_floating_point() else state[key])
+        for key in sorted(state)
+    )
+    return _short(_digest((key, _bytes(values)) for key, values in as_stored))
 
 
 def files_digest(folder: Path) -> str | None:

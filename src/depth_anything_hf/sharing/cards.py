@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
 from depth_anything_hf.data.image_files import readable_formats
+from depth_anything_hf.data.markdown import escaped, table
 from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
 from depth_anything_hf.prediction.predictor import predict_depth, space_of
@@ -26,8 +27,10 @@ from depth_anything_hf.sharing.licenses import (
     UNKNOWN,
     Source,
     is_hub_id,
+    license_id,
     license_of,
     license_text,
+    on_card,
     settle_license,
     shown_name,
 )
@@ -118,13 +121,13 @@ def write_model_card(
     config = AutoConfig.from_pretrained(folder) if config is None else config
     adapter = (folder / "adapter_config.json").is_file()
     model_id = model_id or folder.resolve().name
-    license = settle_license(provenance.license, provenance.sources)
+    license = settle_license(provenance.license and license_id(provenance.license), provenance.sources)
     card = ModelCard.from_template(
         _metadata(provenance, model_id.split("/")[-1], license, adapter),
         template_path=str(TEMPLATES / "model_card.md"),
         marker=MARKER,
-        model_name=model_id.split("/")[-1],
-        model_id=model_id,
+        model_name=escaped(model_id.split("/")[-1]),
+        model_id=escaped(model_id),
         summary=provenance.summary,
         picture=PICTURE if (folder / PICTURE).is_file() else "",
         adapter=adapter,
@@ -163,7 +166,7 @@ def _metadata(provenance: Provenance, name: str, license: str, adapter: bool) ->
         library_name="peft" if adapter else "transformers",
         pipeline_tag="depth-estimation",
         tags=["depth-anything", "depth-estimation", "depth_anything_hf", *more],
-        license=license,
+        license=on_card(license),
         base_model=base,
         datasets=hub_ids[DATA] or None,
         model_name=name if results else None,
@@ -177,8 +180,7 @@ def _training_text(provenance: Provenance) -> str:
         terms = ", ".join(f"{name} × {weight:g}" for name, weight in provenance.losses.items())
         parts.append(f"Losses, with their weights: {terms}.")
     if provenance.recipe:
-        rows = [f"| {name} | {value} |" for name, value in provenance.recipe.items()]
-        parts.append("\n".join(["| recipe | |", "|---|---|", *rows]))
+        parts.append("\n".join(table(("recipe", ""), provenance.recipe.items())))
     return "\n\n".join(parts) or NOT_STATED
 
 
@@ -231,11 +233,11 @@ def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None
     sources = [
         Source(role, manifest[key], licenses[role]) for role, key in (("teacher", "model"), ("images", "source"))
     ]
-    license = settle_license(license, sources)
+    license = settle_license(license and license_id(license), sources)
     sizes = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7),
              ("10M<n<100M", 1e8), ("100M<n<1B", float("inf")))  # fmt: skip
     data = DatasetCardData(
-        license=license,
+        license=on_card(license),
         task_categories=["depth-estimation"],
         size_categories=[next(label for label, limit in sizes if manifest["labeled"] < limit)],
         tags=["depth-anything", "pseudo-labels", "depth_anything_hf"],
@@ -246,9 +248,9 @@ def dataset_card(name: str, manifest: dict[str, Any], license: str | None = None
     return DatasetCard.from_template(
         data,
         template_path=str(TEMPLATES / "dataset_card.md"),
-        name=name,
-        **{key: manifest[key] for key in shown}
-        | {key: shown_name(manifest[key]) for key in ("model", "source")},  # 0.1.0 wrote whole paths
+        name=escaped(name),
+        # 0.1.0 wrote whole paths
+        **{key: escaped(shown_name(manifest[key]) if key in ("model", "source") else manifest[key]) for key in shown},
         shards=len(manifest["shards"]),
         source_revision=manifest["source_revision"] or "local files",
         space="meters" if manifest["space"] == "depth" else "disparity: larger is nearer, of unknown scale and shift",

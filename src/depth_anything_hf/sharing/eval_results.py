@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 from torch import nn
 
+from depth_anything_hf.data.markdown import table
 from depth_anything_hf.prediction.weights import model_revision
 from depth_anything_hf.sharing.licenses import shown_name
 
@@ -90,22 +91,24 @@ def results_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> st
         |---|---|---|---|---|
         | rooms | student | 0.100 | 0.900 | 4 |
     """
-    lines = ["| scored on | model | AbsRel ↓ | δ1 ↑ | images |", "|---|---|---|---|---|"]
+    rows = []
     for domain, by_name in scores.items():
         for name, one in by_name.items():
             grouped = "group_abs_rel" in one
             abs_rel, delta1 = (one[f"group_{key}" if grouped else key] for key in ("abs_rel", "delta1"))
             count = f"{one['images']} in {one['groups']} groups" if grouped else one["images"]
-            lines.append(f"| {domain} | {name} | {abs_rel:.3f} | {delta1:.3f} | {count} |")
-    return "\n".join(lines)
+            rows.append((domain, name, f"{abs_rel:.3f}", f"{delta1:.3f}", count))
+    return "\n".join(table(("scored on", "model", "AbsRel ↓", "δ1 ↑", "images"), rows))
 
 
 def pairs_table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Write the accuracy over pairs of points (DA-2K) as a Markdown table; arguments as in `results_table`."""
-    lines = ["| scored on | model | accuracy ↑ | pairs |", "|---|---|---|---|"]
-    for domain, by_name in scores.items():
-        lines += [f"| {domain} | {name} | {one['accuracy']:.3f} | {one['pairs']} |" for name, one in by_name.items()]
-    return "\n".join(lines)
+    rows = [
+        (domain, name, f"{one['accuracy']:.3f}", one["pairs"])
+        for domain, by_name in scores.items()
+        for name, one in by_name.items()
+    ]
+    return "\n".join(table(("scored on", "model", "accuracy ↑", "pairs"), rows))
 
 
 def results_section(results: Sequence[Mapping[str, Any]]) -> str:
@@ -141,10 +144,10 @@ def _protocols_table(results: Sequence[Mapping[str, Any]]) -> str:
         columns.append({key: value for key, value in settings.items() if value not in (None, "")})
     head = ["", *(_result_name(result) for result in results)]
     rows = [
-        [key, *(str(column.get(key, "")) for column in columns)]
-        for key in dict.fromkeys(k for one in columns for k in one)
+        [key, *(column.get(key, "") for column in columns)] for key in dict.fromkeys(k for one in columns for k in one)
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+    first, _, *others = table(head, rows)
+    return "\n".join([first, "|" + " --- |" * len(head), *others])
 
 
 def _own_scores(result: Mapping[str, Any]) -> Mapping[str, float]:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import transformers
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation, PreTrainedModel
 
 from depth_anything_hf.data.opening import check_shard
 from depth_anything_hf.data.whole_files import write_whole
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
+from depth_anything_hf.model.loading import load_checked, named_damage
 from depth_anything_hf.prediction.predictor import load_model
 from depth_anything_hf.sharing.cards import (
     BASE,
@@ -36,7 +37,15 @@ from depth_anything_hf.sharing.cards import (
     write_model_card,
 )
 from depth_anything_hf.sharing.eval_results import read_results
-from depth_anything_hf.sharing.licenses import UNKNOWN, Source, is_hub_id, settle_license, source_of
+from depth_anything_hf.sharing.licenses import (
+    UNKNOWN,
+    Source,
+    check_base,
+    is_hub_id,
+    license_id,
+    settle_license,
+    source_of,
+)
 from depth_anything_hf.sharing.upload import check_token, plain_errors, upload_files
 
 PROCESSOR, ADAPTER = "preprocessor_config.json", "adapter_config.json"
@@ -202,7 +211,9 @@ def _prepare_set(folder: Path, license: str | None, given: dict[str, Any]) -> st
 
 def _prepare_checkpoint(folder: Path, repo_id: str, license: str | None, given: dict[str, Any]) -> str:
     """Check a model or adapter, write its card, and return the license."""
-    base = given["base"]
+    base, license = given["base"], license and license_id(license)
+    if base:
+        check_base(base)
     if (folder / ADAPTER).is_file():
         base = settle_adapter(folder, base)
     model, processor = open_checkpoint(folder)
@@ -238,21 +249,15 @@ def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise ValueError(f"{folder} holds no weights (*.safetensors); save the model there with save_pretrained.")
-    try:
-        if (folder / ADAPTER).is_file():
-            model, processor = load_model(str(folder))
-            return cast(PreTrainedModel, model), processor
-        return _open_model(folder)
-    except SafetensorError as error:
-        raise ValueError(f"the weights in {folder} are cut or damaged ({error}); save the model again.") from error
-    except RuntimeError as error:  # the shapes differ
-        raise ValueError(
-            f"the weights in {folder} do not fit its config.json ({error}); save the model again."
-        ) from error
+    if (folder / ADAPTER).is_file():
+        model, processor = load_model(str(folder), dtype="auto")
+        return cast(PreTrainedModel, model), processor
+    return _open_model(folder)
 
 
 def _open_model(folder: Path) -> tuple[PreTrainedModel, Any]:
-    config = AutoConfig.from_pretrained(folder)
+    with named_damage(folder):
+        config = AutoConfig.from_pretrained(folder)
     if type(config) not in AutoModelForDepthEstimation._model_mapping:
         raise ValueError(f"{folder} is of type {config.model_type!r}, which estimates no depth.")
     if not (folder / PROCESSOR).is_file():
@@ -266,12 +271,11 @@ def _open_model(folder: Path) -> tuple[PreTrainedModel, Any]:
             raise ValueError(
                 f"{folder} names the class {name!r}, which transformers does not have: others could not load it."
             )
-    model, loading = AutoModelForDepthEstimation.from_pretrained(folder, output_loading_info=True)
-    missing = sorted(loading["missing_keys"])
-    if missing:
+    model, _ = load_checked(AutoModelForDepthEstimation.from_pretrained, folder)
+    if model.dtype == torch.bfloat16:
         raise ValueError(
-            f"{folder} lacks {len(missing)} of the model's weights, such as {missing[0]}; they would be random. Save the "
-            "model again."
+            f'{folder} holds bfloat16 weights, with which pipeline("depth-estimation") fails on a CPU, because numpy has no '
+            "bfloat16: save the model in float32 or float16 (model.half().save_pretrained), and push that."
         )
     ours = config.model_type == "depth_anything"
     return model.eval(), (DepthAnythingImageProcessor if ours else AutoImageProcessor).from_pretrained(folder)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import DatasetCard, HfApi, ModelCard
+from huggingface_hub import DatasetCard, HfApi, ModelCard, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from depth_anything_hf.data.markdown import table
 from depth_anything_hf.model.bundled import checkpoint_folder
 
 UNKNOWN = "unknown"
@@ -28,6 +32,16 @@ _BENCHMARKS = {"hypersim": "cc-by-sa-3.0", "kitti": "cc-by-nc-sa-3.0", "vkitti2"
 _FREE = "cc0-1.0 pddl unlicense mit bsd bsd-2-clause bsd-3-clause apache-2.0 odc-by cc-by-2.0 cc-by-3.0 cc-by-4.0"
 _SHARE_ALIKE = "mpl-2.0 lgpl-3.0 gpl-2.0 gpl-3.0 agpl-3.0 odbl cc-by-sa-3.0 cc-by-sa-4.0"
 _OTHER, _NON_COMMERCIAL = 2, 3
+# All that the Hub takes: https://huggingface.co/docs/hub/repositories-licenses
+LICENSES = frozenset(
+    f"""{_FREE} {_SHARE_ALIKE} unknown other afl-3.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m
+    bigscience-bloom-rail-1.0 bigscience-openrail-m bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.5 cc-by-nc-2.0 cc-by-nc-3.0
+    cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0
+    cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0
+    epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl grok2-community h-research
+    intel-research isc lgpl lgpl-2.1 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c ms-pl ncsa ofl-1.1
+    openmdw-1.0 openrail openrail++ osl-3.0 postgresql wtfpl zlib""".split()
+)
 
 
 class Source(NamedTuple):
@@ -113,6 +127,28 @@ def most_restrictive(licenses: Iterable[str]) -> str:
     return max(licenses, key=_restriction, default=UNKNOWN)
 
 
+def license_id(name: str) -> str:
+    """Return the Hub's id of a license, which may be written with capitals, spaces and the word license.
+
+    Raises:
+        ValueError: The Hub has no such license; the message has the nearest ids.
+
+    Example:
+        >>> license_id("MIT"), license_id("Apache License 2.0"), license_id("CC BY-NC 4.0")
+        ('mit', 'apache-2.0', 'cc-by-nc-4.0')
+    """
+    words = re.sub(r"\b(the|licen[sc]e|version)\b|\bv(?=\d)", " ", name.lower())
+    found = re.sub(r"[\s,_-]+", "-", words).strip("-")
+    if found not in LICENSES:
+        close = difflib.get_close_matches(found, sorted(LICENSES - {UNKNOWN}), 3, 0.5)
+        near = f"the nearest are {', '.join(close)}" if close else "such as mit, apache-2.0, cc-by-nc-4.0"
+        raise ValueError(
+            f"license is {name!r}, which is no id of the Hub's list; {near}; other stands for any other license, whose text "
+            "lies in a file LICENSE."
+        )
+    return found
+
+
 def settle_license(stated: str | None, sources: Sequence[Source]) -> str:
     """Return the license that the user states, if all sources allow it; without one, the inherited license.
 
@@ -133,12 +169,42 @@ def settle_license(stated: str | None, sources: Sequence[Source]) -> str:
     return stated
 
 
+def on_card(license: str) -> str:
+    """Return what the metadata of a card say of a license: the Hub takes the ids of its list alone."""
+    return license if license in LICENSES else "other"
+
+
+def check_base(base: str) -> None:
+    """Raise a `ValueError` for a base model that does not exist: it would stand on the card.
+
+    A base is a folder on this machine; or an id of the Hub that is the official name of a model, is in the cache, or that the
+    Hub knows.
+    """
+    if os.path.exists(checkpoint_folder(base)) or license_of(base) != UNKNOWN:
+        return
+    if not is_hub_id(base):
+        raise ValueError(f"base is {base!r}, which is neither a folder here nor an id of the Hub, owner/name.")
+    if isinstance(try_to_load_from_cache(base, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(base, timeout=5)
+    except GatedRepoError:
+        return
+    except RepositoryNotFoundError:
+        problem = "is not on the Hub, or is private: correct it"
+    except Exception:  # no network
+        problem = "could not be looked up on the Hub: check the network, or pass the folder"
+    else:
+        return
+    raise ValueError(f"base is {base!r}, which is no folder here, and {problem}.")
+
+
 def license_text(license: str, sources: Sequence[Source]) -> str:
     """Describe the license of `settle_license` and its sources in Markdown, for a card."""
     if not sources:
         return f"`{license}`. The components were not stated; their licenses are unknown."
-    rows = [f"| {source.role} | {shown_name(source.name)} | {source.license} |" for source in sources]
-    lines = [f"`{license}`. Components and their licenses:", "", "| | | license |", "|---|---|---|", *rows]
+    rows = [(source.role, shown_name(source.name), source.license) for source in sources]
+    lines = [f"`{license}`. Components and their licenses:", "", *table(("", "", "license"), rows)]
     if any(source.license == UNKNOWN for source in sources):
         lines += ["", "If a license is unknown, ask the owner first."]
     return "\n".join(lines)
@@ -170,5 +236,12 @@ def _license_of_folder(folder: Path, kind: str) -> str:
 
 
 def _stated(data) -> str:
-    stated = data and data.get("license")
-    return (most_restrictive(stated) if isinstance(stated, list) else stated) or UNKNOWN
+    """Return the license on a card, by its id if the Hub has one; "unknown" without."""
+    stated = (data and data.get("license")) or UNKNOWN
+    ids = []
+    for one in stated if isinstance(stated, list) else [stated]:
+        try:
+            ids.append(license_id(str(one)))
+        except ValueError:  # the name is known, and no more
+            ids.append(str(one))
+    return most_restrictive(ids)

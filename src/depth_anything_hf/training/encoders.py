@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, TrainerCallback, TrainingArguments
 
 from depth_anything_hf.losses import feature_alignment_loss
+from depth_anything_hf.model.loading import load_checked
 from depth_anything_hf.training.batches import derive_seed
 
 PROJECTOR_FILE = "feature_projector.pt"  # in a checkpoint
@@ -37,7 +38,7 @@ def load_feature_encoder(encoder: nn.Module | str | None, width: int) -> nn.Modu
                 f"{tuple(DINOV2_OF_WIDTH)}. Pass feature_encoder=a model or id, or set feature_alignment_weight=0."
             )
         encoder = f"facebook/dinov2-{DINOV2_OF_WIDTH[width]}"
-    return AutoModel.from_pretrained(encoder) if isinstance(encoder, str) else encoder
+    return load_checked(AutoModel.from_pretrained, encoder)[0] if isinstance(encoder, str) else encoder
 
 
 def freeze(model: nn.Module, args: TrainingArguments) -> nn.Module:

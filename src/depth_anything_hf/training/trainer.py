@@ -492,6 +492,14 @@ class DepthAnythingTrainer(Trainer):
         self.health.finish()  # a broken model must not be saved
         super()._save_checkpoint(model, trial)
 
+    def _issue_warnings_after_load(self, load_result):
+        lost = [*load_result.missing_keys, *load_result.unexpected_keys]
+        if lost:
+            raise ValueError(
+                f"{len(lost)} weights of the checkpoint and of the model have no counterpart, such as {lost[0]}, and would not "
+                "be loaded: it is of another model. Resume from a checkpoint of this one, or start anew."
+            )
+
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.feature_projector is not None and self.args.should_save:
