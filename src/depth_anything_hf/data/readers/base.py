@@ -95,12 +95,12 @@ def require(path: Path, layout: str) -> Path:
 
 
 def import_extra(module: str) -> ModuleType:
-    """Import a module of the extra `benchmarks` ("h5py", "scipy.io"), or raise an error that has the command to install it."""
+    """Import a module of the extra `benchmarks` ("h5py", "scipy.io", "OpenEXR"), or say how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"this benchmark's files are read with {module.split('.')[0]}, which is not installed: "
+            f"such files are read with {module.split('.')[0]}, which is not installed: "
             "pip install 'depth_anything_hf[benchmarks]'."
         ) from error
 
