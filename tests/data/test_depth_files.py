@@ -357,7 +357,7 @@ def test_png__float_in_four_bytes(tmp_path):
     check(read_depth_file(save_png(tmp_path / "a.png", pack(values)), unit="m", invalid=1e5), [[0, 1.5, 1234.5678, 0]])
     for alpha in (0, 128, 255):
         save_png(tmp_path / "a.png", np.full((2, 2, 4), (10, 20, 30, alpha), np.uint8))
-        with pytest.raises(ValueError, match=r"a\.png: an RGBA picture, and no depth map"):
+        with pytest.raises(ValueError, match=r"a\.png: an RGBA picture, not depth"):
             read_depth_file(tmp_path / "a.png", unit="m")
 
 

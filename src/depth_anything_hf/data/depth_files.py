@@ -336,12 +336,8 @@ def _from_png(path: Path, key: str | None, space: str) -> Read:
         image.load()
     if image.mode == "RGBA":
         values = packed_floats(image)
-        if not (
-            (values == 0) | (values > 1e-6) & (values < 1e12)
-        ).all():  # the alpha of a picture is the exponent here
-            raise ValueError(
-                "an RGBA picture, and no depth map that is packed as float32: write 16-bit gray PNG, or npy."
-            )
+        if not ((values == 0) | (values > 1e-6)).all():  # in a picture the alpha of 255 is the sign and the exponent
+            raise ValueError("an RGBA picture, not depth packed as float32: write 16-bit gray PNG, or npy.")
         return values, "", None, ()
     codes = image_to_codes(image)
     if not {"near", "far"} <= image.info.keys():

@@ -191,16 +191,18 @@ def make_sample(
     mask: np.ndarray | None = None,
     sky: np.ndarray | None = None,
     intrinsics: tuple[float, ...] | None = None,
+    space: str = "depth",
 ) -> DepthSample:
-    """Make a sample in space "depth": labels are finite, above 0, inside `mask` and not under the sky.
+    """Make a sample: labels are finite, above 0 (in disparity also 0), inside `mask` and not under the sky.
 
     Args:
         image: RGB.
-        values: (height, width) meters along the optical axis, any float dtype.
+        values: (height, width) meters along the optical axis, or disparity at any scale.
         source: The file, relative to the root.
         group: The scene.
         mask, sky: (height, width) bool; where a label of the benchmark is valid, and where there is sky.
         intrinsics: (fx, fy, cx, cy) in pixels.
+        space: "depth" or "disparity".
 
     Raises:
         ValueError: The map is not of the image's size.
@@ -217,9 +219,33 @@ def make_sample(
             "take both from the same download, not resized."
         )
     values = np.asarray(values, dtype=np.float32)
-    valid = np.isfinite(values) & (values > 0)
+    valid = np.isfinite(values) & (values > 0 if space == "depth" else values >= 0)
     if mask is not None:
         valid &= bool_map(mask, shape, "mask")
     if sky is not None:
         valid &= ~sky
-    return DepthSample(image, np.where(valid, values, np.float32(0)), valid, "depth", sky, intrinsics, source, group)
+    return DepthSample(image, np.where(valid, values, np.float32(0)), valid, space, sky, intrinsics, source, group)
+
+
+def find_below(root: Path, pattern: str, levels: int = 4) -> list[str]:
+    """Return the files that match `pattern` in the root or below up to `levels` folders, relative to the root, by name."""
+    return find(root, *("*/" * level + pattern for level in range(levels + 1)))
+
+
+def read_gray(path: Path) -> np.ndarray:
+    """Read an 8-bit gray image as (height, width) uint8; black and white become 0 and 255."""
+    with reading(path), Image.open(path) as image:
+        if image.mode not in ("1", "L"):
+            raise ValueError(f"image mode {image.mode!r} instead of 8-bit gray, 'L'")
+        return np.asarray(image.convert("L"))
+
+
+def inverse_depth(depth: np.ndarray) -> np.ndarray:
+    """Return 1 / depth, NaN where depth is not above 0: the label in space "disparity" where the unit of depth is unknown.
+
+    Example:
+        >>> inverse_depth(np.array([[4.0, 0.0]])).tolist()
+        [[0.25, nan]]
+    """
+    depth = np.asarray(depth, dtype=np.float64)
+    return np.divide(1, depth, out=np.full(depth.shape, np.nan), where=depth > 0)
