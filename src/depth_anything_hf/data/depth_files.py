@@ -61,7 +61,7 @@ class DepthFile:
 
 def read_depth_file(
     path: str | os.PathLike,
-    space: str = "depth",
+    space: str,
     unit: str | float | None = None,
     key: str | None = None,
     invalid: float | Iterable[float] = (),
@@ -100,7 +100,7 @@ def read_depth_file(
         >>> import tempfile
         >>> path = tempfile.mkdtemp() + "/a.npy"
         >>> np.save(path, np.array([[1500, 0, 65535]], dtype=np.uint16))
-        >>> read = read_depth_file(path, unit="mm", invalid=65535)
+        >>> read = read_depth_file(path, "depth", unit="mm", invalid=65535)
         >>> read.values.tolist(), read.mask.tolist()
         ([[1.5, 0.0, 0.0]], [[True, False, False]])
     """
@@ -114,10 +114,7 @@ def read_depth_file(
         raise ValueError(
             f"{path} ends in {path.suffix!r}; depth is read from {', '.join(_READ)}: convert it to one of these."
         )
-    try:
-        stored, name, far, no_data = _READ[path.suffix.lower()](path, key, space)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    stored, name, far, no_data = _READ[path.suffix.lower()](path, key, space)
     if stored.ndim == 3 and 1 in stored.shape[::2]:  # (height, width, 1) or (1, height, width)
         stored = stored[..., 0] if stored.shape[-1] == 1 else stored[0]
     if stored.ndim != 2 or stored.dtype.kind not in "fiu":
@@ -203,14 +200,14 @@ def read_exr(path: Path, key: str | None = None) -> tuple[np.ndarray, str]:
                     # read now: the header is emptied when the file closes
                     corners = (*part.header["displayWindow"], *part.header["dataWindow"])
                     windows[label] = [tuple(map(int, corner)) for corner in corners]
-    name = _depth_channel(channels, key)
+    name = _depth_channel(path, channels, key)
     return _in_display_window(channels[name], *windows[name]), name
 
 
-def _depth_channel(channels: dict[str, np.ndarray], key: str | None) -> str:
+def _depth_channel(path: Path, channels: dict[str, np.ndarray], key: str | None) -> str:
     """Return the name of the depth channel; see `read_exr`."""
     if key is not None:
-        return _pick(key, channels, (), "channels")
+        return _pick(path, key, channels, (), "channels")
     if len(channels) == 1:
         return next(iter(channels))
     found = [name for name in channels if name.lower().endswith(_LAYERS)]
@@ -228,7 +225,7 @@ def _depth_channel(channels: dict[str, np.ndarray], key: str | None) -> str:
     if len(found) != 1:
         differ = " R, G and B differ, so this may be a picture." if colors and not found else ""
         raise ValueError(
-            f"an OpenEXR file with channels {sorted(channels)}, {'none' if not found else 'more than one'} of which is sure "
+            f"{path}: an OpenEXR file with channels {sorted(channels)}, {'none' if not found else 'more than one'} of which is sure "
             f"to be depth.{differ} Pass key= the name of the channel."
         )
     return found[0]
@@ -269,7 +266,7 @@ def read_pfm(path: Path) -> tuple[np.ndarray, float]:
     first = values[::-1, :, 0].astype(np.float32)  # the last row is stored first
     if not all(np.array_equal(first, values[::-1, :, plane], equal_nan=True) for plane in range(1, planes)):
         raise ValueError(
-            "a PFM file of three channels that differ, a picture and no depth map: convert it to one channel."
+            f"{path}: a PFM file of three channels that differ, a picture and no depth map: convert it to one channel."
         )
     return first, abs(scale)
 
@@ -285,13 +282,13 @@ def packed_floats(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(image)[..., [2, 1, 0, 3]]).view("<f4")[..., 0].astype(np.float32)
 
 
-def _pick(key: str | None, names: Iterable[str], usual: Sequence[str], kind: str) -> str:
+def _pick(path: Path, key: str | None, names: Iterable[str], usual: Sequence[str], kind: str) -> str:
     """Return `key`, the only name, or the first usual one."""
     names = list(names)
     wanted = usual if key is None else (key,)
     found = next((name for name in wanted if name in names), names[0] if key is None and len(names) == 1 else None)
     if found is None:
-        looked = f"{kind} {names}; none is called {' or '.join(map(repr, wanted))}"
+        looked = f"{path}: {kind} {names}; none is called {' or '.join(map(repr, wanted))}"
         raise ValueError(f"{looked}: pass key= the name of the depth map.")
     return found
 
@@ -324,11 +321,12 @@ def _from_pfm(path: Path, key: str | None, space: str) -> Read:
 
 def _from_tiff(path: Path, key: str | None, space: str) -> Read:
     with reading(path), Image.open(path) as image:
-        image.load()
-        stored, no_data = np.asarray(image), getattr(image, "tag_v2", {}).get(_GDAL_NODATA)
+        stored = np.asarray(image)
+        no_data = getattr(image, "tag_v2", {}).get(_GDAL_NODATA)
+        marks = () if no_data is None else (float(str(no_data).strip("\0 ")),)
     if image.mode != "F" and not image.mode.startswith("I"):
-        raise ValueError(f"a TIFF file of mode {image.mode!r}; needed: float or 16-bit gray, one channel.")
-    return stored, "", None, () if no_data is None else (float(str(no_data).strip("\0 ")),)
+        raise ValueError(f"{path}: a TIFF file of mode {image.mode!r}; needed: float or 16-bit gray, one channel.")
+    return stored, "", None, marks
 
 
 def _from_png(path: Path, key: str | None, space: str) -> Read:
@@ -337,13 +335,17 @@ def _from_png(path: Path, key: str | None, space: str) -> Read:
     if image.mode == "RGBA":
         values = packed_floats(image)
         if not ((values == 0) | (values > 1e-6)).all():  # in a picture the alpha of 255 is the sign and the exponent
-            raise ValueError("an RGBA picture, not depth packed as float32: write 16-bit gray PNG, or npy.")
+            raise ValueError(f"{path}: an RGBA picture, not depth packed as float32: write 16-bit gray PNG, or npy.")
         return values, "", None, ()
-    codes = image_to_codes(image)
+    try:
+        codes = image_to_codes(image)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not {"near", "far"} <= image.info.keys():
         return codes, "", None, ()
-    near, far = float(image.info["near"]), float(image.info["far"])
-    values = np.exp(np.log(near) + (codes - 1.0) / 65533 * np.log(far / near)) * float(image.info.get("unit", 1))
+    with reading(path):
+        near, far, unit = (float(image.info.get(name, 1)) for name in ("near", "far", "unit"))
+    values = unit * np.exp(np.log(near) + (codes - 1.0) / 65533 * np.log(far / near))
     return np.where(codes == 0, np.nan, values), "", codes == 65535, ()
 
 
@@ -356,7 +358,7 @@ def _from_npz(path: Path, key: str | None, space: str) -> Read:
     with reading(path):
         arrays = np.load(path, allow_pickle=False)
     with arrays:
-        name = _pick(key, arrays.files, _usual(space), "arrays")
+        name = _pick(path, key, arrays.files, _usual(space), "arrays")
         with reading(path):
             return arrays[name], name, None, ()
 
@@ -367,7 +369,7 @@ def _from_hdf5(path: Path, key: str | None, space: str) -> Read:
         file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
         return names
 
-    name = _pick(key, read_hdf5(path, maps), _usual(space), "HDF5 datasets")
+    name = _pick(path, key, read_hdf5(path, maps), _usual(space), "HDF5 datasets")
     return read_hdf5(path, lambda file: file[name][()]), name, None, ()
 
 

@@ -61,6 +61,13 @@ def test_read_blendedmvs__the_scale_of_the_header_is_not_used(blendedmvs):
     assert read_blendedmvs(blendedmvs)[0].values.tolist() == [[0.5] * 3, [0.125] * 3]
 
 
+def test_read_blendedmvs__names_a_map_that_is_a_picture(blendedmvs):
+    path = blendedmvs / SCENES[0] / "rendered_depth_maps" / "00000000.pfm"
+    path.write_bytes(b"PF\n3 2\n-1\n" + np.arange(18, dtype="<f4").tobytes())
+    with pytest.raises(ValueError, match=r"00000000\.pfm: a PFM file of three channels that differ"):
+        read_blendedmvs(blendedmvs)[0]
+
+
 def test_read_blendedmvs__a_wholly_empty_map_has_no_label(blendedmvs):
     save_map(blendedmvs / SCENES[0] / "rendered_depth_maps" / "00000000.pfm", np.zeros((2, 3)))
     assert not read_blendedmvs(blendedmvs)[0].mask.any()

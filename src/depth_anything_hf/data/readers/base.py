@@ -8,6 +8,7 @@ pixel is at (0.5, 0.5), as `depth_anything_hf.maps.geometry.unproject` expects.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import json
 import warnings
@@ -15,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -240,12 +241,13 @@ def read_gray(path: Path) -> np.ndarray:
         return np.asarray(image.convert("L"))
 
 
-def inverse_depth(depth: np.ndarray) -> np.ndarray:
-    """Return 1 / depth, NaN where depth is not above 0: the label in space "disparity" where the unit of depth is unknown.
+def of_unknown_scale(sample: DepthSample) -> DepthSample:
+    """Turn depth whose unit is unknown, such as a reconstruction's, into disparity, which relative models alone learn from.
 
     Example:
-        >>> inverse_depth(np.array([[4.0, 0.0]])).tolist()
-        [[0.25, nan]]
+        >>> sample = make_sample(Image.new("RGB", (2, 1)), np.array([[4.0, 0.0]]), "a.png", None)
+        >>> of_unknown_scale(sample).values.tolist(), of_unknown_scale(sample).space
+        ([[0.25, 0.0]], 'disparity')
     """
-    depth = np.asarray(depth, dtype=np.float64)
-    return np.divide(1, depth, out=np.full(depth.shape, np.nan), where=depth > 0)
+    depth = np.where(cast(np.ndarray, sample.mask), cast(np.ndarray, sample.values), np.float32(np.inf))
+    return dataclasses.replace(sample, values=1 / depth, space="disparity")

@@ -10,9 +10,8 @@ from depth_anything_hf.data.depth_files import read_pfm
 from depth_anything_hf.data.readers.base import (
     Samples,
     find_below,
-    half_integer_intrinsics,
-    inverse_depth,
     make_sample,
+    of_unknown_scale,
     read_rgb,
     reading,
 )
@@ -56,11 +55,11 @@ def read_blendedmvs(root: str | os.PathLike, scene_list: str | os.PathLike | Non
 def _read(root: Path, name: str) -> DepthSample:
     scene, stem = Path(name).parent.parent, Path(name).stem
     source = (scene / "blended_images" / f"{stem}.jpg").as_posix()
-    values = inverse_depth(read_pfm(root / name)[0])
     camera = root / scene / "cams" / f"{stem}_cam.txt"
     intrinsics = _intrinsics(camera) if camera.is_file() else None
-    return make_sample(
-        read_rgb(root / source), values, source, (root / scene).name, intrinsics=intrinsics, space="disparity"
+    values = read_pfm(root / name)[0]
+    return of_unknown_scale(
+        make_sample(read_rgb(root / source), values, source, (root / scene).name, intrinsics=intrinsics)
     )
 
 
@@ -69,4 +68,4 @@ def _intrinsics(path: Path) -> tuple[float, ...]:
     with reading(path):
         numbers = re.split(r"\bintrinsic\b", path.read_text(encoding="utf-8"))[1].split()[:9]
         fx, _, cx, _, fy, cy, *_ = map(float, numbers)
-    return half_integer_intrinsics(fx, fy, cx, cy, first_center=0.5)
+    return fx, fy, cx, cy

@@ -13,7 +13,6 @@ from depth_anything_hf.data.readers.base import (
     Samples,
     check_choice,
     find_below,
-    inverse_depth,
     make_sample,
     read_rgb,
     reading,
@@ -87,14 +86,12 @@ def _listed(path: Path) -> set[Key]:
 
 def _read(root: Path, name: str) -> DepthSample:
     source = (Path(name).parent / Path(name).name.replace("d_", "l_", 1)).with_suffix(".png").as_posix()
-    try:
-        disparity = read_exr(root / name)[0]
-    except ValueError as error:
-        raise ValueError(f"{root / name}: {error}") from error
+    disparity = read_exr(root / name)[0]
     image = read_rgb(root / source)
     if disparity.shape != (image.height, image.width):
         warnings.warn(f"irs: {name} has shape {disparity.shape}, not its image's: read without a label.", stacklevel=2)
         disparity = np.zeros((image.height, image.width))
-    values = FOCAL * BASELINE * inverse_depth(disparity)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = FOCAL * BASELINE / np.asarray(disparity, dtype=np.float64)  # of 0: infinite, and no label
     intrinsics = (FOCAL, FOCAL, image.width / 2, image.height / 2)
     return make_sample(image, values, source, Path(name).parent.name, intrinsics=intrinsics)

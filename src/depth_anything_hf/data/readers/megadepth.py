@@ -10,8 +10,8 @@ import numpy as np
 from depth_anything_hf.data.readers.base import (
     Samples,
     find_below,
-    inverse_depth,
     make_sample,
+    of_unknown_scale,
     read_hdf5,
     read_rgb,
 )
@@ -81,4 +81,4 @@ def _read(root: Path, entry: tuple[str, str, float]) -> DepthSample:
         near, far = np.percentile(depth[mask], (trim, 100 - trim))
         mask &= (depth >= near) & (depth <= far)
     image, scene = read_rgb(root / source), (root / name).parts[-4]
-    return make_sample(image, inverse_depth(depth), source, scene, mask=mask, space="disparity")
+    return of_unknown_scale(make_sample(image, depth, source, scene, mask=mask))
