@@ -15,8 +15,10 @@ from depth_anything_hf.data.records import decode_record, encode_sample
 from depth_anything_hf.maps.geometry import label_from_map
 from tests.official_trees import WRITERS, write_tree
 
-RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
-SKY = ("hrwsi", "tartanair", "vkitti2")  # the sets that tell where it is
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "examples" / "recipes"
+ROWS = re.findall(r"^\| `(\w+)` \|(.*)\|$", (ROOT / "docs" / "datasets.md").read_text(), re.MULTILINE)
+SKY = ("hrwsi", "tartanair", "vkitti2")  # the sets whose sky is a label of a relative model
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,20 @@ def test_sets__survive_being_written_as_records(trees, name):
     assert (again.space, again.source, again.group) == (sample.space, sample.source, sample.group)
     assert np.array_equal(again.mask, sample.mask)
     assert np.abs(again.values - sample.values).max() <= np.ptp(sample.values[sample.mask]) / 65534 / 2 * 1.01
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS)
+def test_table__says_what_the_reader_returns(trees, name, row):
+    papers, _, _, _, space, _, sky = (cell.strip() for cell in row.split("|"))
+    sample = open_reader(name, trees[0] / name)[0]
+    assert sample.space == space
+    assert (sample.sky is None) == (sky == "not told")
+    for paper in ("V1", "V2"):
+        assert (paper in papers) == (name in (RECIPES / f"{paper.lower()}_teacher.yaml").read_text())
+
+
+def test_table__has_every_set():
+    assert [name for name, _ in ROWS] == sorted(WRITERS)
 
 
 @pytest.mark.slow
