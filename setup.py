@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 root = Path(__file__).parent
 extras = {
     "app": ["gradio>=6,<7"],
-    "benchmarks": ["h5py>=3.10", "scipy>=1.11"],
+    "benchmarks": ["h5py>=3.10", "OpenEXR>=3.3", "scipy>=1.11"],
     "controlnet": ["diffusers>=0.37"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "point-cloud": ["trimesh>=4.5"],

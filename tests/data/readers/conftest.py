@@ -44,11 +44,11 @@ def check_files() -> Callable[..., None]:
     an error that names the file for the second one.
     """
 
-    def check(samples: Samples, files_of_second: list[Path]) -> None:
+    def check(samples: Samples, files_of_second: list[Path], space: str = "depth") -> None:
         before = samples[0]
         assert (samples.root / before.source.split("#")[0]).is_file()
         assert before.values.dtype == np.float32
-        assert (before.space, before.mask.dtype) == ("depth", bool)
+        assert (before.space, before.mask.dtype) == (space, bool)
         assert before.values.shape == before.mask.shape == before.image.size[::-1]
         copied = pickle.loads(pickle.dumps(samples))
         assert (len(copied), copied.name, copied.split) == (len(samples), samples.name, samples.split)

@@ -1,4 +1,4 @@
-"""Readers of the benchmarks in their official layouts, one file each; `open_reader` finds one by its name."""
+"""Readers of benchmarks and training sets in their official layouts, one file each; `open_reader` finds one by its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from depth_anything_hf.data.readers.base import Samples, check_choice
 
 READERS = {
     name: f"depth_anything_hf.data.readers.{name}:read_{name}"
-    for name in ("nyuv2", "kitti", "hypersim", "vkitti2", "diode", "eth3d", "sintel", "ddad", "da2k")
+    for name in (
+        *("nyuv2", "kitti", "hypersim", "vkitti2", "diode", "eth3d", "sintel", "ddad"),
+        *("blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair"),
+        "da2k",
+    )
 }
 
 
@@ -23,7 +27,8 @@ def open_reader(name: str, root: str | os.PathLike, **options: Any) -> Samples:
         **options: Arguments of the benchmark's own function: `split`, `labels`, ...
 
     Returns:
-        The samples: `PointPairs` for "da2k", `DepthSample` for the others.
+        The samples: `PointPairs` for "da2k", `DepthSample` for the others. Sets whose depth has no known unit
+        ("blendedmvs", "megadepth") or no known scale and shift ("hrwsi") are in space "disparity".
 
     Raises:
         ValueError: No such benchmark, or a value that the reader does not know.

@@ -8,13 +8,14 @@ pixel is at (0.5, 0.5), as `depth_anything_hf.maps.geometry.unproject` expects.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import json
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -96,12 +97,12 @@ def require(path: Path, layout: str) -> Path:
 
 
 def import_extra(module: str) -> ModuleType:
-    """Import a module of the extra `benchmarks` ("h5py", "scipy.io"), or raise an error that has the command to install it."""
+    """Import a module of the extra `benchmarks` ("h5py", "scipy.io", "OpenEXR"), or say how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"this benchmark's files are read with {module.split('.')[0]}, which is not installed: "
+            f"such files are read with {module.split('.')[0]}, which is not installed: "
             "pip install 'depth_anything_hf[benchmarks]'."
         ) from error
 
@@ -179,16 +180,18 @@ def make_sample(
     mask: np.ndarray | None = None,
     sky: np.ndarray | None = None,
     intrinsics: tuple[float, ...] | None = None,
+    space: str = "depth",
 ) -> DepthSample:
-    """Make a sample in space "depth": labels are finite, above 0, inside `mask` and not under the sky.
+    """Make a sample: labels are finite, above 0 (in disparity also 0), inside `mask` and not under the sky.
 
     Args:
         image: RGB.
-        values: (height, width) meters along the optical axis, any float dtype.
+        values: (height, width) meters along the optical axis, or disparity at any scale.
         source: The file, relative to the root.
         group: The scene.
         mask, sky: (height, width) bool; where a label of the benchmark is valid, and where there is sky.
         intrinsics: (fx, fy, cx, cy) in pixels.
+        space: "depth" or "disparity".
 
     Raises:
         ValueError: The map is not of the image's size.
@@ -205,9 +208,34 @@ def make_sample(
             "take both from the same download, not resized."
         )
     values = np.asarray(values, dtype=np.float32)
-    valid = np.isfinite(values) & (values > 0)
+    valid = np.isfinite(values) & (values > 0 if space == "depth" else values >= 0)
     if mask is not None:
         valid &= bool_map(mask, shape, "mask")
     if sky is not None:
         valid &= ~sky
-    return DepthSample(image, np.where(valid, values, np.float32(0)), valid, "depth", sky, intrinsics, source, group)
+    return DepthSample(image, np.where(valid, values, np.float32(0)), valid, space, sky, intrinsics, source, group)
+
+
+def find_below(root: Path, pattern: str, levels: int = 4) -> list[str]:
+    """Return the files that match `pattern` in the root or below up to `levels` folders, relative to the root, by name."""
+    return find(root, *("*/" * level + pattern for level in range(levels + 1)))
+
+
+def read_gray(path: Path) -> np.ndarray:
+    """Read an 8-bit gray image as (height, width) uint8; black and white become 0 and 255."""
+    with reading(path), Image.open(path) as image:
+        if image.mode not in ("1", "L"):
+            raise ValueError(f"image mode {image.mode!r} instead of 8-bit gray, 'L'")
+        return np.asarray(image.convert("L"))
+
+
+def of_unknown_scale(sample: DepthSample) -> DepthSample:
+    """Turn depth whose unit is unknown, such as a reconstruction's, into disparity, which relative models alone learn from.
+
+    Example:
+        >>> sample = make_sample(Image.new("RGB", (2, 1)), np.array([[4.0, 0.0]]), "a.png", None)
+        >>> of_unknown_scale(sample).values.tolist(), of_unknown_scale(sample).space
+        ([[0.25, 0.0]], 'disparity')
+    """
+    depth = np.where(cast(np.ndarray, sample.mask), cast(np.ndarray, sample.values), np.float32(np.inf))
+    return dataclasses.replace(sample, values=1 / depth, space="disparity")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from depth_anything_hf.data.depth_files import planar_from_distance
 from depth_anything_hf.data.readers.base import Samples, check_choice, find, make_sample, read_hdf5, read_rgb, reading
 from depth_anything_hf.data.records import DepthSample
 
@@ -73,9 +74,7 @@ def planar_depth(distance: np.ndarray, focal: float) -> np.ndarray:
         [[2.1213, 3.0, 2.1213]]
     """
     height, width = distance.shape
-    x = (np.arange(width) + 0.5 - width / 2) / focal
-    y = (np.arange(height)[:, None] + 0.5 - height / 2) / focal
-    return np.asarray(distance, dtype=np.float64) / np.sqrt(1 + x**2 + y**2)
+    return planar_from_distance(distance, (focal, focal, width / 2, height / 2))
 
 
 def _key(name: str) -> Key:
