@@ -56,16 +56,14 @@ def test_open_photograph__turns_it_upright(tmp_path):
 )
 def test_open_photograph__what_is_no_image_says_so(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(
-        ValueError, match=rf"{name} is no image that this page reads; use JPEG, PNG, WEBP, BMP or TIFF"
-    ):
+    with pytest.raises(ValueError, match=rf"^{name}: cannot identify image file: it is damaged, or none of JPEG, PNG"):
         open_photograph(tmp_path / name, 1)
 
 
 def test_open_photograph__formats_that_are_not_asked_for_are_not_read(tmp_path):
-    Image.new("L", (8, 6)).save(tmp_path / "a.gif")
-    with pytest.raises(ValueError, match="no image that this page reads"):
-        open_photograph(tmp_path / "a.gif", 1)
+    Image.new("L", (8, 6)).save(tmp_path / "a.tga")
+    with pytest.raises(ValueError, match="cannot identify image file"):
+        open_photograph(tmp_path / "a.tga", 1)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
@@ -98,10 +96,10 @@ def test_open_photograph__the_limit_itself_is_taken(tmp_path):
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_open_photograph__long_and_thin_is_refused(turned, tmp_path):
-    for long, refused in ((40, False), (41, True)):
+    for long, refused in ((80, False), (81, True)):
         Image.new("L", (10, long) if turned else (long, 10)).save(tmp_path / "a.png")
         if refused:
-            with pytest.raises(ValueError, match="one side may be at most 4 times the other: crop it"):
+            with pytest.raises(ValueError, match=r"sides of 1 to 8\.1, at most 1 to 8.*crop it"):
                 open_photograph(tmp_path / "a.png", 1)
         else:
             open_photograph(tmp_path / "a.png", 1)
@@ -111,7 +109,7 @@ def test_open_photograph__deleted_uploads_and_float_images(tmp_path):
     with pytest.raises(ValueError, match=r"gone.png is no longer here; drop it again"):
         open_photograph(tmp_path / "gone.png", 1)
     Image.new("F", (4, 4)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a.tif cannot be read: float image"):
+    with pytest.raises(ValueError, match=r"a.tif: float image"):
         open_photograph(tmp_path / "a.tif", 1)
 
 

@@ -88,6 +88,16 @@ def test_answer_problems__tells_what_can_be_mended():
         assert "too old" in answer(None, "a")[status]
 
 
+def test_answer_problems__any_other_error_is_told_in_words(caplog):
+    def fail(session):
+        raise RuntimeError("out of memory <b>\nTried to allocate 3 GiB")
+
+    with pytest.warns(UserWarning, match="did not work"):
+        (answer,) = answer_problems(gr.HTML(), fail)("session").values()
+    assert answer == '<p class="problem">this did not work (RuntimeError: out of memory &lt;b&gt;)</p>'
+    assert "Tried to allocate" in caplog.text  # for who runs the page
+
+
 def test_forget__deletes_the_visitor_s_files(make_session):
     session = make_session([("m", np.ones((3, 4)), "disparity")])
     page_module._forget(session)

@@ -63,13 +63,13 @@ def test_predict_files__names_what_it_leaves_out(predict, photos):
     session, problems = predict([photos[2], *photos])
     assert [one.name for one in session.photographs] == ["a.png", "b.tif"]
     assert len(problems) == 2
-    assert all("c.png is no image" in problem for problem in problems)
+    assert all("c.png: cannot identify image file" in problem for problem in problems)
     assert session.paths == tuple(map(str, [photos[2], *photos]))
 
 
 @pytest.mark.parametrize("paths", ["none", "broken"])
 def test_predict_files__nothing_to_predict_leaves_no_folder(paths, predict, photos, tmp_path):
-    message = "there is no image: drop one" if paths == "none" else r"c.png is no image"
+    message = "there is no image: drop one" if paths == "none" else r"c.png: cannot identify image file"
     with pytest.raises(ValueError, match=message):
         predict([] if paths == "none" else [photos[2]])
     assert list((tmp_path / "root").iterdir()) == []

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 from fractions import Fraction
@@ -72,6 +73,29 @@ def test_video__names_broken_clips_and_goes_on(checkpoint, clip, tmp_path, capsy
     errors = capsys.readouterr().err
     assert "a.mp4 cannot be opened as a video" in errors
     assert "b.mkv is broken: it ends at" in errors
+
+
+def test_video__names_what_is_no_clip_too_narrow_or_too_long_named_and_goes_on(checkpoint, clip, tmp_path, capsys):
+    strip = clip.parent / "a_strip.mkv"
+    with VideoWriter(strip, 25) as writer:
+        writer.write(np.zeros((16, 160, 3), dtype=np.uint8), Fraction(0))
+    os.mkfifo(clip.parent / "pipe.mp4")
+    (clip.parent / "zero.mp4").symlink_to("/dev/zero")
+    long = clip.parent / ("x" * 245 + ".mp4")
+    long.write_bytes(clip.read_bytes())
+    out = tmp_path / "out"
+    (out / "b_mp4_color.partial.mp4").mkdir(parents=True)  # in the way
+    (clip.parent / "b.mp4").write_bytes(clip.read_bytes())
+    given = [strip, clip.parent / "pipe.mp4", clip.parent / "zero.mp4", long, clip.parent / "b.mp4", clip]
+    assert main([*map(str, given), "--model", checkpoint, "--out", str(out), "--outputs", "color"]) == 1
+    printed = capsys.readouterr()
+    assert "walk.mp4: 6 frames" in printed.out
+    assert f"{strip}: 160 x 16 pixels: sides of 1 to 10, at most 1 to 8" in printed.err
+    for name in ("pipe.mp4", "zero.mp4"):
+        assert f"{clip.parent / name}: no such file, or a folder, pipe or device" in printed.err
+    assert f"{long}: " in printed.err
+    assert f"{clip.parent / 'b.mp4'}: [Errno 21] Is a directory" in printed.err
+    assert (out / "walk_mp4_color.mp4").is_file()
 
 
 def test_video__says_when_there_is_no_clip(checkpoint, tmp_path):

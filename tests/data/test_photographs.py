@@ -95,6 +95,14 @@ def test_photographs__search_anew_when_iterated_again(tmp_path):
         assert photographs.skipped == {".heic": 1}
 
 
+def test_photographs__every_ending_is_read_or_counted_in_any_case(tmp_path):
+    taken = [".JPG", ".Jfif", ".jpe", ".AVIF", ".GIF", ".JP2", ".pnm", ".MPO", ".TIF", ".webp"]
+    counted = [".HEIC", ".cr2", ".svg", ".psd", ".JXL", ""]
+    names, skipped = found(save(tmp_path, *(f"{n}{ending}" for n, ending in enumerate([*taken, *counted]))))
+    assert sorted(Path(name).suffix for name in names) == sorted(taken)
+    assert skipped == {ending.lower() or "files without an ending": 1 for ending in counted}
+
+
 def test_photographs__takes_other_endings(tmp_path):
     save(tmp_path, "a.png", "b.MP4", "c")
     assert found(tmp_path, extensions=(".mp4",)) == (["b.MP4"], {".png": 1, "files without an ending": 1})
@@ -171,6 +179,34 @@ def test_photographs__follow_no_link_round(links, path, tmp_path):
     assert skipped["links to a folder above"] > 0
     if not path:
         assert skipped == {"links to a folder above": 2 * links}
+
+
+@pytest.mark.parametrize("path", ["", "**/*.png", "**/**/*"])
+def test_photographs__folders_full_of_links_to_each_other_are_searched_once(path, tmp_path):
+    for name in "abcdefghijkl":
+        save(tmp_path, f"{name}/{name}.png")
+        for other in "abcdefghijkl":
+            (tmp_path / name / f"to_{other}").symlink_to(tmp_path / other)
+    for level in range(30):  # two ways at each level
+        (tmp_path / f"deep{level}").mkdir()
+        for side in ("left", "right"):
+            (tmp_path / f"deep{level}" / side).symlink_to(tmp_path / f"deep{level + 1}")
+    names, skipped = found(tmp_path / path)
+    assert sorted(Path(name).name for name in names) == [f"{name}.png" for name in "abcdefghijkl"]
+    assert skipped["folders found twice by links"] > 0
+
+
+def test_photographs__a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
+    save(tmp_path, "a.png", "gone/b.png")
+    scandir = os.scandir
+
+    def vanish(path):
+        if Path(path).name == "gone":
+            raise FileNotFoundError(2, "No such file or directory")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    assert found(tmp_path) == (["a.png"], {"folders that cannot be read": 1})
 
 
 @pytest.mark.parametrize("path", ["photos", "photos/**/*.png"])

@@ -433,3 +433,13 @@ def test_memory__does_not_grow_with_the_image(tmp_path):
     assert np.load(tmp_path / "a.npy", mmap_mode="r").shape == (2400, 2400)
     # From 1 to 6 megapixels: the image grows by 14 MB, its map by 19 MB. What may grow: a tile's rows times the width.
     assert peaks[2400] - peaks[1000] < 18
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_pixel_file__gray_of_more_bits_is_scaled_as_a_whole(bits):
+    codes = np.linspace(0, 2**bits - 1, 200 * 20).astype(np.uint16).reshape(200, 20)  # more rows than a strip
+    image = Image.fromarray(codes)
+    with PixelFile(image) as pixels:
+        found = pixels.crop((0, 0, 20, 200))
+    assert np.array_equal(np.asarray(found), np.asarray(upright_rgb(image)))
+    assert np.abs(np.diff(np.asarray(found)[:, 0, 0].astype(int))).max() < 3  # no step between strips

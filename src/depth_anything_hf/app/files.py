@@ -8,9 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.data.image_files import ImageFileError, opened_image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # no format whose reader starts another program, as EPS does
-MAX_ASPECT = 4  # the shorter side is resized to the model's resolution, so the input grows with the aspect
 _PIL_MEGAPIXELS = 178  # 2 * Image.MAX_IMAGE_PIXELS: PIL refuses larger images by itself
 
 
@@ -40,7 +39,7 @@ class Limits:
 
 
 def open_photograph(path: str | Path, max_megapixels: float) -> Image.Image:
-    """Read an uploaded photograph, upright, as RGB; raise if it is no image of `FORMATS`, is broken or too large.
+    """Read an uploaded photograph, upright, as RGB; raise if it is no image, is broken, too large or too narrow.
 
     The size is checked before any pixel is decoded.
 
@@ -51,36 +50,21 @@ def open_photograph(path: str | Path, max_megapixels: float) -> Image.Image:
         >>> open_photograph(file, 1)
         Traceback (most recent call last):
         ...
-        ValueError: notes.png is no image that this page reads; use JPEG, PNG, WEBP, BMP or TIFF.
+        depth_anything_hf.data.image_files.ImageFileError: notes.png: cannot identify image file: it is damaged, or none of ...
     """
     name = Path(path).name
     try:
-        image = Image.open(path, formats=FORMATS)
+        with opened_image(path, name) as image:
+            if (megapixels := image.width * image.height / 1e6) > max_megapixels:
+                size = f"{image.width} x {image.height} pixels, {megapixels:.1f} megapixels"
+                raise ImageFileError(_too_large(name, size, max_megapixels))
+            return upright_rgb(image)
     except FileNotFoundError as error:  # uploads are kept for a day
         raise ValueError(f"{name} is no longer here; drop it again.") from error
-    except Image.UnidentifiedImageError as error:
-        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
-        raise ValueError(f"{name} is no image that this page reads; use {formats}.") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(_too_large(name, f"over {_PIL_MEGAPIXELS} megapixels", max_megapixels)) from error
-    except Exception as error:  # decoders raise any exception of their parsers
-        raise ValueError(f"{name} cannot be read: {error}") from error
-    with image:
-        _check_size(name, *image.size, max_megapixels)
-        try:
-            return upright_rgb(image)
-        except Exception as error:
-            raise ValueError(f"{name} cannot be read: {error}") from error
-
-
-def _check_size(name: str, width: int, height: int, max_megapixels: float) -> None:
-    if (megapixels := width * height / 1e6) > max_megapixels:
-        size = f"{width} x {height} pixels, {megapixels:.1f} megapixels"
-        raise ValueError(_too_large(name, size, max_megapixels))
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise ValueError(
-            f"{name} has {width} x {height} pixels; one side may be at most {MAX_ASPECT} times the other: crop it."
-        )
+    except ImageFileError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise ValueError(_too_large(name, f"over {_PIL_MEGAPIXELS} megapixels", max_megapixels)) from error
+        raise
 
 
 def _too_large(name: str, size: str, max_megapixels: float) -> str:

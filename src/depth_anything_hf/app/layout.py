@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from depth_anything_hf.app.files import FORMATS, Limits
+from depth_anything_hf.app.files import Limits
 from depth_anything_hf.app.look import COLORMAPS, FOLDER, FOLDER_SCRIPT, HOVER, HOVER_SCRIPT, SPOKEN
 from depth_anything_hf.app.model_cache import MAX_RESOLUTION
+from depth_anything_hf.data.image_files import readable_formats
 
 TITLE = "# Depth Anything\nDrop a picture, compare two checkpoints, point at anything and read its depth."
 
@@ -29,7 +30,9 @@ def lay_out(models: Sequence[str], limits: Limits, any_checkpoint: bool) -> Simp
 
 def _lay_out_questions(parts: SimpleNamespace, models: Sequence[str], limits: Limits, any_checkpoint: bool) -> None:
     parts.files = gr.File(label="Drop images or a folder", file_count="multiple", elem_id="files", height=170)
-    accepted = f"{', '.join(FORMATS)} up to {limits.upload_megabytes} MB and {limits.megapixels:g} megapixels each"
+    accepted = (
+        f"{', '.join(readable_formats())} up to {limits.upload_megabytes} MB and {limits.megapixels:g} megapixels each"
+    )
     gr.HTML(accepted, html_template=FOLDER, js_on_load=FOLDER_SCRIPT, elem_id="choose", apply_default_css=False)
     with gr.Group():
         parts.first = gr.Dropdown(

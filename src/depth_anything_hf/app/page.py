@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import html
+import logging
 import os
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ from depth_anything_hf.app.predict_files import predict_files
 from depth_anything_hf.app.session import Session
 from depth_anything_hf.scenes.simple import render_scenes
 
+_logger = logging.getLogger(__name__)
 _DAY = 86400  # seconds
 _EXAMPLE_SEED = 8  # a street, and a box nearby
 
@@ -220,7 +222,7 @@ def _connect(parts: SimpleNamespace, checkpoints: Checkpoints, root: Path, limit
 
 
 def answer_problems(status: gr.HTML, function: Callable, emptied: Sequence = ()) -> Callable:
-    """Return `function` so that an error that the visitor can solve is shown in `status`, and the page stays as it is.
+    """Return `function` so that an error is shown in `status`, in words, and the page stays as it is.
 
     `function` takes the session and more, and returns the changes, `{component: value}`; after an error the components
     in `emptied` are emptied.
@@ -233,8 +235,12 @@ def answer_problems(status: gr.HTML, function: Callable, emptied: Sequence = ())
                 raise ValueError("This page is too old to continue; load it again.")
             return function(session, *inputs)
         except (ImportError, OSError, ValueError) as error:
-            gr.Warning(html.escape(str(error)))
-            return dict.fromkeys(emptied) | {status: f'<p class="problem">{html.escape(str(error))}</p>'}
+            words = html.escape(str(error))
+        except Exception as error:  # such as a full memory; the traceback is for who runs the page
+            _logger.exception("the page could not answer")
+            words = html.escape(f"this did not work ({type(error).__name__}: {str(error).partition(chr(10))[0]})")
+        gr.Warning(words)
+        return dict.fromkeys(emptied) | {status: f'<p class="problem">{words}</p>'}
 
     return answer
 

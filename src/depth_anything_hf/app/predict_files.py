@@ -77,17 +77,22 @@ def _save(
     image: Image.Image, name: str, predictions: dict, folder: Path, index: int, colors: np.ndarray
 ) -> Photograph:
     """Write the predictions `{checkpoint: (depth, space)}` of an image, and a preview of the image."""
-    stem = name.replace(".", "_")
+    stem = _shortened(name.replace(".", "_"))
     if list(folder.glob(f"{glob.escape(stem)}_*")):  # a file of the same name from another folder of the upload
         stem = f"{stem}_{index}"
     made = []
     for (depth, space), label in zip(predictions.values(), _labels(list(predictions)), strict=True):
-        slug = re.sub(r"[^\w-]+", "_", label)
+        slug = _shortened(re.sub(r"[^\w-]+", "_", label))
         made.append(Prediction(label, space, save_depth(folder / f"{stem}_{slug}", depth, space, colors)))
     preview = folder / "previews" / f"{index}.png"
     preview.parent.mkdir(exist_ok=True)
     shrunk(image).save(preview)
     return Photograph(name, image.size[::-1], preview, tuple(made))
+
+
+def _shortened(name: str) -> str:
+    """Cut a part of a file name: a disk takes 255 bytes for all of it."""
+    return name.encode(errors="ignore")[:100].decode(errors="ignore")
 
 
 def _labels(names: Sequence[str]) -> list[str]:

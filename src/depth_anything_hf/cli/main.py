@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl+C; 141 if the output was closed.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # a name that cannot be printed as it is ends no run
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0

@@ -297,11 +297,13 @@ def orientation_of(image: Image.Image) -> int:
         1
     """
     try:
+        if data := image.info.get("exif"):
+            Image.Exif().load(data)  # of damaged data `image.getexif` complains once, and Pillow itself may have asked
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
         return found if found in _TURNS else 1
     except Exception as error:  # what the parser raises
         raise ValueError(
-            f"its EXIF data are damaged ({error}), and with them which side is up; write it again without them"
+            f"it is damaged ({error}), and with its EXIF data which side is up; write it again without them"
         ) from error
 
 
@@ -338,6 +340,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "F":
         raise ValueError("float image (mode 'F'): its range is unknown; convert it to 8 or 16 bits first.")
+    image.load()
     image = upright(image)
     if image.mode in GRAY_16:  # PIL would clip at 255
         codes = image_to_codes(image)
