@@ -231,7 +231,8 @@ def open_image(value: Any, column: str, folders: Sequence[Path] | None = None) -
         (4, 3)
     """
     if isinstance(value, Mapping) and (value.get("bytes") is not None or value.get("path")):
-        data, path = value.get("bytes"), value.get("path")
+        data: Any = value.get("bytes")
+        path: Any = value.get("path")
         if data is None and folders is not None:
             path = own_file(path, folders)
         with opened_image(path if data is None else data, path or f"column {column!r}") as image:

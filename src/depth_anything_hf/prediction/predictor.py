@@ -184,12 +184,18 @@ def space_of(model: nn.Module, name: str, space: str | None = None, processed: b
     the network's own output. `name` is for the error message.
 
     Raises:
-        ValueError: Neither the user nor the config says what it predicts.
+        ValueError: Neither the user nor the config says what it predicts, or they contradict each other.
     """
     config: Any = model.config
     kind = getattr(config, "depth_estimation_type", "")
     spaces = _SPACE_OF if processed else _SPACE_OF | _SPACE_OF_NETWORK
-    found = space or {"relative": "disparity", "metric": "depth"}.get(kind) or spaces.get(config.model_type)
+    stated = {"relative": "disparity", "metric": "depth"}.get(kind)
+    if space is not None and stated not in (None, check_space(space)):
+        raise ValueError(
+            f"space is {space!r}, but the config of {name} says that it is {kind} and predicts {stated}; leave space out, or "
+            "correct depth_estimation_type in its config.json."
+        )
+    found = space or stated or spaces.get(config.model_type)
     if found is None:
         raise ValueError(
             f"{name} ({config.model_type}) does not say whether it predicts disparity or depth; pass "

@@ -21,7 +21,7 @@ from PIL import Image
 
 from depth_anything_hf.data.codes import bool_map, image_to_codes
 from depth_anything_hf.data.image_files import opened_image
-from depth_anything_hf.data.opening import reading
+from depth_anything_hf.data.opening import own_file, reading
 from depth_anything_hf.data.records import DepthSample
 
 Item = TypeVar("Item")
@@ -211,3 +211,17 @@ def make_sample(
     if sky is not None:
         valid &= ~sky
     return DepthSample(image, np.where(valid, values, np.float32(0)), valid, "depth", sky, intrinsics, source, group)
+
+
+def listed(name: str, where: Path) -> str:
+    """Return a name that a list or an annotation file has, and raise a `ValueError` if it leads out of the folder.
+
+    Example:
+        >>> listed("images/a.png", Path("list.txt"))
+        'images/a.png'
+    """
+    try:
+        own_file(name, [Path()], follow_links=True)  # people link the folders of a benchmark to where there is room
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return name
