@@ -80,7 +80,7 @@ def test_reading__names_the_file():
     with pytest.raises(OSError, match=r"a\.npy cannot be read \(EOFError: x\)"), reading("a.npy"):
         raise EOFError("x")
     with pytest.raises(FileNotFoundError, match=r"no such file: 'a\.npy'"), reading("a.npy"):
-        open("a.npy")
+        Path("a.npy").read_bytes()
 
 
 @pytest.mark.parametrize("below", ["data", "."])
