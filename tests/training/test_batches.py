@@ -15,6 +15,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from depth_anything_hf.data.folder import stream_folder
+from depth_anything_hf.data.loading import RecordImage
 from depth_anything_hf.data.records import DepthSample, decode_record, encode_record, record_features
 from depth_anything_hf.training.batches import (
     BatchCollator,
@@ -569,9 +570,9 @@ def test_reader__parquet_resumed_at_every_batch(shards):
 
 def test_read_stream__blocks_hold_encoded_images(shards, monkeypatch):
     decoded = []
-    decode = datasets.Image.decode_example
+    decode = RecordImage.decode_example
     monkeypatch.setattr(
-        datasets.Image, "decode_example", lambda self, value, **more: decoded.append(1) or decode(self, value, **more)
+        RecordImage, "decode_example", lambda self, value, **more: decoded.append(1) or decode(self, value, **more)
     )
     reader = make(None, stream_folder(shards), (0, 1), block_size=12)
     (record,) = next(iter(reader.loader())).records

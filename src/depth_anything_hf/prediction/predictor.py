@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 from transformers.utils import is_torchvision_available
 
+from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.maps.geometry import check_space
 from depth_anything_hf.maps.resizing import check_resolution, fixed_aspect, resize_prediction, shaped_size
 from depth_anything_hf.model.bundled import checkpoint_folder
@@ -128,7 +129,7 @@ class DepthPredictor:
         """Predict one image, or several, of any sizes; those of one input size go through the model together.
 
         Returns:
-            `torch.Tensor`: `(height, width)` float32 on the CPU, in `space`; for several images a list of them.
+            `torch.Tensor`: `(height, width)` of the upright image, float32 on the CPU, in `space`; for several images a list of them.
 
         Raises:
             ValueError: `images` is empty.
@@ -285,7 +286,7 @@ def predict_depth(
     Args:
         model (`nn.Module`): Any depth model whose output has `predicted_depth`.
         processor (`DepthAnythingImageProcessor`): Its `resize_method` decides the input size.
-        images (`Sequence[Image.Image]`): RGB.
+        images (`Sequence[Image.Image]`): Photographs; they are turned upright by their EXIF data first.
         mode (`str`): How the prediction is brought to the image's size: `"bilinear"` as the authors, `"bicubic"` as
             the stock pipeline.
         full_size (`bool`): False leaves the predictions at the model's input size.
@@ -317,6 +318,7 @@ def predict_depth(
     was_training = model.training
     model.eval()
     try:
+        images = [_upright(image) for image in images]
         for i, image in enumerate(images):
             pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]
             if full := batches.add(tuple(pixel_values.shape), (i, pixel_values), pixel_values.nbytes):
@@ -326,6 +328,10 @@ def predict_depth(
     finally:
         model.train(was_training)
     return [predictions[i] for i in range(len(images))]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return upright_rgb(image) if image.mode != "RGB" or image.getexif() else image
 
 
 def _full_size(outputs, processor, sizes: list[tuple[int, int] | None], mode: str) -> list[torch.Tensor]:
