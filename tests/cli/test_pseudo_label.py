@@ -62,13 +62,13 @@ def test_pseudo_label__options_reach_the_settings(command, tmp_path):
         "--keep_image",
         "resized",
         "--space",
-        "depth",
+        "disparity",
         "--dtype",
         "bfloat16",
     ]
     assert main([*command, *options, "--shard_size", "2", "--compiled", "false", "--disable_tqdm"]) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    wanted = {"batch_size": 3, "limit": 4, "keep_image": "resized", "space": "depth", "dtype": "bfloat16"}
+    wanted = {"batch_size": 3, "limit": 4, "keep_image": "resized", "space": "disparity", "dtype": "bfloat16"}
     wanted |= {"shard_size": 2, "compiled": False, "resolution": 56, "inputs": 4}
     assert wanted.items() <= manifest.items()
     assert len(manifest["shards"]) == 2

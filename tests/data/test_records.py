@@ -291,3 +291,265 @@ def test_encode_sample__of_a_disparity_and_of_a_photograph():
     assert decode_record(record).values.tolist() == [[0.0, 2.0]]
     photograph = decode_record(encode_sample(DepthSample(Image.new("RGB", (2, 1)))))
     assert (photograph.values, photograph.mask, photograph.space) == (None, None, None)
+
+
+# --- the shape of a label of its own size
+
+
+def turned_photo(width, height, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return {"bytes": png_bytes(Image.new("RGB", (width, height)), exif=exif), "path": None}
+
+
+@pytest.mark.parametrize(
+    ("photo", "label"),  # width and height
+    [
+        ((1920, 1440), (256, 192)),
+        ((1920, 1440), (255, 192)),  # a pixel of rounding
+        ((640, 480), (686, 518)),  # the input of a network, in multiples of 14
+        ((1000, 667), (784, 518)),
+        ((427, 640), (518, 770)),
+        ((33, 100), (17, 50)),
+    ],
+)
+def test_own_size__rounding_is_no_other_shape(photo, label):
+    record = row(np.ones(label[::-1]), image=Image.new("RGB", photo), own_size=True)
+    assert decode_record(record).image.size == label
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "fits_turned"),
+    [
+        (Image.new("RGB", (1440, 1920)), (256, 192), True),
+        (Image.new("RGB", (1920, 1440)), (192, 256), True),
+        (turned_photo(192, 144, 6), (256, 192), True),
+        (turned_photo(192, 144, 5), (256, 192), True),
+        (Image.new("RGB", (1920, 1440)), (320, 180), False),
+        (Image.new("RGB", (1920, 1440)), (56, 28), False),
+        (Image.new("RGB", (1920, 1440)), (192, 192), False),
+        (Image.new("RGB", (1920, 1440)), (245, 192), False),  # 11 pixels of 256 are cropped
+        (Image.new("RGB", (3, 2)), (30, 24), False),
+    ],
+)
+def test_own_size__another_shape_is_refused(image, label, fits_turned):
+    record = row(np.ones(label[::-1]), image=image, own_size=True)
+    with pytest.raises(
+        ValueError, match=r"record made by hand: depth_map is \d+ x \d+ and the upright image"
+    ) as caught:
+        decode_record(record)
+    assert ("turned by a quarter" in str(caught.value)) == fits_turned
+
+
+def test_own_size__photograph_turned_by_exif_in_every_reader(tmp_path):
+    import json
+
+    from datasets import Dataset
+
+    from depth_anything_hf.data.folder import load_folder, stream_folder
+
+    photo = turned_photo(40, 30, 6)  # upright: 30 x 40
+    label = {"depth_scale": 0.5, "depth_offset": 0.0, "space": "depth", "own_size": True}
+    for size, good in (((15, 20), True), ((20, 15), False)):
+        folder = tmp_path / str(good)
+        folder.mkdir()
+        (folder / "a.png").write_bytes(photo["bytes"])
+        codes = depth_map_to_image(np.ones(size[::-1], np.uint16))
+        codes.save(folder / "d.png")
+        names = {"file_name": "a.png", "depth_map_file_name": "d.png"}
+        (folder / "metadata.jsonl").write_text(json.dumps(names | label) + "\n")
+        (folder / "shards").mkdir()
+        features = record_features(own_size=__import__("datasets").Value("bool"))
+        rows = [{"image": photo, "depth_map": codes, "intrinsics": None, "source": "s"} | label]
+        Dataset.from_list(rows, features=features).to_parquet(str(folder / "shards" / "a.parquet"))
+        for record in (
+            load_folder(folder)[0],
+            load_folder(folder / "shards")[0],
+            next(iter(stream_folder(folder / "shards"))),
+        ):
+            if good:
+                assert decode_record(record).image.size == size
+            else:
+                with pytest.raises(ValueError, match="turned by a quarter"):
+                    decode_record(record)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_own_size__labels_of_a_network_that_squeezes(streaming, tmp_path):
+    """`settings.json` says that the teacher squeezes every photograph: then the label has its shape."""
+    import json
+
+    from datasets import Dataset, Value
+
+    from depth_anything_hf.data.folder import load_folder, stream_folder
+
+    label = {
+        "depth_scale": 0.5,
+        "depth_offset": 0.0,
+        "space": "depth",
+        "own_size": True,
+        "intrinsics": None,
+        "source": "s",
+    }
+    rows = [
+        {"image": Image.new("RGB", (40, 20)), "depth_map": depth_map_to_image(np.ones((24, 32), np.uint16))} | label
+    ]
+    Dataset.from_list(rows, features=record_features(own_size=Value("bool"))).to_parquet(str(tmp_path / "a.parquet"))
+
+    def read():
+        return decode_record(next(iter(stream_folder(tmp_path) if streaming else load_folder(tmp_path))))
+
+    for aspect, good in ((None, False), (4 / 3, True)):
+        (tmp_path / "settings.json").write_text(json.dumps({"preparation": {"aspect": aspect}}))
+        if good:
+            assert read().image.size == (32, 24)
+        else:
+            with pytest.raises(ValueError, match="may differ in size, not in shape"):
+                read()
+
+
+# --- what people pass instead
+
+
+@pytest.mark.parametrize(
+    "record",
+    [(Image.new("RGB", (3, 1)), np.ones((1, 3))), [1, 2], np.ones((2, 3, 3)), "a.png", None, Image.new("L", (1, 1))],
+)
+def test_decode_record__of_no_mapping(record):
+    with pytest.raises(TypeError, match=r"a record is a \w+; needed: a mapping with image, .*encode_record"):
+        decode_record(record)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ([[1.5, 2.5]], r"list \(float64, \(1, 2\)\)"),
+        (np.ones((1, 2), np.uint16), r"ndarray \(uint16, \(1, 2\)\)"),
+        (np.ones((1, 2, 1)), r"ndarray \(float64, \(1, 2, 1\)\)"),
+        (__import__("torch").ones(1, 2), r"Tensor \(float32, \(1, 2\)\)"),
+        ("depth/a.png", "str"),
+        (7, "int"),
+    ],
+)
+def test_decode_record__depth_map_of_another_kind(given, kind):
+    with pytest.raises(
+        ValueError, match=f"record made by hand: column 'depth_map' is {kind}; needed: .*encode_record"
+    ):
+        decode_record(row([[1, 2]], depth_map=given))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[1.0, 2.0]],
+        [[[1.0], [2.0]]],
+        [[[1.0, 2.0]]],
+        np.array([[[1.0], [2.0]]]),
+        __import__("torch").tensor([[1.0, 2.0]]),
+    ],
+)
+def test_encode_record__takes_one_map_in_any_form(values):
+    assert decode_record(encode_record(Image.new("RGB", (2, 1)), values)).values.tolist() == [[1.0, 2.0]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, bool])
+def test_encode_record__refuses_8_bit_values_as_png_are(dtype):
+    with pytest.raises(ValueError, match="8-bit depth map: values of type"):
+        encode_record(Image.new("RGB", (2, 1)), np.ones((1, 2), dtype))
+
+
+MATRIX = [[500.0, 0.0, 40.0], [0.0, 510.0, 30.0], [0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "form", [list, np.array, lambda m: __import__("torch").tensor(m), lambda m: [tuple(r) for r in m]]
+)
+def test_intrinsics__a_matrix_is_read(form):
+    expected = (500.0, 510.0, 40.0, 30.0)
+    assert decode_record({"image": Image.new("RGB", (3, 2)), "intrinsics": form(MATRIX)}).intrinsics == expected
+    assert encode_record(PHOTO, intrinsics=form(MATRIX))["intrinsics"] == list(expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.array(MATRIX).T, np.eye(4), np.array(MATRIX)[:2], np.zeros((3, 3)), [[1, 2, 3, 4]], 3 * np.array(MATRIX)],
+)
+def test_intrinsics__another_matrix_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"needed: \[fx, fy, cx, cy\] in image pixels, or the matrix"):
+        decode_record({"image": Image.new("RGB", (3, 2)), "intrinsics": wrong})
+
+
+def test_intrinsics__a_matrix_in_every_form_on_disk(tmp_path):
+    import json
+
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+
+    from depth_anything_hf.data.folder import load_folder, stream_folder, write_image_folder
+
+    folder = write_image_folder([encode_record(PHOTO, np.ones((2, 3)), intrinsics=[1, 1, 1, 1])] * 2, tmp_path / "set")
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    rows = [line | {"intrinsics": [[500, 0, 40], [0, 510, 30], [0, 0, 1]]} for line in lines]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
+    found = load_folder(folder)
+    assert [decode_record(record).intrinsics for record in found] == [(500.0, 510.0, 40.0, 30.0)] * 2
+    (tmp_path / "shards").mkdir()
+    Dataset.from_list(list(found), features=found.features).to_parquet(str(tmp_path / "shards" / "a.parquet"))
+    assert pq.read_metadata(tmp_path / "shards" / "a.parquet").num_rows == 2
+    for record in (load_folder(tmp_path / "shards")[0], next(iter(stream_folder(tmp_path / "shards")))):
+        assert decode_record(record).intrinsics == (500.0, 510.0, 40.0, 30.0)
+
+
+def test_splits_instead_of_records(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    from depth_anything_hf.data.folder import write_image_folder
+
+    splits = DatasetDict(train=Dataset.from_list([{"a": 1}]), test=Dataset.from_list([{"a": 2}]))
+    with pytest.raises(
+        ValueError, match=r"records is a DatasetDict of the splits \['train', 'test'\]; pass one .*\['train'\]"
+    ):
+        write_image_folder(splits, tmp_path / "out")
+    with pytest.raises(ValueError, match="record is a DatasetDict"):
+        decode_record(splits)
+
+
+# --- coarse codes
+
+
+NEAR = np.linspace(0.5, 5.5, 3000).reshape(50, 60)
+
+
+@pytest.mark.parametrize("far", [655.35, 1e4, 65504.0, 1e10, 3e38])
+def test_encode_record__warns_if_a_background_takes_the_codes(far):
+    values = NEAR.copy()
+    values[:5] = far
+    with pytest.warns(
+        UserWarning,
+        match=r"record kitchen: 16 bits over its range, .* so that \d+% of its values change by more than 0.1 %",
+    ):
+        encode_record(Image.new("RGB", (60, 50)), values, source="kitchen")
+
+
+@pytest.mark.parametrize(
+    ("values", "space"),
+    [
+        (NEAR, "depth"),
+        (np.where(NEAR > 5, np.inf, NEAR), "depth"),
+        (np.where(NEAR > 5, 40.0, NEAR), "depth"),
+        (np.full((50, 60), 1e10), "depth"),  # constant: exact
+        (1 / NEAR, "disparity"),
+        (np.where(NEAR > 3, 0.0, NEAR), "disparity"),  # much sky
+        (np.linspace(0, 1, 3000).reshape(50, 60), "disparity"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_encode_record__does_not_warn_of_usual_maps(values, space):
+    encode_record(Image.new("RGB", (60, 50)), values, space=space)
+
+
+def test_encode_record__warns_of_a_spike_in_disparity():
+    values = 1 / NEAR
+    values[0, 0] = 1e5
+    with pytest.warns(UserWarning, match="record without source: 16 bits"):
+        encode_record(Image.new("RGB", (60, 50)), values, space="disparity")

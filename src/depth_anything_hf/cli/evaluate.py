@@ -38,6 +38,11 @@ def make_parser() -> Parser:
     add("--protocol", choices=tuple(PROTOCOLS), metavar="NAME", help=f"variant of the protocol: {VARIANTS}")
     add("--alignment", choices=ALIGNED, help="for relative models (default: the protocol's)")
     add("--split-file", metavar="FILE", help="list of KITTI's test images, in the form of monodepth or BTS")
+    add(
+        "--allow-outside",
+        action="store_true",
+        help="let records of a folder name files elsewhere, and URLs: if you trust it",
+    )
     add("--batch-size", type=int, default=8, help="images per forward pass (default: %(default)s)")
     add("--allow-partial", action="store_true", help="score a benchmark although images are missing")
     add("--save-predictions", action="store_true", help="keep every prediction in OUT/predictions")
@@ -62,7 +67,11 @@ def main(arguments: list[str]) -> int:
         raise ValueError(
             f"--{given[0].replace('_', '-')} means nothing for da2k, which counts pairs of points right in order; leave it out."
         )
-    extra = {"split_file": options.split_file} if options.split_file else {}
+    extra: dict[str, Any] = {"split_file": options.split_file} if options.split_file else {}
+    if options.allow_outside:
+        if options.dataset != "folder":
+            raise ValueError("--allow-outside is for records of your own (--dataset folder); leave it out.")
+        extra["allow_outside"] = True
     # Before a model is loaded: a wrong path is found at once.
     samples = open_samples(protocol, options.root, options.allow_partial, **extra)
     models: dict[str, AnyContestant] = {}

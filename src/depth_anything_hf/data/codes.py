@@ -81,7 +81,7 @@ def warn_if_coarse(codes: np.ndarray, scale: float, offset: float, name: str, sp
     if labeled == 0 or limit <= 1 or codes.max() == 1:  # one code: a constant map, which is exact
         return
     low, high = scale + offset, float(codes.max()) * scale + offset
-    exact = int(low < 1e-12 * scale)  # code 1 is 0, as the disparity of the sky
+    exact = int(space == "disparity" and low < 1e-12 * scale)  # code 1 is 0, as of the sky
     share = np.count_nonzero((codes > exact) & (codes < limit)) / labeled
     if share >= _COARSE_SHARE[space]:
         warnings.warn(
@@ -248,7 +248,8 @@ def open_image(value: Any, column: str, folders: Sequence[Path] | None = None) -
         (4, 3)
     """
     if isinstance(value, Mapping) and (value.get("bytes") is not None or value.get("path")):
-        data, path = value.get("bytes"), value.get("path")
+        data: Any = value.get("bytes")
+        path: Any = value.get("path")
         if data is None and folders is not None:
             path = own_file(path, folders)
         with opened_image(path if data is None else data, path or f"column {column!r}") as image:

@@ -285,7 +285,7 @@ def _parquet_features(where: str | Path, files: Sequence[Path]) -> datasets.Feat
     from datasets import Features, Image
     from datasets.features.features import require_decoding
 
-    schemas = {}
+    schemas: dict[Any, None] = {}
     for file in files:
         with reading(file):
             schemas[pq.read_schema(file)] = None  # turning each into features takes longer than reading it

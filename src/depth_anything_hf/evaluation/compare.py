@@ -134,15 +134,17 @@ def score_sample(
     )
 
 
-def open_samples(protocol: Protocol, root: str, allow_partial: bool = False, **options: Any) -> Sequence:
-    """Open the images of a benchmark in its official layout; `options` go to its reader.
+def open_samples(
+    protocol: Protocol, root: str, allow_partial: bool = False, allow_outside: bool = False, **options: Any
+) -> Sequence:
+    """Open the images of a benchmark in its official layout; `options` go to its reader, `allow_outside` to `load_folder`.
 
     Raises:
         ValueError: The protocol has another number of images; `allow_partial` scores the images that are there.
         FileNotFoundError: A file of the layout is missing.
     """
     if protocol.dataset == "folder":
-        return load_folder(root)
+        return load_folder(root, allow_outside)
     samples = open_reader(protocol.dataset, root, **protocol.options, **options)
     if protocol.images is not None and len(samples) != protocol.images and not allow_partial:
         raise ValueError(

@@ -62,8 +62,8 @@ def decoded(
                 # Copy, to release the worker's shared memory and its scarce file handle.
                 result = result._replace(pixels=result.pixels.clone())
             yield work, result
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter if it dies while a picture is on its way
+        if not num_workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
             raise
         short = SHARED_MEMORY_FULL if "Bus error" in str(error) else "Memory may be short: use fewer workers"
         raise OSError(

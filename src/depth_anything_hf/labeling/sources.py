@@ -292,7 +292,7 @@ def _located(named: str, folders: tuple[Path, ...] | str) -> tuple[dict[str, Any
 def _short(named: str, folders: tuple[Path, ...] | str | None) -> str:
     """Return a path as others may see it: below its set's folder, or else only the name."""
     if not os.path.isabs(named):
-        return named
+        return Path(named).name if named.startswith(("file:", "local:")) else named
     below = [os.path.relpath(named, folder) for folder in (folders if isinstance(folders, tuple) else ())]
     return next((Path(one).as_posix() for one in below if not one.startswith("..")), Path(named).name)
 

@@ -223,7 +223,7 @@ def save_depth(
         ('a.png', 'a_color.png', True)
     """
     depth = np.asarray(depth)
-    codes, scale, offset = encode_depth_map(depth)
+    codes, scale, offset = encode_depth_map(depth, name=str(path_stem), space=space)
     picture = paint(depth, space, colors=colors)
     stem = Path(path_stem).expanduser()
     stem.parent.mkdir(parents=True, exist_ok=True)

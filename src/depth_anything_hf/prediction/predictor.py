@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 from transformers.utils import is_torchvision_available
 
+from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.maps.geometry import check_space
 from depth_anything_hf.maps.resizing import check_resolution, fixed_aspect, resize_prediction, shaped_size
 from depth_anything_hf.model.bundled import checkpoint_folder
@@ -133,7 +134,7 @@ class DepthPredictor:
         """Predict one image, or several, of any sizes; those of one input size go through the model together.
 
         Returns:
-            `torch.Tensor`: `(height, width)` float32 on the CPU, in `space`; for several images a list of them.
+            `torch.Tensor`: `(height, width)` of the upright image, float32 on the CPU, in `space`; for several images a list of them.
 
         Raises:
             ValueError: `images` is empty.
@@ -208,12 +209,18 @@ def space_of(model: nn.Module, name: str, space: str | None = None, processed: b
     the network's own output. `name` is for the error message.
 
     Raises:
-        ValueError: Neither the user nor the config says what it predicts.
+        ValueError: Neither the user nor the config says what it predicts, or they contradict each other.
     """
     config: Any = model.config
     kind = getattr(config, "depth_estimation_type", "")
     spaces = _SPACE_OF if processed else _SPACE_OF | _SPACE_OF_NETWORK
-    found = space or {"relative": "disparity", "metric": "depth"}.get(kind) or spaces.get(config.model_type)
+    stated = {"relative": "disparity", "metric": "depth"}.get(kind)
+    if space is not None and stated not in (None, check_space(space)):
+        raise ValueError(
+            f"space is {space!r}, but the config of {name} says that it is {kind} and predicts {stated}; leave space out, or "
+            "correct depth_estimation_type in its config.json."
+        )
+    found = space or stated or spaces.get(config.model_type)
     if found is None:
         raise ValueError(
             f"{name} ({config.model_type}) does not say whether it predicts disparity or depth; pass "
@@ -317,7 +324,7 @@ def predict_depth(
     Args:
         model (`nn.Module`): Any depth model whose output has `predicted_depth`.
         processor (`DepthAnythingImageProcessor`): Its `resize_method` decides the input size.
-        images (`Sequence[Image.Image]`): RGB.
+        images (`Sequence[Image.Image]`): Photographs; they are turned upright by their EXIF data first.
         mode (`str`): How the prediction is brought to the image's size: `"bilinear"` as the authors, `"bicubic"` as
             the stock pipeline.
         full_size (`bool`): False leaves the predictions at the model's input size.
@@ -349,6 +356,7 @@ def predict_depth(
     was_training = model.training
     model.eval()
     try:
+        images = [_upright(image) for image in images]
         for i, image in enumerate(images):
             pixel_values = processor(image, return_tensors="pt")["pixel_values"][0]
             if full := batches.add(tuple(pixel_values.shape), (i, pixel_values), pixel_values.nbytes):
@@ -358,6 +366,10 @@ def predict_depth(
     finally:
         model.train(was_training)
     return [predictions[i] for i in range(len(images))]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    return upright_rgb(image) if image.mode != "RGB" or image.getexif() else image
 
 
 def _full_size(outputs, processor, sizes: list[tuple[int, int] | None], mode: str) -> list[torch.Tensor]:

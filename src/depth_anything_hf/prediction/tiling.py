@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm.auto import tqdm
 
-from depth_anything_hf.data.codes import GRAY_16, encode_depth_map, orientation_of, upright_rgb
+from depth_anything_hf.data.codes import GRAY_16, encode_depth_map, orientation_of, upright_rgb, warn_if_coarse
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.maps.alignment import apply_fit, fit_scale, fit_scale_shift
 from depth_anything_hf.maps.geometry import check_space, disparity_of_prediction
@@ -305,9 +305,18 @@ def save_tiled_depth(
             yield np.fromfile(npy, "<f4", held, offset=start + 4 * top * width).reshape(-1, width)
 
     ends = np.repeat([[low], [high]], width, axis=1)  # two rows under a strip give it the range of the whole map
-    _write_png(png, size, 16, (encode_depth_map(np.concatenate([strip, ends]))[0][:-2] for strip in strips()))
-    _write_png(color, size, 8, _painted(strips, size, space))
     _, scale, offset = encode_depth_map(ends)
+    sample = []
+
+    def codes() -> Iterator[np.ndarray]:
+        for strip in strips():
+            found = encode_depth_map(np.concatenate([strip, ends]))[0][:-2]
+            sample.append(found[::16, ::16])
+            yield found
+
+    _write_png(png, size, 16, codes())
+    warn_if_coarse(np.concatenate(sample), scale, offset, str(png), space)
+    _write_png(color, size, 8, _painted(strips, size, space))
     return {"png": png, "npy": npy, "color": color, "scale": scale, "offset": offset} | count
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
+from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from depth_anything_hf.data.records import DepthSample
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES
@@ -18,6 +22,7 @@ from depth_anything_hf.losses import LossTerm
 from depth_anything_hf.losses.terms import Weight
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
+from depth_anything_hf.prediction.weights import find_file
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 from depth_anything_hf.training.batches import SOURCE_NAMES, as_record
 from depth_anything_hf.training.collator import DepthCollator, check_processor
@@ -221,6 +226,44 @@ def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabel
             "Label offline and convert, or choose another teacher."
         )
     return teacher
+
+
+def check_helper(helper: nn.Module, role: str, processor: DepthAnythingImageProcessor) -> None:
+    """Raise an error if a helper expects images prepared otherwise than the student's, which it is given.
+
+    Args:
+        helper (`nn.Module`): Teacher or feature encoder. What it expects is read from the processor beside its weights; a
+            model made in memory is taken as it is.
+        role (`str`): For the message, and whether it must predict depth: "teacher" or "feature encoder".
+        processor (`DepthAnythingImageProcessor`): The student's.
+
+    Raises:
+        ValueError: Another mean, deviation or factor; or a teacher of another family, whose output has a rule of its own.
+    """
+    config = getattr(helper, "config", None)
+    family, name = getattr(config, "model_type", "depth_anything"), getattr(config, "name_or_path", "")
+    label = "Label the images with it first, by depth-anything-hf pseudo-label, which prepares them as it needs them"
+    if role == "teacher" and family != "depth_anything":
+        raise ValueError(
+            f"the teacher is of type {family!r}; during training the student's images are passed on, and other families need "
+            f"their own size and normalization. {label}."
+        )
+    try:
+        path = find_file(name, IMAGE_PROCESSOR_NAME) if name else None
+    except (OSError, ValueError):  # its folder is gone, or the Hub out of reach
+        path = None
+    if path is None:
+        return
+    own = json.loads(Path(path).read_text(encoding="utf-8"))
+    ours = processor.to_dict()
+    for key in ("image_mean", "image_std", "rescale_factor"):
+        asked, given = own.get(key), ours.get(key)
+        if asked is not None and given is not None and not np.allclose(asked, given, atol=1e-4):
+            advice = label if role == "teacher" else "Choose an encoder with the student's normalization"
+            raise ValueError(
+                f"the {role} {name} was trained with {key} {asked}, and the student's images have {given}: it would see wrong "
+                f"colors. {advice}."
+            )
 
 
 def check_labels(train_dataset, records: int = 32) -> None:

@@ -98,6 +98,19 @@ class DataFields:
             "help": "Folders of pseudo-labeled records; or of photographs, with teacher. They are concatenated.",
         },
     )
+    skip_broken: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on where a record is broken: name it in the log, and take the next one. Not of a stream."
+        },
+    )
+    allow_outside: bool = field(
+        default=False,
+        metadata={
+            "help": "Let records name files outside of their folder, and URLs; for sets that you trust, such as pseudo-labels "
+            "that keep only references to the photographs."
+        },
+    )
     stream: bool = field(
         default=False,
         metadata={

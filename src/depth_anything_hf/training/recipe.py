@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from peft import get_peft_model
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Subset
 from transformers import set_seed
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from depth_anything_hf.data.folder import load_folder, load_images, stream_folder
 from depth_anything_hf.data.readers import READERS, open_reader
+from depth_anything_hf.data.sound_records import SoundRecords
 from depth_anything_hf.losses import LOSSES, LossTerm
 from depth_anything_hf.model.bundled import checkpoint_folder
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
@@ -21,6 +22,7 @@ from depth_anything_hf.prediction.adapters import depth_lora_config, describe_ad
 from depth_anything_hf.prediction.predictor import input_multiple, load_model
 from depth_anything_hf.prediction.weights import adapter_base, find_file
 from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+from depth_anything_hf.training.batches import is_stream
 from depth_anything_hf.training.fields import RecipeArguments
 from depth_anything_hf.training.resuming import last_whole_checkpoint
 from depth_anything_hf.training.trainer import DepthAnythingTrainer
@@ -42,12 +44,18 @@ def run_recipe(recipe: RecipeArguments, args: DepthAnythingTrainingArguments) ->
     """
     terms = loss_terms(cast(dict, recipe.losses))  # before any data is read
     options, eval_options = cast(dict, recipe.reader_options), cast(dict, recipe.eval_reader_options)
-    labeled = _concatenated([_labeled(path, options) for path in recipe.labeled])
+    outside = recipe.allow_outside
+    labeled = _concatenated([_labeled(path, options, outside) for path in recipe.labeled])
     if recipe.stream:
-        unlabeled = stream_folder(*recipe.unlabeled, seed=args.seed)
+        unlabeled = stream_folder(*recipe.unlabeled, seed=args.seed, allow_outside=outside)
     else:
-        unlabeled = _concatenated([_unlabeled(path, recipe.teacher) for path in recipe.unlabeled])
-    evaluated = _concatenated([_labeled(path, eval_options) for path in recipe.eval])
+        unlabeled = _concatenated([_unlabeled(path, recipe.teacher, outside) for path in recipe.unlabeled])
+    evaluated = _concatenated([_labeled(path, eval_options, outside) for path in recipe.eval])
+    if recipe.skip_broken:
+        labeled, unlabeled, evaluated = map(_sound, (labeled, unlabeled, evaluated))
+        if evaluated is not None:  # there a record must not count twice
+            sound = [place for place, sample in enumerate(evaluated) if place not in evaluated.broken]
+            evaluated = Subset(evaluated, sound)
     set_seed(args.seed)  # for a fresh decoder
     model = _start_model(recipe)
     trainer = DepthAnythingTrainer(
@@ -171,25 +179,30 @@ def loss_terms(given: Mapping[str, Any] | None) -> list[LossTerm]:
     return terms
 
 
-def _labeled(path: str, options: dict[str, dict]):
+def _labeled(path: str, options: dict[str, dict], allow_outside: bool):
     """Load a folder of records, or a benchmark named as NAME:FOLDER."""
     name, separator, folder = path.partition(":")
     if separator and name in READERS:
         return open_reader(name, folder, **options.get(name, {}))
-    return load_folder(path)
+    return load_folder(path, allow_outside)
 
 
-def _unlabeled(path: str, teacher: str | None):
+def _unlabeled(path: str, teacher: str | None, allow_outside: bool):
     """Load pseudo-labeled records, or photographs for the teacher to label."""
     folder = Path(path)
     if (folder / "metadata.jsonl").is_file() or any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")):
-        return load_folder(path)
+        return load_folder(path, allow_outside)
     if teacher is None:
         raise ValueError(
             f"{path} holds no pseudo-labels (no metadata.jsonl, no parquet); set a `teacher` to label the photographs in it "
             "during training, or label them first."
         )
     return load_images(path)
+
+
+def _sound(records):
+    """Pass over broken records; a stream is left as it is."""
+    return records if records is None or is_stream(records) else SoundRecords(records)
 
 
 def _concatenated(datasets: list):

@@ -34,6 +34,7 @@ from depth_anything_hf.training.checks import (
     HealthCheck,
     check_best_metric,
     check_data,
+    check_helper,
     check_learned,
     check_losses,
     check_model,
@@ -174,6 +175,8 @@ class DepthAnythingTrainer(Trainer):
                 f"{config.depth_estimation_type}: pass DepthCollator(processor, model)."
             )
         teacher = check_teacher(teacher, config.depth_estimation_type, unlabeled_dataset)
+        if teacher is not None:
+            check_helper(teacher, "teacher", processing_class)
         self.teacher = None if teacher is None else freeze(teacher, args)
         self.feature_encoder: Any = None
         self.feature_projector: nn.Linear | None = None
@@ -198,6 +201,7 @@ class DepthAnythingTrainer(Trainer):
         """Load the frozen encoder, and make a projector if its width differs from the student's."""
         width = self.model.config.reassemble_hidden_size
         self.feature_encoder = freeze(load_feature_encoder(encoder, width), self.args)
+        check_helper(self.feature_encoder, "feature encoder", self.processing_class)
         projector = make_projector(width, self.feature_encoder.config.hidden_size, self.args.seed)
         if projector is not None:
             if self.optimizer is not None:

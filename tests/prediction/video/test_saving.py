@@ -162,7 +162,7 @@ def test_save__broken_off_it_leaves_what_was_there(write_clip, scenes, save, tmp
         assert path.read_bytes() == before[name]
 
 
-def _break(*_):
+def _break(*_, **__):
     raise KeyboardInterrupt
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from depth_anything_hf.data.codes import bool_map, image_to_codes
 from depth_anything_hf.data.image_files import opened_image
-from depth_anything_hf.data.opening import reading
+from depth_anything_hf.data.opening import own_file, reading
 from depth_anything_hf.data.records import DepthSample
 
 Item = TypeVar("Item")
@@ -239,3 +239,17 @@ def of_unknown_scale(sample: DepthSample) -> DepthSample:
     """
     depth = np.where(cast(np.ndarray, sample.mask), cast(np.ndarray, sample.values), np.float32(np.inf))
     return dataclasses.replace(sample, values=1 / depth, space="disparity")
+
+
+def listed(name: str, where: Path) -> str:
+    """Return a name that a list or an annotation file has, and raise a `ValueError` if it leads out of the folder.
+
+    Example:
+        >>> listed("images/a.png", Path("list.txt"))
+        'images/a.png'
+    """
+    try:
+        own_file(name, [Path()], follow_links=True)  # people link the folders of a benchmark to where there is room
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return name

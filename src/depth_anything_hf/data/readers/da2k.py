@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from depth_anything_hf.data.readers.base import Samples, read_json, read_rgb, reading, require
+from depth_anything_hf.data.readers.base import Samples, listed, read_json, read_rgb, reading, require
 
 ANNOTATIONS = "annotations.json"
 LAYOUT = (
@@ -52,6 +52,7 @@ def read_da2k(root: str | os.PathLike) -> Samples[PointPairs]:
     with reading(path):
         entries = [(PurePosixPath(name).as_posix(), tuple(pairs)) for name, pairs in annotations.items()]
     for name, pairs in entries:
+        listed(name, path)
         for pair in pairs:
             _check(pair, f"{path}: {name}")
     return Samples("da2k", "all", root, LAYOUT, entries, _read)

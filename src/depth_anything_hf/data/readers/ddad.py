@@ -12,6 +12,7 @@ import numpy as np
 from depth_anything_hf.data.readers.base import (
     Samples,
     check_choice,
+    listed,
     make_sample,
     nearest_depth,
     read_json,
@@ -67,7 +68,8 @@ def read_ddad(root: str | os.PathLike, split: str = "val", camera: str = "CAMERA
     root = Path(root).expanduser()
     index = read_json(require(root / INDEX, LAYOUT))
     with reading(root / INDEX):
-        scenes = [str(name) for name in index["scene_splits"][_SPLITS[split]]["filenames"]]
+        names = [str(name) for name in index["scene_splits"][_SPLITS[split]]["filenames"]]
+    scenes = [listed(name, root / INDEX) for name in names]
     found = [frame for scene in scenes for frame in _frames(root, scene, camera)]
     frames = [frame for frame in found if frame is not None]
     return Samples("ddad", split, root, LAYOUT, frames, _read, left_out=len(found) - len(frames))
@@ -102,6 +104,8 @@ def _frames(root: Path, scene: str, camera: str) -> Iterator[_Frame | None]:
 
 def _read(root: Path, frame: _Frame) -> DepthSample:
     folder = root / frame.scene
+    for name in (frame.image, frame.cloud, frame.calibration):
+        listed(name, folder)
     source = f"{frame.scene}/{frame.image}"
     image = read_rgb(root / source)
     cloud_file, calibration_file = folder / frame.cloud, folder / "calibration" / f"{frame.calibration}.json"

@@ -14,6 +14,7 @@ from depth_anything_hf.data.readers.base import (
     Samples,
     check_choice,
     half_integer_intrinsics,
+    listed,
     make_sample,
     nearest_depth,
     read_codes,
@@ -128,9 +129,10 @@ def _frames(split_file: Path) -> Iterator[_Frame]:
         if len(words) == 3 and words[2] in _SIDES and words[1].isdigit():
             folder, frame, camera = words[0].rstrip("/"), f"{int(words[1]):010d}", _SIDES[words[2]]
             depth = f"{Path(folder).name}/proj_depth/groundtruth/{camera}/{frame}.png"
-            yield _Frame(f"{folder}/{camera}/data/{frame}", depth)
+            yield _Frame(listed(f"{folder}/{camera}/data/{frame}", split_file), depth)
         elif len(words) in (2, 3) and "/data/" in words[0] and (words[1] == "None" or "proj_depth" in words[1]):
-            yield _Frame(words[0], None if words[1] == "None" else words[1])
+            annotated = None if words[1] == "None" else listed(words[1], split_file)
+            yield _Frame(listed(words[0], split_file), annotated)
         else:
             raise ValueError(
                 f"{split_file}, line {number} is {line!r}; needed: 'folder frame l|r' or 'image depth focal' (depth: a "

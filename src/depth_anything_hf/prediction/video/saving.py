@@ -178,7 +178,8 @@ def _open_output(stack: ExitStack, name: str, path: Path, reader: VideoReader) -
     listing = stack.enter_context(_open_listing(_listing_path(path)))
 
     def write_codes(frame: DepthFrame) -> None:
-        codes, scale, offset = encode_depth_map(frame.depth)
+        name = f"{path}, at {float(frame.time):.2f} s" if frame.cut else None  # a word a scene is enough
+        codes, scale, offset = encode_depth_map(frame.depth, name=name, space=frame.space)
         writer.write(codes, frame.time)
         row: dict[str, Any] = {"time": float(frame.time), "ticks": round(frame.time / reader.time_base)}
         row |= {"time_base": str(reader.time_base), "depth_scale": scale, "depth_offset": offset, "space": frame.space}
