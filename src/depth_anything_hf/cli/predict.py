@@ -139,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from depth_anything_hf.cli.inputs import Kind, find_inputs, name_outputs, output_files
     from depth_anything_hf.data.folder import IMAGE_EXTENSIONS
-    from depth_anything_hf.prediction.predictor import DepthPredictor
+    from depth_anything_hf.prediction.predictor import DepthPredictor, PredictionError
 
     _check_options(options)
     listing = _Listing(options.out)
@@ -164,13 +164,14 @@ def _run(options: argparse.Namespace) -> int:
     for file, problem in tqdm(predict(images, predictor, writer), "predict", len(images), unit="image"):
         if problem is not None:
             hint = "; raise --max-megapixels if you trust it" * isinstance(problem, Image.DecompressionBombError)
-            unreadable.append(f"{file}: {problem}{hint}")
+            verb = "predict" if isinstance(problem, PredictionError) else "read"
+            unreadable.append(f"could not {verb} {file}: {problem}{hint}")
     written_of = f"{len(images) - len(unreadable)} of {len(images)} images written to {options.out}"
     print(f"{written_of} ({predictor.space})")
     for line in dict.fromkeys([*hint_at_better(options.model), *writer.notes]):  # each once
         print(line)
     for line in unreadable:
-        print(f"could not read {line}", file=sys.stderr)
+        print(line, file=sys.stderr)
     return 1 if unreadable else 0
 
 
@@ -253,6 +254,7 @@ def _predict_whole(
     images: list[tuple[Path, Path]], predictor: DepthPredictor, writer: _Writer
 ) -> Iterator[tuple[Path, Exception | None]]:
     """Predict images, decoded ahead of the model and written behind it; yield each with the reason if it is unreadable."""
+    from depth_anything_hf.prediction.predictor import PredictionError, check_prediction
     from depth_anything_hf.prediction.stream import WriteBehind, decode_ahead, decode_workers
 
     size = 1 if predictor.device.type == "cpu" else GPU_BATCH
@@ -269,9 +271,16 @@ def _predict_whole(
             for (file, stem), image in batch:
                 if isinstance(image, Exception):
                     yield file, image
-                else:
-                    behind.submit(writer.write, file, stem, image, next(depths))
-                    yield file, None
+                    continue
+                depth = next(depths)
+                try:
+                    note = check_prediction(depth)
+                except PredictionError as error:
+                    yield file, error
+                    continue
+                writer.notes += [f"{file}: {note}"] if note else []
+                behind.submit(writer.write, file, stem, image, depth)
+                yield file, None
 
 
 def _predict_tiled(
@@ -280,6 +289,7 @@ def _predict_tiled(
     """Predict images beyond memory, one after another; yield each with the reason if it is unreadable."""
     from PIL import Image
 
+    from depth_anything_hf.prediction.predictor import PredictionError
     from depth_anything_hf.prediction.tiling import PixelFile
 
     for file, stem in images:
@@ -291,7 +301,11 @@ def _predict_tiled(
             yield file, error
             continue
         with pixels:
-            writer.write_tiled(file, stem, pixels, predictor)
+            try:
+                writer.write_tiled(file, stem, pixels, predictor)
+            except PredictionError as error:
+                yield file, error
+                continue
         yield file, None
 
 
@@ -326,12 +340,15 @@ class _Writer:
 
     def write_tiled(self, file: Path, stem: Path, pixels: PixelFile, predictor: DepthPredictor) -> None:
         """Predict and write a depth map as its rows come, and its point cloud."""
+        from depth_anything_hf.prediction.predictor import check_prediction
         from depth_anything_hf.prediction.tiling import iter_tiled_depth, save_tiled_depth
 
         name = self._name(stem)
 
         def rows() -> Iterator[TiledDepth]:
-            yield from iter_tiled_depth(predictor, pixels, self.options.tile, self.options.overlap)
+            for rows in iter_tiled_depth(predictor, pixels, self.options.tile, self.options.overlap):
+                check_prediction(rows.depth)
+                yield rows
             self.listing.drop(name)  # the codes are written once all rows are there
 
         saved = save_tiled_depth(stem, rows(), pixels.size[::-1], self.space)

@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
     options = make_parser().parse_args(arguments)
 
     from depth_anything_hf.cli.inputs import Kind, check_out, find_inputs, name_outputs
-    from depth_anything_hf.prediction.predictor import DepthPredictor
+    from depth_anything_hf.prediction.predictor import DepthPredictor, PredictionError
     from depth_anything_hf.prediction.video import OUTPUTS, save_video_depth
 
     out = options.out.expanduser()  # shells leave the ~ in --out=~/depth
@@ -86,6 +86,9 @@ def main(arguments: list[str]) -> int:
     for file, stem in clips:
         try:
             report = save_video_depth(file, stem, predictor, options.outputs, options.smoothing, options.batch_size)
+        except PredictionError as error:
+            problems.append(f"{file}: {error}")
+            continue
         except ValueError as error:
             problems.append(str(error))
             continue
