@@ -264,3 +264,39 @@ def test_predict__resolution_of_a_processor_that_has_none(save_family, photos, t
     assert main([*arguments, "--resolution", "64"]) == 1
     assert "resolution is 64, but GLPNImageProcessor" in (error := capsys.readouterr().err)
     assert "leave it out" in error
+
+
+@pytest.mark.parametrize("tile", [[], ["--tile", "56"]])
+def test_predict__a_prediction_that_is_not_finite_fails_that_image_alone(
+    tile, checkpoint, tmp_path, noise_image, capsys, monkeypatch
+):
+    forward = DepthAnythingForDepthEstimation.forward
+
+    def overflow(self, pixel_values, **kwargs):
+        output = forward(self, pixel_values, **kwargs)
+        if pixel_values.max() > 2:  # a white pixel
+            output.predicted_depth = output.predicted_depth / 0
+        return output
+
+    monkeypatch.setattr(DepthAnythingForDepthEstimation, "forward", overflow)
+    noise_image(60, 80).point(lambda value: value // 2).save(tmp_path / "a.png")
+    noise_image(60, 80).save(tmp_path / "b.png")
+    images = [str(tmp_path / name) for name in ("b.png", "a.png")]
+    assert main(["predict", *images, "--model", checkpoint, "--out", str(tmp_path / "out"), *tile]) == 1
+    printed = capsys.readouterr()
+    assert "1 of 2 images written" in printed.out
+    assert f"could not predict {tmp_path}/b.png: the prediction is NaN or infinite in " in printed.err
+    assert (tmp_path / "out" / "a_png.npy").exists()
+    assert not (tmp_path / "out" / "b_png.npy").exists()
+
+
+def test_predict__a_constant_prediction_is_said(checkpoint, tmp_path, capsys, monkeypatch):
+    from depth_anything_hf.model.modeling import StockDepthAnything
+
+    Image.new("RGB", (80, 60)).save(tmp_path / "black.png")
+    head = StockDepthAnything(DepthAnythingForDepthEstimation.from_pretrained(checkpoint).config).head
+    monkeypatch.setattr(
+        type(head), "forward", lambda self, maps, height, width: torch.ones(1, 14 * height, 14 * width)
+    )
+    assert main(["predict", str(tmp_path / "black.png"), "--model", checkpoint, "--out", str(tmp_path / "out")]) == 0
+    assert "black.png: the prediction is the same everywhere (1)" in capsys.readouterr().out

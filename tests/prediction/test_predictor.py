@@ -1,15 +1,24 @@
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 
 from depth_anything_hf.maps.resizing import resize_prediction
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.prediction import weights
-from depth_anything_hf.prediction.predictor import load_model, predict_depth, set_resolution
+from depth_anything_hf.prediction.predictor import (
+    PredictionError,
+    check_prediction,
+    load_model,
+    predict_depth,
+    set_resolution,
+)
 from depth_anything_hf.prediction.weights import adapter_base, model_revision
 
 
@@ -210,3 +219,74 @@ def test_set_resolution__keeps_the_shape_into_which_images_are_squeezed(size, ke
     processor = DepthAnythingImageProcessor(size={"height": size[0], "width": size[1]}, keep_aspect_ratio=keep)
     set_resolution(processor, None, 1036)
     assert (processor.size["height"], processor.size["width"]) == expected
+
+
+# --- what is said of a prediction
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_check_prediction__values_that_are_none_are_refused(value):
+    depth = torch.rand(10, 10)
+    depth[3, 4] = value
+    with pytest.raises(PredictionError, match=r"NaN or infinite in 1\.0% of its pixels"):
+        check_prediction(depth)
+
+
+def test_check_prediction__a_constant_one_is_said():
+    assert check_prediction(torch.full((3, 4), 2.5)) == "the prediction is the same everywhere (2.5)"
+    assert check_prediction(torch.rand(3, 4)) is None
+    assert check_prediction(torch.ones(1, 1)) is None
+    assert check_prediction(torch.ones(2, 2).half()) is not None
+
+
+# --- adapters that are not what their files say
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: edit_config(f, base_model_name_or_path=str(f)), "which is the adapter itself"),
+        (lambda f: edit_config(f, base_model_name_or_path=f"{f}/../{f.name}/"), "which is the adapter itself"),
+        (lambda f: (f / "adapter_model.safetensors").unlink(), "and no adapter_model.safetensors"),
+        (lambda f: (f / "adapter_model.safetensors").write_text("version https://git-lfs"), "pointer of Git LFS"),
+        (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 100), "is cut or damaged"),
+        (lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json is cut or damaged"),
+        (lambda f: edit_weights(f, drop_one), "of their weights have no counterpart"),
+        (lambda f: edit_weights(f, make_nan), "holds NaN or infinite weights"),
+    ],
+)
+def test_load_model__adapter_that_is_not_what_its_files_say(damage, message, make_adapter):
+    folder = Path(make_adapter("frozen")[1])
+    damage(folder)
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        load_model(str(folder))
+    assert str(folder) in str(caught.value)
+
+
+def test_load_model__adapters_that_name_each_other(make_adapter, tmp_path):
+    first = Path(make_adapter("frozen")[1])
+    second = Path(shutil.copytree(first, tmp_path / "second"))
+    edit_config(first, base_model_name_or_path=str(second), auto_mapping=None)
+    edit_config(second, base_model_name_or_path=str(first), auto_mapping=None)
+    with pytest.raises(ValueError, match="or one that lies on it"):
+        load_model(str(first))
+
+
+def edit_config(folder, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_weights(folder, change):
+    weights = load_file(folder / "adapter_model.safetensors")
+    change(weights)
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+def drop_one(weights):
+    weights.pop(next(iter(weights)))
+
+
+def make_nan(weights):
+    name = next(name for name in weights if "lora_B" in name)
+    weights[name][0] = float("nan")

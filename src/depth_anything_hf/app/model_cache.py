@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from depth_anything_hf.prediction.predictor import DepthPredictor
+from depth_anything_hf.prediction.predictor import DepthPredictor, check_prediction
 
 MAX_RESOLUTION = 1036  # twice the resolution of training
 
@@ -47,7 +47,9 @@ class Checkpoints:
         with self._lock:
             own = self._load(name)
             predict = DepthPredictor.from_model(own.model, own.processor, resolution=resolution, space=own.space)
-            return predict(image).numpy(), predict.space
+            depth = predict(image)
+            check_prediction(depth)
+            return depth.numpy(), predict.space
 
     def _load(self, name: str) -> DepthPredictor:
         if name in self._loaded:

@@ -19,6 +19,7 @@ from depth_anything_hf.app.model_cache import Checkpoints
 from depth_anything_hf.app.session import LISTING, Photograph, Prediction, Session, shrunk
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.pictures.visualization import save_depth
+from depth_anything_hf.prediction.predictor import PredictionError
 
 
 def predict_files(
@@ -61,7 +62,11 @@ def predict_files(
                 problems.append(str(error))
                 continue
             megapixels += image.width * image.height / 1e6
-            predictions = {name: checkpoints.predict(name, image, resolution) for name in names}
+            try:
+                predictions = {name: checkpoints.predict(name, image, resolution) for name in names}
+            except PredictionError as error:
+                problems.append(f"{Path(path).name}: {error}")
+                continue
             photographs.append(_save(image, Path(path).name, predictions, folder, index, colors))
         if not photographs:
             raise ValueError(" ".join(problems))

@@ -258,8 +258,8 @@ def _predict_whole(images: list[tuple[Path, Path]], predictor: DepthPredictor, w
             readable = [image for _, image in batch if image is not None]
             depths = iter(predictor(readable) if readable else [])
             for (file, stem), image in batch:
-                if image is not None:
-                    behind.submit(writer.write, file, stem, image, next(depths))
+                if image is not None and writer.check(file, depth := next(depths)):
+                    behind.submit(writer.write, file, stem, image, depth)
                 yield file
 
 
@@ -295,6 +295,16 @@ class _Writer:
             return read_photograph(file)
         return None
 
+    def check(self, file: Path, depth: torch.Tensor) -> bool:
+        """Check a prediction; note one that is constant, and return False for one that is not finite."""
+        from depth_anything_hf.prediction.predictor import check_prediction
+
+        with going_on(file, self.problems, "could not predict "):
+            note = check_prediction(depth)
+            self.notes += [f"{file}: {note}"] if note else []
+            return True
+        return False
+
     def write(self, file: Path, stem: Path, image: Image, depth: torch.Tensor) -> None:
         """Write a depth map, `(height, width)`, and its point cloud."""
         from depth_anything_hf.pictures.visualization import save_depth
@@ -307,14 +317,17 @@ class _Writer:
 
     def write_tiled(self, file: Path, stem: Path, pixels: PixelFile, predictor: DepthPredictor) -> None:
         """Predict and write a depth map as its rows come, and its point cloud."""
+        from depth_anything_hf.prediction.predictor import check_prediction
         from depth_anything_hf.prediction.tiling import iter_tiled_depth, save_tiled_depth
 
         name = self._name(stem)
 
-        with going_on(file, self.problems, "could not write the depth of "), ExitStack() as stack:
+        with going_on(file, self.problems, "could not predict "), ExitStack() as stack:
 
             def rows() -> Iterator[TiledDepth]:
-                yield from iter_tiled_depth(predictor, pixels, self.options.tile, self.options.overlap)
+                for rows in iter_tiled_depth(predictor, pixels, self.options.tile, self.options.overlap):
+                    check_prediction(rows.depth)
+                    yield rows
                 stack.enter_context(self.listing.changed())
                 self.listing.drop(name)  # the codes are written once all rows are there
 

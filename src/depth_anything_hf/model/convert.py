@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import DepthAnythingConfig, Dinov2Config
 
+from depth_anything_hf.data.stand_ins import stand_in
 from depth_anything_hf.model.configuration import SIZE_PRESETS, config_for
 from depth_anything_hf.model.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
 
@@ -35,12 +37,17 @@ _SWIGLU = {"mlp.w12": "mlp.weights_in", "mlp.w3": "mlp.weights_out"}
 _FUSION_MODULES = {"out_conv": "projection"} | {
     f"resConfUnit{unit}.conv{i}": f"residual_layer{unit}.convolution{i}" for unit in (1, 2) for i in (1, 2)
 }
-_PUBLISHED_NAMES = (  # stem of the authors' files, version, max_depth
+_PUBLISHED_NAMES: tuple[tuple[str, str, int | None], ...] = (  # stem of the authors' files, version, max_depth
     (r"depth_anything_vit[sbl]14", "v1", None),
     (r"depth_anything_v2_vit[sblg]", "v2", None),
     (r"depth_anything_v2_metric_hypersim_vit[sbl]", "v2", 20),
     (r"depth_anything_v2_metric_vkitti_vit[sbl]", "v2", 80),
 )
+# Settings that training programs save beside the weights; none of their code runs, see `_Inert`.
+_SETTINGS = (
+    "argparse.Namespace", "types.SimpleNamespace", "pathlib.", "numpy.", "omegaconf.", "yacs.", "easydict.", "addict.",
+    "ml_collections.", "mmengine.config", "pytorch_lightning.", "lightning.", "lightning_fabric.", "typing.Any",
+)  # fmt: skip
 _ZOEDEPTH = ("core.core.", "attractors.", "seed_bin_regressor.", "conditional_log_binomial.")
 
 
@@ -148,14 +155,14 @@ def load_official(path: str | Path) -> dict[str, torch.Tensor]:
     """Read the weights of an official file, or of a checkpoint of the authors' training code; no code in the file runs.
 
     Args:
-        path (`str` or `Path`): `.pth`, `.pt` or `.safetensors`. `{"model": weights, ...}` is unwrapped, and the prefix
-            `module.` of DistributedDataParallel is removed.
+        path (`str` or `Path`): `.pth`, `.pt`, `.ckpt` or `.safetensors`. Weights under a key such as `model`, `state_dict` or
+            `ema` are found, and prefixes of DistributedDataParallel, `torch.compile` and Lightning are removed.
 
     Returns:
         `dict[str, torch.Tensor]`: Names and weights, on the CPU.
 
     Raises:
-        ValueError: The file contains more than weights and plain values, or no weights.
+        ValueError: The file contains code, or no weights, or several models; or it is damaged, or of another program.
     """
     return _weights(_read(Path(path)), path)
 
@@ -193,12 +200,12 @@ def convert_official(
     """
     path, config, asked = Path(path), config_for(size, version, max_depth), (version, max_depth)
     _check_metric_version(*asked)
-    for pattern, *named in _PUBLISHED_NAMES:
-        if re.fullmatch(pattern, path.stem) and asked != tuple(named):
-            raise ValueError(
-                f"{path.name} is the authors' name of a {_kind(*named)} model, and {_kind(*asked)} is asked for. "
-                "Pass the `version` and `max_depth` of the name, or rename the file if its name is wrong."
-            )
+    named = _named_kind(path.name, max_depth)
+    if named is not None and asked != named:
+        raise ValueError(
+            f"{path.name} is the authors' name of a {_kind(*named)} model, and {_kind(*asked)} is asked for. "
+            "Pass the `version` and `max_depth` of the name, or rename the file if its name is wrong."
+        )
     checkpoint = _read(path)
     best = checkpoint.get("previous_best") if isinstance(checkpoint, dict) else None
     if max_depth is None and isinstance(best, dict) and "abs_rel" in best:
@@ -223,32 +230,118 @@ def official_kind(config: DepthAnythingConfig) -> tuple[str, str, int | None]:
     )
 
 
+class _Inert:
+    """Stand in for a settings object in a checkpoint, such as `argparse.Namespace`: it takes all and does nothing."""
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def _named_kind(name: str, max_depth: float | None) -> tuple[str, float | None] | None:
+    """Return version and max_depth of an official file's name, also of a copy of it.
+
+    A name that an official one stands in tells the version alone, and any other nothing: None.
+    """
+    stem = re.sub(r"(\.(pth|pt|ckpt|safetensors|bin|\d+))+$", "", re.sub(r"[\s_-]+", "_", name.strip().lower()))
+    stem = re.sub(r"(_?\(\d+\)|_?\[\d+\]|_(copy|kopie|copie|copia)|_\d+|~|_)+$", "", re.sub(r"^(copy_of_)+", "", stem))
+    for pattern, *named in _PUBLISHED_NAMES:
+        if re.fullmatch(pattern, stem):
+            return tuple(named)  # type: ignore[return-value]
+    found = re.search(r"depth_?anything_(v2|vit[sbl]14)", stem)
+    return ("v2" if found[1] == "v2" else "v1", max_depth) if found else None
+
+
 def _read(path: Path):
     """Load a file without running any code in it."""
-    path.open("rb").close()  # a file that cannot be opened keeps its own error
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises a dozen kinds
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found:
-            message = "which is no weight: a pickle that can run code is refused. Save only the state_dict."
-            raise ValueError(f"{path} asks for {found[1]}, {message}") from error
-        kind = type(error).__name__
-        raise ValueError(f"{path} is no checkpoint of PyTorch, or is damaged ({kind}): download it again.") from error
+    with path.open("rb") as file:  # a file that cannot be opened keeps its own error
+        start = file.read(9)
+    broken = f"{path} is no checkpoint of PyTorch, or is damaged"
+    if problem := stand_in(path):
+        raise ValueError(f"{broken}: it {problem}.")
+    if problem := _other_program(path):
+        raise ValueError(f"{path} {problem}.")
+    inert: set[str] = set()
+    while True:
+        try:
+            if path.suffix == ".safetensors" or start[8:] == b"{":
+                return load_file(path)
+            with torch.serialization.safe_globals([(_Inert, name) for name in inert]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file raises a dozen kinds
+            found = re.search(r"GLOBAL ([\w.]+)", str(error))
+            if found and found[1].startswith(_SETTINGS) and found[1] not in inert:
+                inert.add(found[1])
+                continue
+            if found:
+                message = "which is no weight: a pickle that can run code is refused. Save only the state_dict."
+                raise ValueError(f"{path} asks for {found[1]}, {message}") from error
+            raise ValueError(f"{broken} ({type(error).__name__}): download it again.") from error
+
+
+def _other_program(path: Path) -> str | None:
+    """Describe a file of NumPy, TorchScript or an archive, with the next step."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith(".npy") for name in names):
+            return "is an archive of NumPy: save its arrays with torch.save, as a dict of names and tensors, and convert that"
+        if any("/code/" in name or name.endswith("constants.pkl") for name in names):
+            return (
+                "is a TorchScript module: save the weights alone, torch.save(torch.jit.load(file).state_dict(), ...)"
+            )
+        if not any(name.endswith("data.pkl") for name in names):
+            return f"is an archive of {len(names)} files, such as {min(names, default='none')}: unpack it"
+    with path.open("rb") as file:
+        start = file.read(300)
+    if start.startswith(b"\x93NUMPY"):
+        return "is an array of NumPy; the weights are many arrays: save them with torch.save, as a dict of names and tensors"
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")) or start[257:262] == b"ustar":
+        return "is an archive: unpack it, and convert the file inside"
+    return None
 
 
 def _weights(checkpoint, path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the weights among the content of a file."""
-    if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get("model"), Mapping):
-        checkpoint = checkpoint["model"]
-    entries = checkpoint.items() if isinstance(checkpoint, Mapping) else ()
-    if not entries or not all(isinstance(name, str) and torch.is_tensor(value) for name, value in entries):
-        raise ValueError(f"{path} holds no weights: expected names to tensors, or these under 'model'.")
-    if all(name.startswith("module.") for name in checkpoint):
-        return {name.removeprefix("module."): value for name, value in entries}
-    return dict(entries)
+    """Return the weights among the content of a file, under the official names."""
+    found = {key: weights for key, weights in _state_dicts(checkpoint) if weights}
+    if len(found) > 1:  # the optimizer's, or a teacher of another kind, has other names
+        found = {key: weights for key, weights in found.items() if _prefixes(weights)} or found
+    if not found:
+        raise ValueError(f"{path} holds no weights: expected names to tensors, or these under a key such as 'model'.")
+    if len(found) > 1:
+        raise ValueError(
+            f"{path} holds weights under {' and '.join(map(repr, found))}: save those that you want alone, and convert that file."
+        )
+    (weights,) = found.values()
+    prefixes = _prefixes(weights)
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"{path} holds {len(prefixes)} networks, under {' and '.join(map(repr, prefixes))}: save the one that you want alone, "
+            "and convert that file."
+        )
+    prefix = prefixes[0] if prefixes else "module." if all(name.startswith("module.") for name in weights) else ""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _state_dicts(content, key: str = "", depth: int = 3) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """Find dicts of names and tensors in a checkpoint; names lose what `torch.compile` and FSDP put into them."""
+    if not isinstance(content, Mapping):
+        return
+    inside = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and torch.is_tensor(value)}
+    if tensors and not inside:
+        yield key, {re.sub(r"_orig_mod\.|_fsdp_wrapped_module\.", "", name): value for name, value in tensors.items()}
+    for name, value in inside.items() if depth else ():
+        yield from _state_dicts(value, f"{key}.{name}" if key else name, depth - 1)
+
+
+def _prefixes(weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """List what stands before the official names."""
+    ends = ("pretrained.cls_token", "backbone.embeddings.cls_token")
+    found = {name.removesuffix(end) for name in weights for end in ends if f".{name}".endswith(f".{end}")}
+    return sorted({prefix.removesuffix("core.core.") for prefix in found})  # those belong to ZoeDepth
 
 
 def _with_mask_token(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -372,6 +372,34 @@ def _upright(image: Image.Image) -> Image.Image:
     return upright_rgb(image) if image.mode != "RGB" or image.getexif() else image
 
 
+class PredictionError(ValueError):
+    """A prediction that is no depth map, though the image could be read."""
+
+
+def check_prediction(depth: torch.Tensor) -> str | None:
+    """Check the prediction of one image, `(height, width)`; return what should be said of it, or None.
+
+    A constant one is right for an image without anything in it, such as a black one.
+
+    Raises:
+        PredictionError: It holds NaN or infinite values.
+
+    Example:
+        >>> check_prediction(torch.zeros(2, 3))
+        'the prediction is the same everywhere (0)'
+        >>> check_prediction(torch.tensor([[0.0, 1.0]]))
+    """
+    if depth.numel() == 0:
+        return None
+    low, high = torch.aminmax(depth)  # both are NaN if one value is
+    if not (low.isfinite() and high.isfinite()):
+        share = 1 - depth.isfinite().float().mean().item()
+        raise PredictionError(
+            f"the prediction is NaN or infinite in {share:.1%} of its pixels; check the weights, or predict in float32"
+        )
+    return f"the prediction is the same everywhere ({low.item():g})" if low == high and depth.numel() > 1 else None
+
+
 def _full_size(outputs, processor, sizes: list[tuple[int, int] | None], mode: str) -> list[torch.Tensor]:
     """Bring a batch's predictions to the images' sizes; other families than Depth Anything by their own rules."""
     if not isinstance(processor, DepthAnythingImageProcessor) and None not in sizes:

@@ -24,7 +24,7 @@ from depth_anything_hf.data.codes import decode_depth_map, encode_depth_map
 from depth_anything_hf.data.whole_files import put_in_place
 from depth_anything_hf.maps.geometry import disparity_of_prediction
 from depth_anything_hf.pictures.visualization import paint
-from depth_anything_hf.prediction.predictor import DepthPredictor
+from depth_anything_hf.prediction.predictor import DepthPredictor, check_prediction
 from depth_anything_hf.prediction.stream import WriteBehind, read_ahead
 from depth_anything_hf.prediction.temporal import SMOOTHING, RunningRange, TemporalAligner
 from depth_anything_hf.prediction.video.reading import Frame, VideoReader
@@ -90,6 +90,7 @@ def _predict(
     while batch := deque(islice(frames, batch_size)):
         predictions = deque(predictor([Image.fromarray(frame.image) for frame in batch]))
         while batch:
+            check_prediction(predictions[0])
             yield batch.popleft(), predictions.popleft()
 
 
