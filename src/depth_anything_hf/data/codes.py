@@ -166,9 +166,11 @@ def open_image(value: Any, column: str) -> Image.Image:
     elif isinstance(value, Image.Image):
         image = value
     else:
+        values = column == "depth_map" and not isinstance(value, (str, bytes))
+        advice = "encode_record(image, values, space='depth') makes a record of an array. " if values else ""
         raise ValueError(
-            f"column {column!r} is {type(value).__name__}; needed: a PIL image or {{'bytes', 'path'}}: cast the "
-            "column to datasets.Image() and call with_format(None)."
+            f"column {column!r} is {type(value).__name__}; needed: a PIL image or {{'bytes', 'path'}}: {advice}"
+            f"{'For images in a data set cast' if values else 'cast'} the column to datasets.Image() and call with_format(None)."
         )
     image.load()
     return image
