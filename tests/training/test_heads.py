@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 from depth_anything_hf import DepthAnythingForDepthEstimation
 from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.training.collator import DepthCollator
 
 
 def large_features(make_model, size=1000.0):
@@ -55,6 +57,19 @@ def test_train__saturated_sigmoid_stops(make_trainer, make_model, labeled, bias)
         r"0 or max_depth=20 at step 0: the head's sigmoid is saturated" if bias > 0 else "every predicted value is 0"
     )
     with pytest.raises(RuntimeError, match=words):
+        trainer.train()
+
+
+@pytest.mark.parametrize(("max_depth", "bias"), [(20, 1e4), (20, -1e4), (None, -1e4)])
+def test_stock_trainer__dead_head_is_said(make_model, processor, labeled, tmp_path, max_depth, bias):
+    model = make_model(max_depth=max_depth)
+    with torch.no_grad():
+        model.head.conv3.bias.fill_(bias)
+    settings = {"remove_unused_columns": False, "report_to": "none", "use_cpu": True, "save_strategy": "no"}
+    trainer = Trainer(
+        model, TrainingArguments(str(tmp_path), max_steps=1, **settings), DepthCollator(processor, model), labeled
+    )
+    with pytest.warns(UserWarning, match=r"every predicted value is 0.*: the head gets no gradient"):
         trainer.train()
 
 
