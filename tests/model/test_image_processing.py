@@ -439,3 +439,59 @@ def test_round_trip__of_a_map_through_the_input_size(noise_image, tiny_processor
     step = 1 / 79
     assert (found["predicted_depth"] - torch.from_numpy(disparity)).abs().max().item() < 1.5 * step
     assert found["predicted_depth"].mean().item() == pytest.approx(1.5, abs=0.1 * step)
+
+
+DEPTH = np.linspace(1, 5, 60 * 80).reshape(60, 80)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        DEPTH[..., None],
+        DEPTH[None],
+        DEPTH[None, ..., None],
+        DEPTH.tolist(),
+        [DEPTH.tolist()],
+        [DEPTH],
+        torch.tensor(DEPTH),
+        torch.tensor(DEPTH)[..., None],
+        DEPTH.astype(np.float16).astype(np.float64).astype(np.float32),
+    ],
+    ids=[
+        "H W 1",
+        "1 H W",
+        "1 H W 1",
+        "lists",
+        "list of lists",
+        "list",
+        "tensor",
+        "tensor H W 1",
+        "f",
+    ],
+)
+def test_preprocess__one_map_in_many_shapes(tiny_processor, noise_image, given):
+    expected, found = (
+        tiny_processor(
+            noise_image(60, 80), depth_maps=maps, space="depth", depth_estimation_type="metric", return_tensors="pt"
+        )
+        for maps in (DEPTH, given)
+    )
+    torch.testing.assert_close(found["labels"], expected["labels"], rtol=1e-3, atol=1e-3)
+    assert torch.equal(found["label_mask"], expected["label_mask"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.repeat(DEPTH[..., None], 3, 2), r"has shape \(60, 80, 3\) and its image \(60, 80\).*Take one channel"),
+        (DEPTH.T, r"has shape \(80, 60\)"),
+        (DEPTH.astype(complex), "dtype complex128; its values must be real numbers"),
+        (DEPTH.astype(object), "dtype object"),
+        ("depth.png", "dtype <U9"),
+        ([DEPTH, DEPTH], "2 maps for 1 images"),
+    ],
+    ids=["H W 3", "turned", "complex", "object", "name", "two"],
+)
+def test_preprocess__maps_that_are_refused_with_words(tiny_processor, noise_image, given, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_processor(noise_image(60, 80), depth_maps=given, space="depth", depth_estimation_type="metric")

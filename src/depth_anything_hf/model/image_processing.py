@@ -240,7 +240,13 @@ def _one_each(maps, count: int) -> list:
     """Return a list with the map of each image: from a list, a batch `(count, height, width)`, one map, or None for all."""
     if maps is None:
         return [None] * count
-    maps = list(maps) if getattr(maps, "ndim", 0) > 2 else _as_list(maps)
+    if isinstance(maps, (list, tuple)) and maps and isinstance(maps[0], (list, tuple)):
+        maps = np.array(maps)  # lists of numbers
+    ndim = getattr(maps, "ndim", 0)
+    one_with_channels = count == 1 and ndim == 3 and maps.shape[0] != 1
+    if (one_with_channels or ndim == 4) and maps.shape[-1] == 1:
+        maps = maps[..., 0]
+    maps = list(maps) if ndim > 2 and not one_with_channels else _as_list(maps)
     if len(maps) != count:
         raise ValueError(f"{len(maps)} maps for {count} images; pass one for each image.")
     return maps
@@ -248,11 +254,14 @@ def _one_each(maps, count: int) -> list:
 
 def _as_map(values, size: tuple[int, int]) -> torch.Tensor:
     """Check a map's shape against its image's and make it a tensor."""
-    values = torch.as_tensor(np.array(values))
+    array = np.array(values)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"a depth map or mask has dtype {array.dtype}; its values must be real numbers or bool.")
+    values = torch.as_tensor(array)
     if tuple(values.shape) != size:
         raise ValueError(
             f"a depth map or mask has shape {tuple(values.shape)} and its image {size}; both must be (height, width) "
-            "of the same image. Squeeze a channel dimension of 1, or pass the image at the map's size."
+            "of the same image. Take one channel of a map that has several, or pass the image at the map's size."
         )
     return values
 

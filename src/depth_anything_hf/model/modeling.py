@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
     # The loss is a mean over the batch's images, which the Trainer must divide by the accumulation steps.
     accepts_loss_kwargs = False
     gradient_matching_weight = 2.0  # Depth Anything V2, section 5 and appendix B.7
+    _looks = 3  # training steps in which a dead or saturated head is still looked for: to look waits for the device
 
     def __init__(self, config: DepthAnythingConfig):
         if config.depth_estimation_type == "relative" and config.max_depth != 1:
@@ -329,6 +331,17 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
             )
         max_depth = self.config.max_depth if self.config.depth_estimation_type == "metric" else None
         mask = labeled_pixels(labels, label_mask, max_depth)
+        if self.training and self._looks > 0 and not torch.compiler.is_compiling():
+            self._looks -= 1
+            dead = (
+                predicted_depth <= 0 if max_depth is None else (predicted_depth <= 0) | (predicted_depth >= max_depth)
+            )
+            if dead.all():
+                warnings.warn(
+                    f"every predicted value is 0{'' if max_depth is None else f' or max_depth={max_depth:g}'}: the head gets no "
+                    "gradient and will not recover. Lower the learning rate, or start with a fresh head (from_encoder).",
+                    stacklevel=2,
+                )
         weight = self.gradient_matching_weight
         return supervised_loss(predicted_depth, labels, mask, max_depth, gradient_matching_weight=weight)["total"]
 

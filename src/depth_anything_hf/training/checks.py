@@ -43,7 +43,7 @@ def check_stock_arguments(
     if hasattr(data_collator, "image_processor_type") or hasattr(data_collator, "image_mean"):
         hint = f" data_collator is a {type(data_collator).__name__}: the third one is data_collator, as in the stock Trainer."
     if not isinstance(processing_class, DepthAnythingImageProcessor):
-        own = "from_pretrained(the same folder or id)" if hasattr(processing_class, "save_pretrained") else "(...)"
+        own = ".from_pretrained(the same folder or id)" if hasattr(processing_class, "save_pretrained") else "(...)"
         raise TypeError(
             f"processing_class is a {type(processing_class).__name__}; pass processing_class=DepthAnythingImageProcessor{own}."
             f"{hint}"

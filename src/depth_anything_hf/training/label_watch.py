@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -13,10 +12,13 @@ from depth_anything_hf.data.records import DepthSample
 from depth_anything_hf.losses import has_label, labeled_pixels
 
 FEW, MANY = 6, 32  # labels after which a run stops if none of them, or if half of them, cannot be learned
+KINDS = ("empty", "constant", "beyond max_depth")
 
 
 class LabelWatch:
-    """Count a process's labels: those to learn from, and those that are empty, constant or beyond `max_depth`.
+    """Count labels: those to learn from, and those that are empty, constant or beyond `max_depth`.
+
+    The worker processes of a data loader count together.
 
     Args:
         max_depth (`float`, *optional*): Largest depth of a metric model, meters. Default: the model is relative.
@@ -25,10 +27,9 @@ class LabelWatch:
 
     def __init__(self, max_depth: float | None, name: str = "train_dataset"):
         self.max_depth, self.name = max_depth, name
-        self.batches = self.images = self.maps = 0
-        self.useless: Counter[str] = Counter()
-        self.low, self.high = math.inf, -math.inf
-        self.first = ""  # source of the first label that teaches nothing
+        self._counts = torch.zeros(3 + len(KINDS), dtype=torch.int64).share_memory_()  # batches, images, maps, kinds
+        self._range = torch.tensor([math.inf, -math.inf], dtype=torch.float64).share_memory_()
+        self._first = ""  # source of the first label that teaches nothing
         self._said = False
 
     def look(self, batch: Sequence[tuple[DepthSample, torch.Tensor, torch.Tensor]]) -> None:
@@ -37,40 +38,44 @@ class LabelWatch:
         Raises:
             ValueError: No label so far teaches anything, or at least half of them lie beyond `max_depth`.
         """
+        if not batch:
+            return
+        self._counts[0] += 1
         for sample, label, mask in batch:
-            self.images += 1
+            self._counts[1] += 1
             if sample.values is None:
                 continue
-            self.maps += 1
+            self._counts[2] += 1
             labeled = labeled_pixels(label, mask)
             usable = labeled_pixels(label, mask, self.max_depth)
             if labeled.any():
-                self.low = min(self.low, float(label[labeled].min()))
-                self.high = max(self.high, float(label[labeled].max()))
+                self._range[0] = min(self._range[0], label[labeled].min())
+                self._range[1] = max(self._range[1], label[labeled].max())
             if not has_label(label[None], usable[None], self.max_depth):
-                kind = "empty" if not labeled.any() else "constant" if usable.any() else "beyond max_depth"
-                self.useless[kind] += 1
-                self.first = self.first or sample.source or "(unnamed)"
-        self.batches += bool(batch)
-        if batch:
-            self._judge()
-
-    def _judge(self) -> None:
-        useless = self.useless.total()
-        nothing = useless == self.maps and self.maps >= FEW and self.batches > 1
-        half = 2 * self.useless["beyond max_depth"] >= self.maps >= MANY
-        if nothing or half:
-            raise ValueError(self.describe())
-        if useless and not self._said and (2 * useless >= self.maps >= 2 or self.maps >= MANY):
-            warnings.warn(self.describe(), stacklevel=4)
+                self._counts[3 + (0 if not labeled.any() else 1 if usable.any() else 2)] += 1
+                self._first = self._first or sample.source or "(unnamed)"
+        batches, images, maps, *kinds = self._counts.tolist()
+        useless = sum(kinds)
+        if maps == 0 and self.name == "train_dataset":
+            found = f"none of the first {images} records of {self.name} has a depth map: the supervised loss learns nothing."
+            nothing, doubt = images >= MANY, images >= FEW and batches > 1
+        else:
+            found = self._describe(maps, kinds)
+            nothing = (useless == maps >= FEW and batches > 1) or 2 * kinds[2] >= maps >= MANY
+            doubt = useless > 0 and (2 * useless >= maps >= 4 or maps >= MANY)
+        if nothing:
+            raise ValueError(found)
+        if doubt and not self._said:
+            warnings.warn(found, stacklevel=3)
             self._said = True
 
-    def describe(self) -> str:
+    def _describe(self, maps: int, kinds: Sequence[int]) -> str:
         """Return counts, range and the next step in one line."""
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.useless.items())
+        counts = ", ".join(f"{count} {kind}" for count, kind in zip(kinds, KINDS, strict=True) if count)
         unit = "disparity" if self.max_depth is None else f"meters; max_depth is {self.max_depth:g}"
-        values = f"{self.low:g} to {self.high:g}" if self.low <= self.high else "none"
+        low, high = self._range.tolist()
+        values = f"{low:g} to {high:g}" if low <= high else "none"
         return (
-            f"{self.useless.total()} of the first {self.maps} depth maps of {self.name} teach nothing ({kinds}); the values "
-            f"are {values} ({unit}). First: {self.first}. Check depth_scale (0.001 for millimeters), depth_offset and space."
+            f"{sum(kinds)} of the first {maps} depth maps of {self.name} teach nothing ({counts}); the values are {values} "
+            f"({unit}). First: {self._first}. Check depth_scale (0.001 for millimeters), depth_offset and space."
         )

@@ -322,8 +322,11 @@ class DepthAnythingTrainer(Trainer):
         self._seen.zero_()
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         self.health.finish()
-        for name, (images, labels) in zip(SOURCE_NAMES, self._seen.tolist(), strict=True):
-            check_learned(int(images), int(labels), name)
+        for name, weight, counts in zip(
+            SOURCE_NAMES, ("labeled", "unlabeled"), self._seen.int().tolist(), strict=True
+        ):
+            if self.loss_weights.get(weight, getattr(self.args, f"{weight}_weight")):
+                check_learned(*counts, name)
         return result
 
     def hyperparameter_search(self, hp_space=None, compute_objective=None, *args, **kwargs):
