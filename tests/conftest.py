@@ -1,4 +1,7 @@
+import gc
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,23 +60,46 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let the garbage collection pass over what is imported by now: each `Trainer` would search it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
-def run_script() -> Callable[..., list]:
+def start() -> Iterator[Callable[..., dict]]:
+    """Function that runs a command or a script in forked processes on the CPU; `tests/labeling/starter.py` says how."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(Path(__file__).parent / "labeling" / "starter.py")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as starter:
+
+        def run(**request) -> dict:
+            print(json.dumps(request), file=starter.stdin, flush=True)
+            return json.loads(starter.stdout.readline())
+
+        yield run
+        starter.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def run_script(start) -> Callable[..., list]:
     """Function that runs a script in one or more processes on the CPU: `run_script(script, out, processes, *arguments)`.
 
     The script is given `out` and writes `rank*.pt` there; their contents are returned, in the order of the ranks.
     """
 
     def run(script: Path, out: Path, processes: int, *arguments: str) -> list:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(out), *arguments]
+        words = [str(word) for word in (out, *arguments)]
         for _ in range(2):  # gloo itself may crash on a busy machine, seen once in dozens of runs: then once more
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-            if "SIGSEGV" not in done.stderr:
+            done = start(script=str(script), arguments=words, processes=processes, kill_after=300)
+            if -signal.SIGSEGV not in done["codes"]:
                 break
-        assert done.returncode == 0, done.stderr[-4000:]
+        ends = [signal.Signals(-code).name if code < 0 else code for code in done["codes"]]
+        assert ends == [0] * processes, f"{ends}: {done['output'][-4000:]}"
         return [torch.load(path, weights_only=False) for path in sorted(out.glob("rank*.pt"))]
 
     return run
