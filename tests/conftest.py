@@ -1,10 +1,16 @@
 import gc
+import hashlib
+import io
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 # Before PyTorch is imported, and for the processes that tests start too: on a busy machine several threads wait for
@@ -15,11 +21,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from filelock import FileLock
 from peft import PeftModel, get_peft_model
 from PIL import Image
 from transformers import Dinov2Config
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+from depth_anything_hf.export import graph, onnx
 from depth_anything_hf.prediction.adapters import depth_lora_config
 from depth_anything_hf.prediction.predictor import load_model
 
@@ -103,6 +111,44 @@ def run_script(start) -> Callable[..., list]:
         return [torch.load(path, weights_only=False) for path in sorted(out.glob("rank*.pt"))]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trace_once(tmp_path_factory) -> Callable[..., AbstractContextManager]:
+    """Context manager in which a model that was written as ONNX before, in any process of the suite, is copied.
+
+    Tracing takes 15 seconds. What it printed is printed with each copy.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    trace = graph.write_graph
+
+    def write(model: torch.nn.Module, path: Path, half: bool = False) -> None:
+        config = {**model.config.to_dict(), "_name_or_path": "", "half": half}
+        weights = (values.numpy().tobytes() for values in model.state_dict().values())
+        key = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode() + b"".join(weights)).hexdigest()
+        kept, printed = folder / f"{key}.onnx", folder / f"{key}.txt"
+        with FileLock(f"{kept}.lock"):
+            if not printed.exists():
+                noise, logs = io.StringIO(), logging.StreamHandler()
+                logs.stream = noise
+                logging.root.addHandler(logs)
+                with redirect_stdout(noise), redirect_stderr(noise), warnings.catch_warnings(record=True) as warned:
+                    trace(model, kept, half)
+                logging.root.removeHandler(logs)
+                noise.writelines(str(one) for one in warned if one.category is not DeprecationWarning)
+                printed.write_text(noise.getvalue())
+        shutil.copy(kept, path)
+        sys.stderr.write(printed.read_text())
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for owner in (graph, onnx):
+                patch.setattr(owner, "write_graph", write)
+            yield
+
+    return patched
 
 
 @pytest.fixture
