@@ -51,7 +51,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of the 52 real labelled images; the test skips where it is missing."""
+    """Folder of the 52 real labeled images; the test skips where it is missing."""
     default = Path(__file__).parents[2] / "shared" / "data"
     folder = Path(os.environ.get("DEPTH_ANYTHING_HF_REAL_DATA") or default)
     if not (folder / "metadata.jsonl").is_file():

@@ -372,7 +372,7 @@ class TestExportOnnx:
         assert summary["difference"] == pytest.approx(0.05 * bias, rel=0.05)
 
     @pytest.mark.slow
-    def test_labelled_images_are_scored_with_both(self, relative, photos, tmp_path):
+    def test_labeled_images_are_scored_with_both(self, relative, photos, tmp_path):
         scenes = iter_synthetic_records(3, 60, 80, seed=5)
         records = [encode_record(one["image"], one["depth"], mask=one["depth"] > 0) for one in scenes]
         write_image_folder(records, tmp_path / "labelled")
