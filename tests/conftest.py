@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -47,6 +48,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if whole and unsaid and "PYTEST_XDIST_WORKER" not in os.environ:  # else each process would start others
         config.option.numprocesses, config.option.dist = "logical", "loadfile"
         config.option.maxprocesses = config.option.maxprocesses or 8
+        config.option.loadscopereorder = False  # see pytest_collection_modifyitems
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files first whose tests are mostly slow: at the end, one of them would keep one process busy and others idle."""
+    tests = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path] / tests[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """Starts runs as forked processes, so that importing PyTorch is paid for once; the tests may kill them.
 
 Reads one JSON request a line: `arguments` of the command line, or of a `script`, and optionally `processes`, `signal` and
-when it is sent (`kill_after` so many seconds, counted from when `files` match `watch`), and the limits `largest_file`
-(bytes) and `open_files`. Answers with `codes` (in the order of the ends), `killed`, `seconds` and `output`.
+when it is sent (`kill_after` so many seconds, counted from when `files` match `watch` and the file `until` changes), and the
+limits `largest_file` (bytes) and `open_files`. Answers with `codes` (in the order of the ends), `killed`, `seconds` and `output`.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import datasets  # noqa: F401
 import pyarrow.parquet  # noqa: F401
@@ -72,6 +73,10 @@ def start(request: dict, rank: int, port: int, output: int, group: int) -> int:
         os._exit(code)
 
 
+def content(file: str) -> bytes:
+    return Path(file).read_bytes() if file else b""
+
+
 def answer(request: dict) -> dict:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -81,6 +86,7 @@ def answer(request: dict) -> dict:
     with open(read, "rb", buffering=0) as printed, open(output, "wb"):
         os.set_blocking(read, False)
         began = began_to_count = time.monotonic()
+        old = content(request["until"])
         left = []
         for rank in range(request["processes"]):
             left.append(start(request, rank, port, output, left[0] if left else 0))
@@ -91,7 +97,8 @@ def answer(request: dict) -> dict:
                 if found:
                     left.remove(process)
                     codes.append(os.waitstatus_to_exitcode(status))
-            if len(glob.glob(request["watch"])) < request["files"]:
+            unchanged = request["until"] and content(request["until"]) == old
+            if unchanged or len(glob.glob(request["watch"])) < request["files"]:
                 began_to_count = time.monotonic()
             late = time.monotonic() - began_to_count > request["kill_after"]
             # A process that fails takes the others along, as torchrun does.
@@ -111,6 +118,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     load_teacher("mini")  # the first is slow
     gc.freeze()
-    plain = {"processes": 1, "kill_after": 100, "signal": "SIGKILL", "watch": "", "files": 0}
+    plain = {"processes": 1, "kill_after": 100, "signal": "SIGKILL", "watch": "", "files": 0, "until": ""}
     for line in sys.stdin:
         print(json.dumps(answer(plain | json.loads(line))), flush=True)
