@@ -1,7 +1,17 @@
+import gc
+import hashlib
+import io
+import json
+import logging
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 # Before PyTorch is imported, and for the processes that tests start too: on a busy machine several threads wait for
@@ -12,11 +22,13 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from filelock import FileLock
 from peft import PeftModel, get_peft_model
 from PIL import Image
 from transformers import Dinov2Config
 
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
+from depth_anything_hf.export import graph, onnx
 from depth_anything_hf.prediction.adapters import depth_lora_config
 from depth_anything_hf.prediction.predictor import load_model
 
@@ -36,11 +48,20 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if whole and unsaid and "PYTEST_XDIST_WORKER" not in os.environ:  # else each process would start others
         config.option.numprocesses, config.option.dist = "logical", "loadfile"
         config.option.maxprocesses = config.option.maxprocesses or 8
+        config.option.loadscopereorder = False  # see pytest_collection_modifyitems
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files first whose tests are mostly slow: at the end, one of them would keep one process busy and others idle."""
+    tests = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path] / tests[item.path])
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of the 52 real labelled images; the test skips where it is missing."""
+    """Folder of the 52 real labeled images; the test skips where it is missing."""
     default = Path(__file__).parents[2] / "shared" / "data"
     folder = Path(os.environ.get("DEPTH_ANYTHING_HF_REAL_DATA") or default)
     if not (folder / "metadata.jsonl").is_file():
@@ -57,26 +78,87 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let the garbage collection pass over what is imported by now: each `Trainer` would search it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
-def run_script() -> Callable[..., list]:
+def start() -> Iterator[Callable[..., dict]]:
+    """Function that runs a command or a script in forked processes on the CPU; `tests/labeling/starter.py` says how."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(Path(__file__).parent / "labeling" / "starter.py")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as starter:
+
+        def run(**request) -> dict:
+            print(json.dumps(request), file=starter.stdin, flush=True)
+            return json.loads(starter.stdout.readline())
+
+        yield run
+        starter.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def run_script(start) -> Callable[..., list]:
     """Function that runs a script in one or more processes on the CPU: `run_script(script, out, processes, *arguments)`.
 
     The script is given `out` and writes `rank*.pt` there; their contents are returned, in the order of the ranks.
     """
 
     def run(script: Path, out: Path, processes: int, *arguments: str) -> list:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
-        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        command = [sys.executable, *(launcher if processes > 1 else []), str(script), str(out), *arguments]
+        words = [str(word) for word in (out, *arguments)]
         for _ in range(2):  # gloo itself may crash on a busy machine, seen once in dozens of runs: then once more
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-            if "SIGSEGV" not in done.stderr:
+            done = start(script=str(script), arguments=words, processes=processes, kill_after=300)
+            if -signal.SIGSEGV not in done["codes"]:
                 break
-        assert done.returncode == 0, done.stderr[-4000:]
+        ends = [signal.Signals(-code).name if code < 0 else code for code in done["codes"]]
+        assert ends == [0] * processes, f"{ends}: {done['output'][-4000:]}"
         return [torch.load(path, weights_only=False) for path in sorted(out.glob("rank*.pt"))]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trace_once(tmp_path_factory) -> Callable[..., AbstractContextManager]:
+    """Context manager in which a model that was written as ONNX before, in any process of the suite, is copied.
+
+    Tracing takes 15 seconds. What it printed is printed with each copy.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    trace = graph.write_graph
+
+    def write(model: torch.nn.Module, path: Path, half: bool = False) -> None:
+        config = {**model.config.to_dict(), "_name_or_path": "", "half": half}
+        weights = (values.numpy().tobytes() for values in model.state_dict().values())
+        key = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode() + b"".join(weights)).hexdigest()
+        kept, printed = folder / f"{key}.onnx", folder / f"{key}.txt"
+        with FileLock(f"{kept}.lock"):
+            if not printed.exists():
+                noise, logs = io.StringIO(), logging.StreamHandler()
+                logs.stream = noise
+                logging.root.addHandler(logs)
+                with redirect_stdout(noise), redirect_stderr(noise), warnings.catch_warnings(record=True) as warned:
+                    trace(model, kept, half)
+                logging.root.removeHandler(logs)
+                noise.writelines(str(one) for one in warned if one.category is not DeprecationWarning)
+                printed.write_text(noise.getvalue())
+        shutil.copy(kept, path)
+        sys.stderr.write(printed.read_text())
+
+    @contextmanager
+    def patched() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for owner in (graph, onnx):
+                patch.setattr(owner, "write_graph", write)
+            yield
+
+    return patched
 
 
 @pytest.fixture

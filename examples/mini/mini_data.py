@@ -156,7 +156,7 @@ def render_to(folder: Path, worlds: Worlds, device: str, processes: int, until: 
     missing = [part for part in parts if not all(path.is_file() for path in files_of(folder, part))]
     tasks = [(folder, worlds, part, device, batch) for part in missing]
     with tqdm(total=len(tasks) * CHUNK, desc=f"render {folder.name}", unit="world") as bar:
-        if device != "cpu" or processes < 2:
+        if device != "cpu" or min(processes, len(tasks)) < 2:
             return all(_in_time(bar, until) for _ in map(_render_part, tasks))
         with multiprocessing.get_context("spawn").Pool(processes, _start_worker) as pool:
             return all(_in_time(bar, until) for _ in pool.imap_unordered(_render_part, tasks))

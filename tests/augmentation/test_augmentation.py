@@ -167,7 +167,7 @@ def test_perturb_colors__contrast_keeps_the_mean_luminance():
     assert 1.4 < ratio.max() <= 1.51
 
 
-def test_perturb_colors__grey_images_ignore_saturation_and_hue():
+def test_perturb_colors__gray_images_ignore_saturation_and_hue():
     images = photos()[:, :1].repeat(1, 3, 1, 1)
     changed = perturbed(images, replace(OFF, saturation=1, hue=0.5, jitter_probability=1), seeded())
     torch.testing.assert_close(changed, images, rtol=0, atol=1e-6)
@@ -182,7 +182,7 @@ def test_perturb_colors__grayscale_has_equal_channels_and_keeps_luminance():
     torch.testing.assert_close(grey[:, 0], expected)
 
 
-def test_perturb_colors__hue_turns_the_colour_circle():
+def test_perturb_colors__hue_turns_the_color_circle():
     # Pure red of value 1: the largest channel stays 1, the smallest 0; half a turn either way covers the circle.
     red = torch.zeros(400, 3, 1, 1)
     red[:, 0] = 1.0
@@ -357,7 +357,7 @@ def test_cutmix__without_boxes_is_the_identity():
 
 
 def test_scale_colors__is_the_authors_formula():
-    """0.25 ** 0.5 = 0.5, times 0.8, times 1.5 for each colour: 0.6; what grows beyond 1 is cut."""
+    """0.25 ** 0.5 = 0.5, times 0.8, times 1.5 for each color: 0.6; what grows beyond 1 is cut."""
     ranges = ColorRanges(gamma=(0.5, 0.5), brightness=(0.8, 0.8), color=(1.5, 1.5), probability=1.0)
     image = torch.full((3, 1, 2), 0.25)
     image[:, 0, 1] = 1.0
@@ -366,7 +366,7 @@ def test_scale_colors__is_the_authors_formula():
 
 
 def test_scale_colors__draws_each_range_by_itself():
-    """Pixels of 1 are blind to gamma; the ratios of the colours show the balance, the mean the brightness."""
+    """Pixels of 1 are blind to gamma; the ratios of the colors show the balance, the mean the brightness."""
     ranges = ColorRanges(gamma=(0.9, 1.1), brightness=(0.4, 0.6), color=(0.9, 1.1), probability=0.5)
     generator = torch.Generator().manual_seed(0)
     changed = [scale_colors(torch.ones(3, 1, 1), ranges, generator).flatten() for _ in range(400)]

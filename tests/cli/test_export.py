@@ -12,7 +12,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.slow
-def test_export__int8_prints_what_it_loses_and_no_noise(make_model, tiny_processor, tmp_path, capsys, caplog, recwarn):
+def test_export__int8_prints_what_it_loses_and_no_noise(
+    make_model, tiny_processor, trace_once, tmp_path, capsys, caplog, recwarn
+):
     for part in (make_model(), tiny_processor):
         part.save_pretrained(tmp_path / "student")
     scenes = list(iter_synthetic_records(2, 60, 80))
@@ -32,7 +34,8 @@ def test_export__int8_prints_what_it_loses_and_no_noise(make_model, tiny_process
         "--dtype",
         "int8",
     ]
-    assert main([*arguments, "--images", str(tmp_path / "photos"), "--eval", str(tmp_path / "own")]) == 0
+    with trace_once():
+        assert main([*arguments, "--images", str(tmp_path / "photos"), "--eval", str(tmp_path / "own")]) == 0
     captured = capsys.readouterr()
     assert "rendered scenes" not in captured.out
     for line in ("| 4:3 | ", "| 3:4 | ", "| 16:9 | ", "| 1:1 | ", "| PyTorch float32 | 0.", "| ONNX int8 | 0."):

@@ -1,11 +1,7 @@
 """depth.jsonl, which `predict` keeps true over several runs into one folder, finished or not."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -107,23 +103,15 @@ def test_predict__a_point_cloud_that_cannot_be_written_costs_no_row(models, phot
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tile", [None, 20], ids=["whole", "tiles"])
-def test_predict__a_killed_run_leaves_rows_that_decode(tile, models, photos, noise_image, tmp_path):
+def test_predict__a_killed_run_leaves_rows_that_decode(tile, models, photos, noise_image, start, tmp_path):
     out, options = tmp_path / "out", [] if tile is None else ["--tile", str(tile)]
     noise_image(30, 40).save(tmp_path / "other.png")
     assert predict([photos, tmp_path / "other.png"], models[0], out, *options) == 0
     for seed in range(300):
         noise_image(30, 40, seed=seed).save(photos / f"z{seed}.png")
-    before = (out / "depth.jsonl").read_bytes()
-    command = [sys.executable, "-m", "depth_anything_hf", "predict", str(photos / "b.png"), str(photos)]
-    command += ["--model", str(models[1]), "--out", str(out), *options]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 120
-        while (out / "depth.jsonl").read_bytes() == before and time.monotonic() < until:
-            time.sleep(0.001)
-    finally:
-        os.kill(run.pid, signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL  # it was not finished
+    command = ["predict", str(photos / "b.png"), str(photos), "--model", str(models[1]), "--out", str(out), *options]
+    done = start(arguments=command, until=str(out / "depth.jsonl"), kill_after=0)
+    assert done["codes"] == [-signal.SIGKILL], done["output"]  # it was not finished
     rows = listed(out)
     photo_of = {f"{file.stem}_png.png": file for file in [*photos.iterdir(), tmp_path / "other.png"]}
     for name, row in rows.items():

@@ -167,7 +167,7 @@ def test_every_image_mode_becomes_rgb(mode, colour, expected):
     assert image.getpixel((1, 1)) == expected
 
 
-def test_transparent_palette_keeps_its_colours(recwarn):
+def test_transparent_palette_keeps_its_colors(recwarn):
     image = Image.new("P", (2, 1))
     image.putpalette([200, 100, 50, 1, 2, 3])
     image.putpixel((1, 0), 1)

@@ -31,7 +31,7 @@ def test_a_depth_record_gives_a_relative_model_disparity_and_sky():
     assert mask.tolist() == [[False, True, True, True]]
 
 
-def test_a_depth_record_gives_a_metric_model_metres_without_sky():
+def test_a_depth_record_gives_a_metric_model_meters_without_sky():
     labels, mask = label(decode([[0, 1, 8, 5]], sky=[[0, 0, 0, 255]]), "metric")
     assert labels.tolist() == [[0.0, 0.5, 4.0, 0.0]]
     assert mask.tolist() == [[False, True, True, False]]

@@ -1,4 +1,4 @@
-"""Alignments by hand. Ground truth is 1, 2 and 4 metres everywhere, thus 1, 1/2 and 1/4 in disparity."""
+"""Alignments by hand. Ground truth is 1, 2 and 4 meters everywhere, thus 1, 1/2 and 1/4 in disparity."""
 
 import numpy as np
 import pytest

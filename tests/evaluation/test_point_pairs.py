@@ -61,7 +61,7 @@ def test_score_pairs__row_comes_before_column():
         score_pairs(DISPARITY.T, pairs_of([[0, 2], [1, 0]]), torch.tensor([0]))
 
 
-def test_score_pairs__metres_count_the_other_way_round():
+def test_score_pairs__meters_count_the_other_way_round():
     values, pairs, closer = random_pairs(40)
     pairs, closer = shuffled(pairs, closer)
     assert score_pairs(values, pairs, closer).all()

@@ -1,4 +1,4 @@
-"""Scores on real labelled images: no units, spaces or masks get lost between the file and the number."""
+"""Scores on real labeled images: no units, spaces or masks get lost between the file and the number."""
 
 from collections import defaultdict
 

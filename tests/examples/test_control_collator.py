@@ -19,7 +19,7 @@ def ramp(height, width):
 
 
 def record(values, photo=None, seed=0, **extra):
-    """A record whose label is `values` and whose photograph is `photo`, grey, default: the label at four times its size."""
+    """A record whose label is `values` and whose photograph is `photo`, gray, default: the label at four times its size."""
     height, width = np.shape(values)
     photo = ramp(4 * height, 4 * width) if photo is None else photo
     grey = np.repeat(np.rint(255 * photo).astype(np.uint8)[..., None], 3, axis=2)
@@ -94,7 +94,7 @@ def test_draws_follow_the_seed_of_the_record_alone(control_collator):
     assert together["prompts"] == [batch["prompts"][0] for batch in alone]
 
 
-def test_the_sky_is_far_and_metres_are_inverted(control_collator):
+def test_the_sky_is_far_and_meters_are_inverted(control_collator):
     depth = np.array([[1.0, 2.0], [4.0, 8.0]])
     sky = np.array([[False, False], [False, True]])
     row = encode_record(Image.new("RGB", (2, 2)), depth, space="depth", sky=sky) | {"draw_seed": 0}

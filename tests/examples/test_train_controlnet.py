@@ -23,7 +23,7 @@ KINDS = ["sd", "sdxl"]
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory):
-    """Six rendered scenes, labelled by the engine into three shards."""
+    """Six rendered scenes, labeled by the engine into three shards."""
     folder = tmp_path_factory.mktemp("labelled")
     encoder = Dinov2Config(image_size=56, hidden_size=32, num_hidden_layers=4, num_attention_heads=2)
     torch.manual_seed(0)

@@ -199,7 +199,7 @@ def test_a_start_with_other_patches_is_refused(mini, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_worlds_are_learnt_under_changed_colours(mini, monkeypatch, tmp_path):
+def test_worlds_are_learnt_under_changed_colors(mini, monkeypatch, tmp_path):
     for share in ("0", "1"):
         start(mini, monkeypatch, tmp_path / share, "--color-probability", share)
     plain, changed = (weights_of(tmp_path / share / "mini") for share in ("0", "1"))
@@ -233,7 +233,7 @@ def test_card_says_what_was_measured_and_on_what_it_was_trained(
 
 
 @pytest.mark.slow
-def test_worlds_are_rendered_once_and_read_as_labelled_records(mini, tmp_path):
+def test_worlds_are_rendered_once_and_read_as_labeled_records(mini, tmp_path):
     which = mini.Worlds(6, (24, 32))
     mini.render_to(tmp_path / "worlds", which, "cpu", 1)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "worlds").iterdir()}

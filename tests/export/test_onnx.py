@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -77,10 +78,11 @@ def export(name: Path, out: Path, dtype: str) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def relative(tmp_path_factory):
+def relative(tmp_path_factory, trace_once):
     """A relative V2 model, and its file in float32."""
     folder = tmp_path_factory.mktemp("relative")
-    return export(save_model(folder / "student"), folder / "new" / "depth.onnx", "float32")
+    with trace_once():
+        return export(save_model(folder / "student"), folder / "new" / "depth.onnx", "float32")
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +372,7 @@ class TestExportOnnx:
         assert summary["difference"] == pytest.approx(0.05 * bias, rel=0.05)
 
     @pytest.mark.slow
-    def test_labelled_images_are_scored_with_both(self, relative, photos, tmp_path):
+    def test_labeled_images_are_scored_with_both(self, relative, photos, tmp_path):
         scenes = iter_synthetic_records(3, 60, 80, seed=5)
         records = [encode_record(one["image"], one["depth"], mask=one["depth"] > 0) for one in scenes]
         write_image_folder(records, tmp_path / "labelled")
@@ -461,13 +463,13 @@ def test_export_onnx__says_what_to_install(monkeypatch):
 
 
 @pytest.mark.slow
-def test_benchmark__ratios_are_those_of_its_repeats(relative, tmp_path):
+def test_benchmark__ratios_are_those_of_its_repeats(relative, trace_once, tmp_path, monkeypatch):
     sizes = ["--resolutions", "28", "--batch-sizes", "1", "--dtypes", "int8", "--steps", "1", "--repeats", "2"]
     benchmark = Path(__file__).parents[2] / "benchmarks" / "export.py"
-    command = [sys.executable, str(benchmark), "--model", str(relative.name), "--out", str(tmp_path), *sizes]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    monkeypatch.setattr(sys, "argv", [str(benchmark), "--model", str(relative.name), "--out", str(tmp_path), *sizes])
+    monkeypatch.syspath_prepend(benchmark.parent)
+    with trace_once():
+        runpy.run_path(str(benchmark), run_name="__main__")
     result = json.loads((tmp_path / "export_cpu.json").read_text())
     (size,) = result["sizes"]
     first, second = (row["PyTorch"] / row["int8"] for row in size["repeats"])

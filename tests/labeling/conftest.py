@@ -1,8 +1,5 @@
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,18 +108,10 @@ def rejects():
 
 
 @pytest.fixture(scope="session")
-def start_run(teacher):
-    """Function that runs the command in processes of its own: `start_run(arguments, processes=1, **limits)`."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(Path(__file__).parent / "starter.py"), teacher]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as starter:
+def start_run(start):
+    """Function that labels in processes of its own: `start_run(arguments, processes=1, **limits)`."""
 
-        def run(arguments, processes=1, **limits) -> dict:
-            request = {"arguments": [str(x) for x in arguments], "processes": processes} | limits
-            print(json.dumps(request), file=starter.stdin, flush=True)
-            return json.loads(starter.stdout.readline())
+    def run(arguments, processes=1, **limits) -> dict:
+        return start(arguments=["pseudo-label", *map(str, arguments)], processes=processes, **limits)
 
-        yield run
-        starter.stdin.close()
+    return run

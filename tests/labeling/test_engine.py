@@ -22,7 +22,7 @@ from depth_anything_hf.prediction.predictor import load_model, predict_depth
 
 @pytest.fixture(scope="module")
 def labeled(tmp_path_factory, photos, teacher):
-    """The 12 photographs, labelled."""
+    """The 12 photographs, labeled."""
     out = tmp_path_factory.mktemp("labeled") / "out"
     arguments = ["--model", teacher, "--images", str(photos), "--out", str(out), "--device", "cpu", "--num_workers"]
     assert main(["pseudo-label", *arguments, "0", "--resolution", "56", "--shard_size", "5"]) == 0

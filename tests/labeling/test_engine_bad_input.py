@@ -1,4 +1,4 @@
-"""What is wrong with pictures in the wild: each is labelled rightly, or stands in `rejects.jsonl`."""
+"""What is wrong with pictures in the wild: each is labeled rightly, or stands in `rejects.jsonl`."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def png_of_size(width, height):
 
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory, draw):
-    """A folder of them, and the upright RGB pictures that those of them are which can be labelled."""
+    """A folder of them, and the upright RGB pictures that those of them are which can be labeled."""
     folder = tmp_path_factory.mktemp("wild")
     picture = draw(60, 40, seed=3)
     grey = np.asarray(picture.convert("L"), dtype=np.uint16)
@@ -77,7 +77,7 @@ def wild(tmp_path_factory, draw):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep", ["original", "resized"])
-def test_label_images__each_is_labelled_rightly_or_rejected(keep, wild, label, teacher, rejects, tmp_path):
+def test_label_images__each_is_labeled_rightly_or_rejected(keep, wild, label, teacher, rejects, tmp_path):
     folder, upright = wild
     manifest = label(tmp_path / "out", folder, keep_image=keep, num_workers=1)
     model, processor = load_model(teacher)

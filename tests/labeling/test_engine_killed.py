@@ -34,7 +34,7 @@ def command(many, teacher):
 
 @pytest.fixture(scope="module")
 def straight(start_run, command, tmp_path_factory):
-    """A folder that was labelled without interruption, and how long that takes with 1 and with 2 processes."""
+    """A folder that was labeled without interruption, and how long that takes with 1 and with 2 processes."""
     folder = tmp_path_factory.mktemp("straight")
     seconds = {}
     for processes in (1, 2):

@@ -224,7 +224,7 @@ def test_labeler__is_the_model_where_nothing_is_resized(make_model, tiny_process
 
 
 def test_labeler__is_predict_depth(make_model, tiny_processor, draw):
-    """Within 2 %: the processor resizes by Pillow or torchvision, which round to grey levels at other places."""
+    """Within 2 %: the processor resizes by Pillow or torchvision, which round to gray levels at other places."""
     model = make_model().eval()
     nn.init.constant_(model.head.conv3.bias, 0.5)
     predictor = Labeler(model, preparation_of(tiny_processor), "disparity", 1)

@@ -147,7 +147,7 @@ def test_finish_folder__says_what_is_missing(label, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut"])
-def test_claim_folder__shard_that_was_lost_is_labelled_again(damage, label, contents, tmp_path):
+def test_claim_folder__shard_that_was_lost_is_labeled_again(damage, label, contents, tmp_path):
     out = tmp_path / "out"
     label(out)
     before, times = contents(out), {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}

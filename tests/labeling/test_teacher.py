@@ -51,7 +51,7 @@ def test_load_teacher__weights_in_half_precision(dtype, teacher, label, tmp_path
 
 
 def test_load_teacher__labels_of_depth_pro_are_disparity(save_family, label, photos, tmp_path):
-    """Its processor turns the network's inverse depth into metres; a label is what the network gives."""
+    """Its processor turns the network's inverse depth into meters; a label is what the network gives."""
     folder = save_family("depth_pro")
     assert load_teacher(folder)[2] == "disparity"
     assert space_of(load_model(folder)[0], folder) == "depth"

@@ -64,7 +64,7 @@ def test_normalized_residual__rounding_noise_is_no_label():
     assert normalized_residual(torch.rand(1, 8, 8), target, everywhere(target))[1].tolist() == [False]
 
 
-def test_normalized_residual__zero_outside_the_mask_and_where_nothing_is_labelled():
+def test_normalized_residual__zero_outside_the_mask_and_where_nothing_is_labeled():
     prediction, target, mask = torch.rand(2, 5, 5), torch.rand(2, 5, 5), torch.rand(2, 5, 5) < 0.5
     target[1] = 0.25
     residual, _ = normalized_residual(prediction, target, mask)

@@ -37,7 +37,7 @@ def test_cutmix_loss_per_image__literal():
     assert terms.labeled.tolist() == [True]
 
 
-def test_cutmix_loss_per_image__area_counts_all_pixels_and_rho_the_labelled_ones():
+def test_cutmix_loss_per_image__area_counts_all_pixels_and_rho_the_labeled_ones():
     # The same, and two more unlabelled pixels outside: the area inside is 3/6.
     prediction = torch.tensor([[[1.0, 2.0, 6.0, 5.0, 0.0, 0.0]]])
     target = torch.tensor([[[0.0, 3.0, 4.0, 9.0, 0.0, 0.0]]])

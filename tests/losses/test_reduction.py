@@ -20,7 +20,7 @@ def test_mean_over_labeled__no_labels_is_zero_with_graph():
     assert losses.grad.tolist() == [0.0, 0.0]
 
 
-def test_mean_over_labeled__gradient_is_shared_by_the_labelled():
+def test_mean_over_labeled__gradient_is_shared_by_the_labeled():
     losses = torch.tensor([2.0, 4.0, 9.0], requires_grad=True)
     mean_over_labeled(losses, torch.tensor([True, False, True])).backward()
     assert losses.grad.tolist() == [0.5, 0.0, 0.5]

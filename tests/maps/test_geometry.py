@@ -195,7 +195,7 @@ def test_unproject__literal():
     assert points[0, 1, 2].tolist() == [3.0, 4.0, 8.0]
 
 
-def test_unproject__projects_back_to_pixel_centres():
+def test_unproject__projects_back_to_pixel_centers():
     depth = torch.rand(2, 3, 5, dtype=torch.float64) + 1
     intrinsics = torch.tensor([[4.0, 5.0, 2.0, 1.0], [7.0, 6.0, 2.5, 1.5]], dtype=torch.float64)
     x, y, z = unproject(depth, intrinsics).unbind(-1)
@@ -218,7 +218,7 @@ def test_label_from_map__relative_model_gets_disparity_and_sky_zero():
     assert mask.tolist() == [True, True, False, True]
 
 
-def test_label_from_map__metric_model_gets_metres_and_no_sky():
+def test_label_from_map__metric_model_gets_meters_and_no_sky():
     values, sky = torch.tensor([2.0, NAN, 0.0, 5.0]), torch.tensor([False, True, False, True])
     label, mask = label_from_map(values, None, "depth", "metric", sky)
     assert label.tolist() == [2.0, 0.0, 0.0, 0.0]
@@ -249,7 +249,7 @@ def test_label_from_map__rejects_unknown_kinds():
         label_from_map(values, None, "inverse", "relative")
 
 
-def test_disparity_of_prediction__metres_are_inverted_and_disparity_may_be_negative():
+def test_disparity_of_prediction__meters_are_inverted_and_disparity_may_be_negative():
     values = torch.tensor([[4.0, -2.0, 0.0, torch.inf, torch.nan]])
     disparity, valid = disparity_of_prediction(values, "disparity")
     assert torch.equal(disparity[valid], torch.tensor([4.0, -2.0, 0.0]))

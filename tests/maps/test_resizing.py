@@ -78,7 +78,7 @@ def test_resized_size__rejects_empty_sides(size, target):
 # --- resize_map
 
 
-def test_resize_map__takes_the_nearest_centre():
+def test_resize_map__takes_the_nearest_center():
     values = torch.tensor([[[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]])
     assert resize_map(values, (1, 2)).tolist() == [[[2.0, 5.0]]]  # centres 1.5 and 4.5 of [0, 6]
     assert resize_map(values, (1, 12)).tolist() == [[[value for value in range(1, 7) for _ in range(2)]]]
@@ -99,7 +99,7 @@ def test_resize_pixels__keeps_what_has_the_size():
 
 
 @pytest.mark.parametrize("size", [(30, 40), (56, 70), (120, 50), (1, 1), (7, 160)])
-def test_resize_pixels__is_within_few_grey_levels_of_pillow(noise_image, size):
+def test_resize_pixels__is_within_few_gray_levels_of_pillow(noise_image, size):
     images = [noise_image(60, 80, seed) for seed in range(2)]
     found = resize_pixels(torch.from_numpy(np.stack([np.array(image) for image in images])), size)
     assert (found.dtype, found.shape) == (torch.uint8, (2, *size, 3))
@@ -109,13 +109,13 @@ def test_resize_pixels__is_within_few_grey_levels_of_pillow(noise_image, size):
         assert np.abs(one.numpy() - expected).mean() < 0.6
 
 
-def test_resize_pixels__of_one_grey_is_that_grey():
+def test_resize_pixels__of_one_gray_is_that_gray():
     for grey in (0, 7, 128, 255):
         assert resize_pixels(torch.full((1, 5, 9, 3), grey, dtype=torch.uint8), (14, 28)).unique().tolist() == [grey]
 
 
 def test_resize_pixels__stays_within_the_range():
-    """Bicubic overshoots at an edge; whole grey levels must not wrap round."""
+    """Bicubic overshoots at an edge; whole gray levels must not wrap round."""
     pixels = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
     pixels[:, :, 4:] = 255
     found = resize_pixels(pixels, (8, 64))[0, 0, :, 0].int()

@@ -109,7 +109,7 @@ def test_provenance__is_of_these_weights():
     assert Provenance.load(FOLDER).license == "apache-2.0"  # raises where it is of others
 
 
-def test_card__names_its_licence_and_its_data():
+def test_card__names_its_license_and_its_data():
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card
     assert "rendered" in card

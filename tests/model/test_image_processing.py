@@ -425,7 +425,7 @@ def test_post_process__count_mismatch_is_an_error(tiny_processor):
 
 
 def test_round_trip__of_a_map_through_the_input_size(noise_image, tiny_processor):
-    """What is labelled and what is predicted lie on the same grid: a perfect prediction scores perfectly."""
+    """What is labeled and what is predicted lie on the same grid: a perfect prediction scores perfectly."""
     disparity = np.linspace(1, 2, 80, dtype=np.float32)[None].repeat(60, axis=0)
     batch = tiny_processor(
         noise_image(60, 80),

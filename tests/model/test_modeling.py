@@ -133,7 +133,7 @@ def test_save_pretrained__runs_in_the_stock_pipeline_without_this_package(make_m
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-def test_from_pretrained__initialises_only_what_is_missing(make_model, tmp_path):
+def test_from_pretrained__initializes_only_what_is_missing(make_model, tmp_path):
     model = make_model()
     with torch.no_grad():
         model.head.conv3.bias.fill_(7)

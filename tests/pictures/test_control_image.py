@@ -19,7 +19,7 @@ def test_control_image_of_disparity_by_hand():
     assert grey(to_control_image(np.array([[-2.0, 3.0], [8.0, -1.0]]))).tolist() == [[0, 127], [255, 25]]
 
 
-def test_control_image_of_metres_by_hand():
+def test_control_image_of_meters_by_hand():
     # 1 / d = 1, 0.5, 0.25, of which (1/d - 0.25) / 0.75 * 255 = 255, 85, 0; 0 and below are no metres
     depth = np.array([[1.0, 2.0, 4.0], [0.0, -1.0, np.inf]])
     assert grey(to_control_image(depth, "depth")).tolist() == [[255, 85, 0], [0, 0, 0]]
@@ -44,7 +44,7 @@ def test_control_image_does_not_see_scale_and_shift_of_disparity(scale, shift):
     assert np.array_equal(grey(to_control_image(8 * disparity)), control)
 
 
-def test_control_image_does_not_see_the_scale_of_metres():
+def test_control_image_does_not_see_the_scale_of_meters():
     depth = np.random.default_rng(0).uniform(1, 9, (20, 30))
     control = grey(to_control_image(depth, "depth"))
     assert np.array_equal(grey(to_control_image(4 * depth, "depth")), control)
@@ -106,7 +106,7 @@ def test_a_resized_control_image_has_the_full_range():
     assert (small.min(), small.max()) == (0, 255)
 
 
-def test_metres_are_resized_as_disparity():
+def test_meters_are_resized_as_disparity():
     depth = np.array([[1.0, 4.0]])  # halfway between 1 and 0.25 lies 0.625, not 1 / 2.5
     assert grey(to_control_image(depth, "depth", size=(1, 3))).tolist() == [[255, 127, 0]]
 

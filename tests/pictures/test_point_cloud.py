@@ -83,7 +83,7 @@ def test_point_cloud__plane_at_a_known_distance():
     assert colors is None
 
 
-def test_point_cloud__points_and_colours_belong_together():
+def test_point_cloud__points_and_colors_belong_together():
     depth = np.array([[1.0, 2.0], [4.0, 8.0]])
     image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
     points, colors = point_cloud(depth, [1.0, 1.0, 0.5, 0.5], image, mask=np.array([[True, False], [True, True]]))

@@ -26,7 +26,7 @@ def luminance(picture):
 # ---------------------------------------------------------------------------------------------------- colours
 
 
-def test_colours_of_the_ends_the_control_points_and_holes():
+def test_colors_of_the_ends_the_control_points_and_holes():
     picture = colorize(np.array([[0.0, 3.0, 15.0, np.nan, np.inf]]), low=0, high=15)
     assert picture.dtype == np.uint8
     assert pixels(picture) == [FAR, [0x42, 0x0A, 0x68], NEAR, GREY, GREY]
@@ -48,12 +48,12 @@ def test_the_range_is_robust():
     assert np.array_equal(colorize(values), usual)
 
 
-def test_scale_and_shift_do_not_change_the_colours():
+def test_scale_and_shift_do_not_change_the_colors():
     values = np.random.default_rng(0).random((8, 9))
     assert np.abs(colorize(values).astype(int) - colorize(1000 * values + 5)).max() <= 1
 
 
-def test_masked_values_are_grey_and_have_no_influence():
+def test_masked_values_are_gray_and_have_no_influence():
     values = np.array([[1.0, 2.0, 3.0, 1e9]])
     picture = colorize(values, np.array([[True, True, True, False]]))
     assert pixels(picture)[3] == GREY
@@ -61,7 +61,7 @@ def test_masked_values_are_grey_and_have_no_influence():
 
 
 @pytest.mark.parametrize("constant", [0.0, -3.0, 1e-300, 1e300])
-def test_a_constant_map_has_one_colour(constant):
+def test_a_constant_map_has_one_color(constant):
     colors = {tuple(color) for color in pixels(colorize(np.full((3, 4), constant)))}
     assert len(colors) == 1
     assert colors != {tuple(GREY)}
@@ -139,7 +139,7 @@ def test_an_inverted_prediction_looks_inverted():
     assert pixels(truth)[-1] == pixels(prediction)[0] == NEAR
 
 
-def test_holes_of_a_prediction_are_grey_and_do_not_spoil_the_fit():
+def test_holes_of_a_prediction_are_gray_and_do_not_spoil_the_fit():
     image, depth, _ = scene()
     prediction = 5 / depth
     prediction[2, 3] = np.nan
@@ -196,7 +196,7 @@ def test_real_sparse_and_dense_images(real_data):
 
 
 def box(page, color):
-    """(top, left, bottom, right) of a colour, exclusive."""
+    """(top, left, bottom, right) of a color, exclusive."""
     rows, columns = np.nonzero((np.asarray(page) == color).all(axis=2))
     return rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
 
@@ -309,7 +309,7 @@ def test_every_line_lies_inside_the_frame(points):
     assert columns.min() > 30
 
 
-def test_series_have_their_own_colours_and_a_legend():
+def test_series_have_their_own_colors_and_a_legend():
     chart = curves({"one": [(0, 1), (9, 1)], "two": [(0, 2), (9, 2)]})
     for color in [(0, 114, 178), (213, 94, 0)]:
         assert line_pixels(chart, color).any()

@@ -68,7 +68,7 @@ def test_fit__reads_nothing_outside_the_mask(space):
     assert fit_to_past(prediction, past, mask, space) == clean == pytest.approx((2.0, 0.0), abs=1e-6)
 
 
-def test_fit__metres_get_the_median_ratio():
+def test_fit__meters_get_the_median_ratio():
     prediction = torch.tensor([[1.0, 2.0, 4.0, 5.0, 0.0, -1.0]])
     past = torch.tensor([[3.0, 6.0, 12.0, 500.0, 7.0, 7.0]])
     assert fit_to_past(prediction, past, everywhere(past), "depth") == (3.0, 0.0)
@@ -212,7 +212,7 @@ def test_align__holes_stay_holes_and_do_not_count():
     assert fourth.cut
 
 
-def test_align__metres_have_no_shift():
+def test_align__meters_have_no_shift():
     truth = draw(20, 30) + 1
     truth[0] = 0.0
     for frame in run([truth, 1.1 * truth, 0.95 * truth + 0.05], "depth"):

@@ -233,7 +233,7 @@ def test_predict_tiled__noise_is_left_out(tiny_processor):
     assert np.abs(fitted(tiled.depth, smooth_scene()) - smooth_scene()).max() < 0.1
 
 
-def test_predict_tiled__a_metric_model_keeps_metres_and_gets_no_shift(tiny_processor):
+def test_predict_tiled__a_metric_model_keeps_meters_and_gets_no_shift(tiny_processor):
     truth = smooth_scene()
     metres = LuminanceTeacher(first_then((4.0, 0.0), (2.0, 0.0), (3.0, 0.0)), kind="metric")
     tiled = predict_tiled(DepthPredictor.from_model(metres, tiny_processor), as_image(truth), 112, 28)
@@ -367,7 +367,7 @@ def test_save_tiled_depth__writes_the_files_of_save_depth(kind, space, tmp_path)
 
 
 @pytest.mark.slow
-def test_save_tiled_depth__large_maps_are_coloured_on_the_range_of_a_part(tmp_path):
+def test_save_tiled_depth__large_maps_are_colored_on_the_range_of_a_part(tmp_path):
     values = np.tile(np.linspace(1, 2, 2500, dtype=np.float32), (1000, 1))
     tiled = save_tiled_depth(tmp_path / "a", [TiledDepth(torch.from_numpy(values), 1, 0)], values.shape)
     plain = save_depth(tmp_path / "b", values)

@@ -122,7 +122,7 @@ def make_trainer(make_args, processor):
 
 @pytest.fixture(scope="session")
 def coordinate_record():
-    """A record whose colours and depth both say where a pixel is: red the column, green the row."""
+    """A record whose colors and depth both say where a pixel is: red the column, green the row."""
 
     def make(height=40, width=60, space="disparity", sky=None):
         rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")

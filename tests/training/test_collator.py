@@ -17,7 +17,7 @@ RELATIVE, METRIC = config_for("small"), config_for("small", max_depth=80)
 
 
 def colors(processor, pixel_values):
-    """Undo the normalisation: (3, height, width) in 0..255."""
+    """Undo the normalization: (3, height, width) in 0..255."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     return (pixel_values * std + mean) * 255
 
@@ -142,7 +142,7 @@ def test_depth_collator__two_streams_count_and_name(processor, labeled, photogra
     assert set(stock) == {"pixel_values", "labels", "label_mask", "target_space"}  # what the model takes
 
 
-def test_depth_collator__draws_the_students_view_of_unlabelled_images_alone(processor, labeled, photographs):
+def test_depth_collator__draws_the_students_view_of_unlabeled_images_alone(processor, labeled, photographs):
     collate = DepthCollator(processor, RELATIVE, perturbation=StrongPerturbation(), cutmix_probability=1.0)
     drawn = [
         {**record, "part": part, "draw_seed": seed}
@@ -161,7 +161,7 @@ def test_depth_collator__draws_the_students_view_of_unlabelled_images_alone(proc
     assert "view" not in collate(drawn[:1])
 
 
-def test_depth_collator__stock_sized_image_is_normalised_only(processor):
+def test_depth_collator__stock_sized_image_is_normalized_only(processor):
     record = encode_record(Image.new("RGB", CROP[::-1], (255, 0, 128)))
     batch = DepthCollator(processor, RELATIVE)([record])
     expected = torch.tensor([255.0, 0.0, 128.0])[:, None, None].expand(3, *CROP)
@@ -200,8 +200,8 @@ def ramp(height, width, depth=8.0):
 
 
 @pytest.mark.parametrize("kind", ["metric", "relative"])
-def test_depth_collator__zoom_divides_metres_by_what_the_image_shows(processor, kind):
-    """A colour rises by 6 a pixel at its own size, 6 / s enlarged by s; what looks s times larger is at depth / s.
+def test_depth_collator__zoom_divides_meters_by_what_the_image_shows(processor, kind):
+    """A color rises by 6 a pixel at its own size, 6 / s enlarged by s; what looks s times larger is at depth / s.
 
     The two sides differ a little, being rounded to patches; the factor is their geometric mean.
     """
@@ -220,7 +220,7 @@ def test_depth_collator__zoom_divides_metres_by_what_the_image_shows(processor, 
     assert 2 < max(factors) < 2.7
 
 
-def test_depth_collator__without_zoom_metres_stay(processor):
+def test_depth_collator__without_zoom_meters_stay(processor):
     batch = DepthCollator(processor, METRIC)([{**ramp(2 * CROP[0], 2 * CROP[1]), "draw_seed": 0, "part": 0}])
     assert batch["labels"].unique().tolist() == [8.0]
     with pytest.raises(ValueError, match=r"zoom is 0\.5"):

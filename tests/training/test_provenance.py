@@ -70,7 +70,7 @@ def test_push_to_hub__trainer_pushes_model_processor_and_measured_card(hub, make
 
 
 @pytest.mark.slow
-def test_push_to_hub__licence_that_the_base_forbids(hub, make_trainer, saved, labeled):
+def test_push_to_hub__license_that_the_base_forbids(hub, make_trainer, saved, labeled):
     model = DepthAnythingForDepthEstimation.from_pretrained(saved("Depth-Anything-V2-Base-hf"))
     trainer = make_trainer(model, ON_HUB, train_dataset=labeled)
     with pytest.raises(ValueError, match=r"license is 'mit', but Depth-Anything-V2-Base-hf \(base weights\)"):

@@ -37,7 +37,7 @@ def draws(size=4, perturbation=None, cutmix_probability=0.0, seed=0):
     return {name: torch.cat([draw[name] for draw in drawn]) for name in drawn[0]}
 
 
-def test_draw_view__one_row_of_boxes_and_colours():
+def test_draw_view__one_row_of_boxes_and_colors():
     drawn = draw_view(32, 40, StrongPerturbation(), 1.0, generator())
     assert set(drawn) == {"boxes", *ColorDraw._fields}
     assert {len(values) for values in drawn.values()} == {1}
@@ -69,7 +69,7 @@ def test_student_view__cutmix_takes_image_label_and_mask_from_the_same_box():
         assert torch.equal(view.pixel_values[i][:, ~box], images[i][:, ~box])
 
 
-def test_student_view__perturbation_changes_colours_and_neither_labels_nor_range():
+def test_student_view__perturbation_changes_colors_and_neither_labels_nor_range():
     images, labels, masks = batch()
     drawn = draws(perturbation=StrongPerturbation(jitter_probability=1.0))
     view = student_view(images, labels, masks, drawn, NORMALIZATION)

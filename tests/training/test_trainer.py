@@ -87,7 +87,7 @@ def test_train__student_with_offline_labels_logs_every_loss(make_trainer, make_m
     assert trainer.batch_sizes == (2, 4)
 
 
-def test_train__v2_with_unlabelled_images_only(make_trainer, make_model, make_encoder, pseudo_labeled):
+def test_train__v2_with_unlabeled_images_only(make_trainer, make_model, make_encoder, pseudo_labeled):
     trainer = make_trainer(
         make_model(),
         {"preset": "v2", "per_device_train_batch_size": 4, "feature_alignment_margin": 1.0},
@@ -734,7 +734,7 @@ def test_init__photographs_without_a_teacher(make_trainer, make_model, labeled, 
         make_trainer(make_model(), train_dataset=labeled, unlabeled_dataset=photographs)
 
 
-def test_init__labelled_records_without_a_label(make_trainer, make_model, labeled, photographs):
+def test_init__labeled_records_without_a_label(make_trainer, make_model, labeled, photographs):
     with pytest.raises(
         ValueError, match=rf"none of the first {len(photographs)} records of train_dataset has a depth_map"
     ):

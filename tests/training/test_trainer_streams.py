@@ -9,7 +9,7 @@ from depth_anything_hf.data.records import record_features
 
 @pytest.fixture(scope="module")
 def stream(pseudo_labeled):
-    """Stream of the seven pseudo-labelled records, in four shards."""
+    """Stream of the seven pseudo-labeled records, in four shards."""
 
     def make():
         return Dataset.from_list(pseudo_labeled, features=record_features()).to_iterable_dataset(num_shards=4)
@@ -19,7 +19,7 @@ def stream(pseudo_labeled):
 
 @pytest.fixture
 def run(make_trainer, make_model, labeled, stream):
-    """Function that trains on a labelled set and a stream, and returns the trainer and the images that it saw."""
+    """Function that trains on a labeled set and a stream, and returns the trainer and the images that it saw."""
 
     def run(name, resume=None, **arguments):
         settings = {"output_dir": str(name), "max_steps": 5, "feature_alignment_weight": 0.0, "adam_epsilon": 1e-4}

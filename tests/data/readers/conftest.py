@@ -12,7 +12,7 @@ from depth_anything_hf.data.readers.base import Samples
 
 @pytest.fixture
 def save_photo() -> Callable[..., Path]:
-    """Function that writes a photograph of one colour: `save_photo(path, height, width, red=9)`."""
+    """Function that writes a photograph of one color: `save_photo(path, height, width, red=9)`."""
 
     def save(path: Path, height: int, width: int, red: int = 9) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def save_photo() -> Callable[..., Path]:
 
 @pytest.fixture
 def save_codes() -> Callable[[Path, list], Path]:
-    """Function that writes a 16-bit grey PNG."""
+    """Function that writes a 16-bit gray PNG."""
 
     def save(path: Path, codes: list) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

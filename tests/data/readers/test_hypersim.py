@@ -51,7 +51,7 @@ def test_read_hypersim__turns_distance_into_planar_depth(hypersim):
     assert sample.source == "ai_001_001/images/scene_cam_00_final_preview/frame.0000.tonemap.jpg"
 
 
-def test_planar_depth__has_its_centre_between_the_pixels():
+def test_planar_depth__has_its_center_between_the_pixels():
     # two by two pixels, half a pixel from the centre each way: 3 / sqrt(1 + 0.25 + 0.25) = sqrt(6)
     assert planar_depth(np.full((2, 2), 3.0), focal=1.0) == pytest.approx(np.full((2, 2), 2.449489742783178))
 

@@ -63,7 +63,7 @@ def test_read_kitti__monodepth_lines(kitti):
     assert samples[2].intrinsics == (5.0, 6.0, 7.5, 8.5)
 
 
-def test_read_kitti__annotated_codes_are_256ths_of_a_metre(kitti):
+def test_read_kitti__annotated_codes_are_256ths_of_a_meter(kitti):
     sample = read_kitti(kitti, split_file(kitti, f"{DRIVE} 5 l"))[0]
     assert sample.values[0, :4].tolist() == [1.0, 0.00390625, 255.99609375, 0.0]
     assert np.argwhere(sample.mask).tolist() == [[0, 0], [0, 1], [0, 2]]

@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 2, 3
 
 @pytest.fixture
 def nyu(tmp_path):
-    """Four images; image i (from 1) is of colour i, with raw depth 0 at its last pixel."""
+    """Four images; image i (from 1) is of color i, with raw depth 0 at its last pixel."""
     with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as file:
         numbers = np.arange(1, 5)
         file["images"] = np.broadcast_to(numbers[:, None, None, None], (4, 3, WIDTH, HEIGHT)).astype(np.uint8)
@@ -53,7 +53,7 @@ def test_read_nyuv2__turns_columns_into_rows(nyu):
     assert filled.mask.all()
 
 
-def test_read_nyuv2__gives_the_toolbox_intrinsics_with_half_integer_centres(nyu):
+def test_read_nyuv2__gives_the_toolbox_intrinsics_with_half_integer_centers(nyu):
     # the toolbox counts pixel centres from 1, the house from 0.5
     assert read_nyuv2(nyu)[0].intrinsics == pytest.approx((518.8579, 519.4696, 325.0824, 253.2362), abs=1e-4)
 

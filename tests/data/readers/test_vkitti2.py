@@ -20,7 +20,7 @@ def vkitti2(tmp_path, save_photo, save_codes):
     return tmp_path
 
 
-def test_read_vkitti2__reads_centimetres_and_sky(vkitti2):
+def test_read_vkitti2__reads_centimeters_and_sky(vkitti2):
     sample = read_vkitti2(vkitti2)[0]
     assert sample.values.tolist() == [[2.5, 0.0, 0.0, pytest.approx(655.34, abs=1e-4)]]
     assert sample.mask.tolist() == [[True, False, False, True]]

@@ -77,7 +77,7 @@ def test_depth__colors_run_on_and_start_anew_at_a_cut(model, tiny_processor, wal
         np.testing.assert_allclose(found[i].color_range, np.mean(own[i // 3 * 3 : i + 1], axis=0), rtol=1e-5)
 
 
-def test_depth__metres_are_shown_as_disparity(make_model, tiny_processor, walk):
+def test_depth__meters_are_shown_as_disparity(make_model, tiny_processor, walk):
     model = make_model(max_depth=20.0)
     frame = next(iter_video_depth(frames_of(walk), DepthPredictor.from_model(model, tiny_processor, space="depth")))
     nearest, farthest = (np.unravel_index(pick(frame.depth), frame.depth.shape) for pick in (np.argmin, np.argmax))
@@ -85,7 +85,7 @@ def test_depth__metres_are_shown_as_disparity(make_model, tiny_processor, walk):
     assert frame.picture[farthest].tolist() == [0, 0, 4]
 
 
-def test_depth__what_has_no_value_is_grey():
+def test_depth__what_has_no_value_is_gray():
     depth = np.array([[1.0, 2.0, np.nan, 4.0]], dtype=np.float32)
     frame = DepthFrame(np.zeros((1, 4, 3), np.uint8), Fraction(0), depth, "disparity", 1.0, 0.0, True, (1.0, 4.0))
     assert frame.picture[0, [0, 2, 3]].tolist() == [[0, 0, 4], [128, 128, 128], [252, 255, 164]]

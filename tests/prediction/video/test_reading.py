@@ -16,7 +16,7 @@ def read(path):
 
 
 def close(found, expected):
-    """Whether pictures are equal but for what the codec loses; edges of the colours are blurred."""
+    """Whether pictures are equal but for what the codec loses; edges of the colors are blurred."""
     return found.shape == expected.shape and np.median(np.abs(found.astype(int) - expected)) < 6
 
 

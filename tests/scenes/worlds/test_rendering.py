@@ -13,7 +13,7 @@ HEIGHT, WIDTH_OF_IMAGE = 48, 64
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_every_kind_of_world_is_seen_sharp_and_labelled(kind):
+def test_every_kind_of_world_is_seen_sharp_and_labeled(kind):
     scenes = render_worlds(range(4), HEIGHT, WIDTH_OF_IMAGE, WorldStyle(kinds={kind: 1.0}))
     assert scenes.images.shape == (4, 3, HEIGHT, WIDTH_OF_IMAGE)
     assert scenes.images.dtype == torch.uint8

@@ -13,7 +13,7 @@ SIZE = (33, 45)
 
 
 def solids_of(*built, clear=0.0, holes=0.0):
-    """Solids of one world: each `built` is shape, centre, half sizes and, if it is turned, its axes."""
+    """Solids of one world: each `built` is shape, center, half sizes and, if it is turned, its axes."""
     world = World(np.random.default_rng(0))
     for shape, center, half, *turn in built:
         material = world.material("plastic", clear=clear)
