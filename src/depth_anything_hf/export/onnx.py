@@ -89,7 +89,7 @@ def export_onnx(
 
     The input is `pixel_values` `(batch, 3, height, width)` float32, normalized, both sides multiples of the patch size. The
     output is `predicted_depth` `(batch, height, width)` float32: disparity or meters, as for the checkpoint. The metadata
-    store the settings for preparing images, and the result of the check.
+    store all that `export.recipe` needs to prepare images and to resize the depth, and the result of the check.
 
     Args:
         name (`str`): Hub id or folder of a Depth Anything, or of a LoRA adapter, which is merged.
@@ -136,6 +136,7 @@ def export_onnx(
                 file.unlink(missing_ok=True)
         else:
             write_graph(model, path, half=dtype == "float16")
+        annotate(path, metadata)  # before the check, which prepares images as the file says
         session = open_session(path)
         agreements = compare_with_pytorch(model, processor, session, photographs)
         scores = {} if records is None else _score_labeled(predictor, session, dtype, records)
@@ -182,6 +183,7 @@ def _rendered_scenes() -> dict[str, Image.Image]:
 def _metadata(name: str, predictor: DepthPredictor) -> dict[str, str]:
     """Return the metadata for users of the file; numbers and lists as JSON."""
     config, processor = predictor.model.config, predictor.processor
+    normalizes, rescales = processor.do_normalize, processor.do_rescale
     settings = {
         "model": Path(name).resolve().name if Path(name).exists() else name,  # no path of this machine
         "revision": predictor.revision,
@@ -191,8 +193,14 @@ def _metadata(name: str, predictor: DepthPredictor) -> dict[str, str]:
         "max_depth": config.max_depth if config.depth_estimation_type == "metric" else None,
         "multiple": input_multiple(processor, config),
         "size": [processor.size["height"], processor.size["width"]],
-        "image_mean": list(processor.image_mean),
-        "image_std": list(processor.image_std),
+        "keep_aspect_ratio": bool(processor.keep_aspect_ratio),
+        "resize_method": processor.resize_method,
+        "resample": Image.Resampling(processor.resample).name.lower(),
+        "rescale_factor": processor.rescale_factor if rescales else 1.0,
+        "image_mean": list(processor.image_mean) if normalizes else [0.0] * 3,
+        "image_std": list(processor.image_std) if normalizes else [1.0] * 3,
+        "channels": "RGB",
+        "output_resize": "bilinear, aligned corners",
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
 
