@@ -32,7 +32,7 @@ def write_results(results: dict[str, Any]) -> str:
     """Write the table of a comparison, as `compare` returns it, and below it the protocol, in Markdown."""
     protocol = results["protocol"]
     if any("accuracy" in one for one in results["scores"].values()):
-        return _write_pairs(protocol["name"], results["scores"])
+        return _write_pairs(results)
     grouped = any("group_abs_rel" in one for one in results["scores"].values())
     columns = COLUMNS | GROUPED if grouped else COLUMNS
     rows = []
@@ -45,6 +45,12 @@ def write_results(results: dict[str, Any]) -> str:
         for name, one in results["scores"].items()
         if one["images_without_labels"] or one["non_positive_scales"]
     ]
+    notes += [
+        f"- **{name}: {one['constant_predictions']} predictions are constant**."
+        for name, one in results["scores"].items()
+        if "constant_predictions" in one and name in results["revisions"]
+    ]
+    notes += _failed(results)
     if protocol["images"] not in (None, results["images_found"]):
         notes.append(f"- **{results['images_found']} of {protocol['images']} images**: not the benchmark's score.")
     settings = [f"| {key} | {value} |" for key, value in protocol.items()]
@@ -58,14 +64,27 @@ def _table(title: str, columns: list[str], rows: list[list]) -> list[str]:
     return [f"# {title}", "", lines[0], "|---" * len(columns) + "|", *lines[1:]]
 
 
-def _write_pairs(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
+def _failed(results: Mapping[str, Any]) -> list[str]:
+    """Return a line for each model with images that could not be scored."""
+    return [
+        f"- **{name}: {len(messages)} images could not be scored** and are in no mean. The first: {messages[0]}"
+        for name, messages in results.get("failures", {}).items()
+    ]
+
+
+def _write_pairs(results: Mapping[str, Any]) -> str:
     """Write the table of pairs of points, in percent."""
+    title, scores = results["protocol"]["name"], results["scores"]
     scenes = sorted({key for one in scores.values() for key in one if key.startswith("scene/")})
     columns = {"accuracy": "accuracy over pairs", "mean_of_scenes": "mean of scenes"}
     columns |= {key: key.removeprefix("scene/") for key in scenes}
-    rows = [[name, *(f"{100 * one[key]:.1f}" for key in columns), one["pairs"]] for name, one in scores.items()]
+    rows = [
+        [name, *(f"{100 * one.get(key, math.nan):.1f}" for key in columns), one["pairs"]]
+        for name, one in scores.items()
+    ]
     ties = [f"- {name}: {one['ties']} ties, which count as wrong" for name, one in scores.items() if one["ties"]]
-    return "\n".join([*_table(title, ["model", *columns.values(), "pairs"], rows), "", *ties, ""])
+    table = _table(title, ["model", *columns.values(), "pairs"], rows)
+    return "\n".join([*table, "", *ties, *_failed(results), ""])
 
 
 def write_rows(scores: Mapping[str, DatasetScores]) -> str:
@@ -85,11 +104,17 @@ def draw_extremes(
     protocol: Protocol,
     path: Path,
 ) -> None:
-    """Draw the first model's worst and best images, predicted once more, with every model's error map below one another."""
+    """Draw the first model's worst and best images, predicted once more, with every model's error map below one another.
+
+    Nothing is drawn if no image has a score of every model.
+    """
     names = list(models)
-    errors = scores[names[0]].scores["abs_rel"]
-    order = [i for i in errors.nan_to_num(-1).argsort(descending=True).tolist() if not torch.isnan(errors[i])]
+    errors = torch.stack([scores[name].scores["abs_rel"] for name in names])  # (models, images)
+    order = errors[0].nan_to_num(-1).argsort(descending=True).tolist()
+    order = [i for i in order if not errors[:, i].isnan().any()]
     chosen = order[:SHOWN] + [i for i in order[-SHOWN:] if i not in order[:SHOWN]]
+    if not chosen:
+        return
     rows, captions = [], []
     for i in chosen:
         sample = decode_record(samples[i])
