@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -40,34 +41,46 @@ def write_results(results: dict[str, Any]) -> str:
         count = f"{one['images']} in {one['groups']} groups" if "groups" in one else one["images"]
         rows.append([name, *(f"{one[key]:.4f}" if key in one else "" for key in columns), count])
     notes = [
-        f"- {name}: {one['images_without_labels']} images without labels, {one['non_positive_scales']} where near and far "
-        "are the wrong way round."
+        f"- {in_markdown(name)}: {one['images_without_labels']} images without labels, {one['non_positive_scales']} "
+        "where near and far are the wrong way round."
         for name, one in results["scores"].items()
         if one["images_without_labels"] or one["non_positive_scales"]
     ]
     notes += [
-        f"- **{name}: {one['constant_predictions']} predictions are constant**."
+        f"- **{in_markdown(name)}: {one['constant_predictions']} predictions are constant**."
         for name, one in results["scores"].items()
         if "constant_predictions" in one and name in results["revisions"]
     ]
     notes += _failed(results)
     if protocol["images"] not in (None, results["images_found"]):
         notes.append(f"- **{results['images_found']} of {protocol['images']} images**: not the benchmark's score.")
-    settings = [f"| {key} | {value} |" for key, value in protocol.items()]
+    settings = [f"| {key} | {in_markdown(value)} |" for key, value in protocol.items()]
     table = _table(protocol["name"], ["model", *columns.values(), "images"], rows)
     return "\n".join([*table, "", *notes, "", "| protocol | |", "|---|---|", *settings, ""])
 
 
+def in_markdown(text: Any) -> str:
+    r"""Write a name, a path or a message so that Markdown shows it as it is, on one line: no cell, code, link or HTML begins.
+
+    Example:
+        >>> print(in_markdown("a|b`<img src=x>`[c](d)"))
+        a\|b\`\<img src=x\>\`\[c\](d)
+    """
+    one_line = "".join(character if character.isprintable() else " " for character in str(text))
+    return re.sub(r"([\\`|<>\[\]*&])", r"\\\1", one_line)
+
+
 def _table(title: str, columns: list[str], rows: list[list]) -> list[str]:
     """Return the lines of a Markdown table with a title."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, *rows)]
-    return [f"# {title}", "", lines[0], "|---" * len(columns) + "|", *lines[1:]]
+    lines = ["| " + " | ".join(map(in_markdown, row)) + " |" for row in (columns, *rows)]
+    return [f"# {in_markdown(title)}", "", lines[0], "|---" * len(columns) + "|", *lines[1:]]
 
 
 def _failed(results: Mapping[str, Any]) -> list[str]:
     """Return a line for each model with images that could not be scored."""
     return [
-        f"- **{name}: {len(messages)} images could not be scored** and are in no mean. The first: {messages[0]}"
+        f"- **{in_markdown(name)}: {len(messages)} images could not be scored** and are in no mean. The first: "
+        + in_markdown(messages[0])
         for name, messages in results.get("failures", {}).items()
     ]
 
@@ -82,7 +95,11 @@ def _write_pairs(results: Mapping[str, Any]) -> str:
         [name, *(f"{100 * one.get(key, math.nan):.1f}" for key in columns), one["pairs"]]
         for name, one in scores.items()
     ]
-    ties = [f"- {name}: {one['ties']} ties, which count as wrong" for name, one in scores.items() if one["ties"]]
+    ties = [
+        f"- {in_markdown(name)}: {one['ties']} ties, which count as wrong"
+        for name, one in scores.items()
+        if one["ties"]
+    ]
     table = _table(title, ["model", *columns.values(), "pairs"], rows)
     return "\n".join([*table, "", *ties, *_failed(results), ""])
 

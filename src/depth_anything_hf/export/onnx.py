@@ -20,6 +20,7 @@ from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.evaluation.compare import score_models
 from depth_anything_hf.evaluation.contestants import Contestant
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
+from depth_anything_hf.evaluation.results import in_markdown
 from depth_anything_hf.export import LARGEST_ERROR
 from depth_anything_hf.export.check import Agreement, compare_with_pytorch, predict_onnx
 from depth_anything_hf.export.graph import annotate, check_installed, open_session, write_graph, write_int8
@@ -66,7 +67,7 @@ class ExportReport:
                 sum(getattr(one, name) for one in members) / len(members) for name in _MEANS
             )
             lines.append(
-                f"| {ratio} | {worst.image} | {worst.height} x {worst.width} | {worst.max_error:.1e} | {mean_error:.1e} "
+                f"| {ratio} | {in_markdown(worst.image)} | {worst.height} x {worst.width} | {worst.max_error:.1e} | {mean_error:.1e} "
                 f"| {abs_rel:.4f} | {delta1:.4f} |"
             )
         if self.labeled:
