@@ -123,6 +123,33 @@ def score_models(
     return {name: table(rows, name, failures[name]) for name in models}
 
 
+def check_records(records: Sequence[Mapping | DepthSample]) -> tuple[list[int], list[str]]:
+    """Decode every record before a long work whose result is scored on them.
+
+    Returns:
+        The places of the records that can be scored, and for each of the others a line that says why it cannot.
+
+    Raises:
+        ValueError: None can be scored, or none has a labeled pixel.
+    """
+    places, failures, labeled = [], [], False
+    for i in range(len(records)):
+        sample = attempt(partial(_record_at, records, i), go_on=True)
+        if isinstance(sample, Failure):
+            failures.append(f"record {i}: {sample.message}")
+            continue
+        places.append(i)
+        labeled = labeled or bool(sample.mask.any())
+    if not labeled:
+        why = f"the first that cannot be used is {failures[0]}" if failures else "no pixel has a label"
+        raise ValueError(f"none of {len(records)} records can be scored: {why}")
+    return places, failures
+
+
+def _record_at(records: Sequence[Mapping | DepthSample], i: int) -> Any:
+    return _with_ground_truth(records[i])
+
+
 def _score_list(
     depth: torch.Tensor, sample: DepthSample | PointPairs, protocol: Protocol, metric: bool
 ) -> list[float]:
