@@ -60,7 +60,7 @@ def describe(make_model):
 
     def describe(settings: dict) -> tuple[DepthAnythingImageProcessor, dict[str, str]]:
         processor = DepthAnythingImageProcessor(**({"size": {"height": 56, "width": 56}} | settings))
-        return processor, _metadata("no-such-folder", DepthPredictor.from_model(make_model(), processor))
+        return processor, _metadata("mini", DepthPredictor.from_model(make_model(), processor))
 
     return describe
 

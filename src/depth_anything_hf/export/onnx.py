@@ -16,15 +16,17 @@ from PIL import Image
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.data.folder import load_folder
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
+from depth_anything_hf.data.readers.base import reading
 from depth_anything_hf.data.whole_files import filling
-from depth_anything_hf.evaluation.compare import score_models
-from depth_anything_hf.evaluation.contestants import Contestant
+from depth_anything_hf.evaluation.compare import check_records, score_models
+from depth_anything_hf.evaluation.contestants import Contestant, Failure, attempt
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.evaluation.results import in_markdown
 from depth_anything_hf.export import LARGEST_ERROR
 from depth_anything_hf.export.check import Agreement, compare_with_pytorch, predict_onnx
 from depth_anything_hf.export.graph import annotate, check_installed, open_session, write_graph, write_int8
-from depth_anything_hf.prediction.predictor import DepthPredictor, input_multiple
+from depth_anything_hf.prediction.predictor import DepthPredictor, input_multiple, load_model
+from depth_anything_hf.prediction.weights import model_revision
 from depth_anything_hf.scenes.simple import iter_synthetic_records
 from depth_anything_hf.version import __version__
 
@@ -45,6 +47,7 @@ class ExportReport:
     photographs: bool  # whether the check ran on given images; else on rendered scenes
     agreements: list[Agreement]  # for each image and aspect ratio
     labeled: dict[str, dict[str, float]]  # scores of PyTorch and of the file on labeled images, if given
+    left_out: tuple[str, ...] = ()  # a line for each photograph and labeled image that could not be used
 
     @property
     def size(self) -> int:
@@ -108,6 +111,7 @@ def export_onnx(
             PyTorch.
         FileExistsError: `out` exists.
         FileNotFoundError: There is no image in `images`.
+        OSError: No image in `images` can be read; single ones are listed in `left_out` of the report.
 
     Example:
         >>> report = export_onnx("depth-anything/Depth-Anything-V2-Small-hf", "depth.onnx")  # doctest: +SKIP
@@ -116,15 +120,19 @@ def export_onnx(
     out = _check_target(Path(out))
     if dtype not in LARGEST_ERROR:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(LARGEST_ERROR)}.")
-    photographs = _rendered_scenes() if images is None else _open_photographs(images)
+    photographs, left_out = (_rendered_scenes(), list[str]()) if images is None else _open_photographs(images)
     records = None if labeled is None else load_folder(labeled)
-    predictor = DepthPredictor(name, device="cpu")
-    model, processor = predictor.model, predictor.processor
+    if records is not None:
+        usable, broken = check_records(records)
+        records = records.select(usable)
+        left_out += broken
+    model, processor = load_model(name)
     if model.config.model_type != "depth_anything":
         raise ValueError(
             f"{name} is of type {model.config.model_type!r}; export accepts only Depth Anything ('depth_anything'): no "
             "other graph was checked. For other families see Optimum, https://huggingface.co/docs/optimum-onnx."
         )
+    predictor = DepthPredictor.from_model(model, processor)
     metadata = _metadata(name, predictor) | {"dtype": dtype}
     model.float()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +149,7 @@ def export_onnx(
         session = open_session(path)
         agreements = compare_with_pytorch(model, processor, session, photographs)
         scores = {} if records is None else _score_labeled(predictor, session, dtype, records)
-        report = ExportReport(out, dtype, images is not None, agreements, scores)
+        report = ExportReport(out, dtype, images is not None, agreements, scores, tuple(left_out))
         _check_errors(name, report)
         checked = {"photographs": report.photographs, "images": len(photographs)} | report.summary()
         annotate(path, metadata | {"checked": json.dumps(checked), "labeled": json.dumps(scores)})
@@ -164,8 +172,8 @@ def _check_target(out: Path) -> Path:
     return out
 
 
-def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
-    """Open some of the given photographs; the keys are their paths inside the folder."""
+def _open_photographs(images: str | os.PathLike) -> tuple[dict[str, Image.Image], list[str]]:
+    """Open some of the given photographs, by their paths inside the folder; with a line for each that cannot be read."""
     photographs = Photographs(images)
     files = list(photographs)
     if not files:
@@ -173,8 +181,19 @@ def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
             f"{images} holds no image ({', '.join(IMAGE_EXTENSIONS)}); pass a file, a folder or a glob in quotes."
         )
     photographs.log_skipped()
-    chosen = files[:: math.ceil(len(files) / CHECKED_IMAGES)]
-    return {photographs.name(file): upright_rgb(Image.open(file)) for file in chosen}
+    opened = {
+        photographs.name(f): attempt(partial(_open, f), True) for f in files[:: math.ceil(len(files) / CHECKED_IMAGES)]
+    }
+    left_out = [one.message for one in opened.values() if isinstance(one, Failure)]
+    found = {name: one for name, one in opened.items() if not isinstance(one, Failure)}
+    if not found:
+        raise OSError(f"none of the images in {images} that were tried can be read; the first: {left_out[0]}")
+    return found, left_out
+
+
+def _open(file: Path) -> Image.Image:
+    with reading(file):
+        return upright_rgb(Image.open(file))
 
 
 def _rendered_scenes() -> dict[str, Image.Image]:
@@ -187,7 +206,7 @@ def _metadata(name: str, predictor: DepthPredictor) -> dict[str, str]:
     normalizes, rescales = processor.do_normalize, processor.do_rescale
     settings = {
         "model": Path(name).resolve().name if Path(name).exists() else name,  # no path of this machine
-        "revision": predictor.revision,
+        "revision": model_revision(name, predictor.model),
         "library": f"depth_anything_hf {__version__}",
         "depth_estimation_type": config.depth_estimation_type,
         "space": predictor.space,
