@@ -6,13 +6,15 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 root = Path(__file__).parent
+# The one place of all bounds. `.ci/lowest` tests the lower ones; the upper ones end before the next release that may break
+# what worked: by semantic versions a major one, for 0.x at least 1.0.
 extras = {
     "app": ["gradio>=6,<7"],
-    "benchmarks": ["h5py>=3.10", "OpenEXR>=3.3", "scipy>=1.11"],
-    "controlnet": ["diffusers>=0.37"],
-    "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
-    "point-cloud": ["trimesh>=4.5"],
-    "video": ["av>=17"],
+    "benchmarks": ["h5py>=3.11,<4", "OpenEXR>=3.3,<4", "scipy>=1.13,<2"],
+    "controlnet": ["diffusers>=0.37,<1"],
+    "onnx": ["onnx>=1.18,<2", "onnxruntime>=1.22,<2", "onnxscript>=0.5,<1"],
+    "point-cloud": ["trimesh>=4.6,<6"],
+    "video": ["av>=17,<19"],
 }
 every_extra = [requirement for requirements in extras.values() for requirement in requirements]
 version = re.search(r'__version__ = "(.+)"', (root / "src/depth_anything_hf/version.py").read_text()).group(1)
@@ -30,18 +32,18 @@ setup(
     packages=find_packages("src"),
     package_data={"depth_anything_hf": ["py.typed", "sharing/templates/*.md", "model/mini/*"]},
     install_requires=[
-        "torch>=2.6",
-        "transformers>=5.18",
-        "accelerate>=1.10",
-        "datasets>=5.0",
-        "huggingface_hub>=1.0",
-        "safetensors>=0.5",
-        "evaluate>=0.4.5",
-        "peft>=0.20",
-        "kornia>=0.8",
-        "numpy>=1.26",
-        "Pillow>=10.1",
-        "PyYAML>=6.0",
+        "torch>=2.6,<3",
+        "transformers>=5.18,<6",
+        "accelerate>=1.10,<2",
+        "datasets>=5.0,<6",
+        "huggingface_hub>=1.31,<3",
+        "safetensors>=0.8,<1",
+        "evaluate>=0.4.5,<1",
+        "peft>=0.20,<1",
+        "kornia>=0.9,<1",
+        "numpy>=2.0,<3",
+        "Pillow>=11.3,<13",
+        "PyYAML>=6.0,<7",
     ],
     extras_require={
         **extras,

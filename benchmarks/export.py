@@ -24,7 +24,7 @@ from reporting import RESULTS, report
 from depth_anything_hf import DepthAnythingForDepthEstimation, config_for
 from depth_anything_hf.export.check import relative_errors, run_session
 from depth_anything_hf.export.graph import write_graph, write_int8
-from depth_anything_hf.prediction.predictor import load_model
+from depth_anything_hf.prediction.predictor import DepthPredictor
 
 DTYPES = ("float32", "float16", "int8")
 
@@ -32,7 +32,7 @@ DTYPES = ("float32", "float16", "int8")
 def open_model(options) -> DepthAnythingForDepthEstimation:
     torch.manual_seed(0)
     if options.model:
-        return load_model(options.model)[0].float()
+        return DepthPredictor(options.model, device="cpu").model.float()
     return DepthAnythingForDepthEstimation(config_for(options.size)).eval()
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from depth_anything_hf.data.whole_files import write_whole
+
 Key = tuple[int, str]  # seed and name
 
 
@@ -24,7 +26,7 @@ def keep_result(work: Path, names: Sequence[str], seed: int, name: str, scores: 
     result = {"seed": seed, "variant": name, "scores": scores, "seconds": round(time.perf_counter() - started)}
     path = result_path(work, names, seed, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result))
+    write_whole(path, json.dumps(result))  # a half one would count as done
 
 
 def run_all(

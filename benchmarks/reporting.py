@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import ProgressCallback, Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from depth_anything_hf.data.whole_files import write_whole
 from depth_anything_hf.scenes.simple import UNLABELED_DOMAIN, render_scenes
 
 RESULTS = Path(__file__).parent / "results"
@@ -73,7 +74,7 @@ def report(name: str, result: dict, out: Path = RESULTS) -> None:
         kept = {name: value for name, value in result["settings"].items() if not isinstance(value, Path)}
         result = result | {"settings": kept}
     text = json.dumps(stamp() | result, indent=1, default=str)
-    (out / f"{name}.json").write_text(text + "\n")
+    write_whole(out / f"{name}.json", text + "\n")
     print(text)
 
 
@@ -82,10 +83,10 @@ def report_table(path: Path, title: str, protocol: str, table: str, result: dict
     made = stamp()
     made["machine"] += ", one thread per model"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(made | result, indent=1))
+    write_whole(path, json.dumps(made | result, indent=1))
     head = (
         f"{protocol} Machine: {made['machine']}; torch {made['versions']['torch']}, transformers "
         f"{made['versions']['transformers']}. Command: `{made['command']}`."
     )
-    path.with_suffix(".md").write_text(f"# {title}\n\n{head}\n\n{table}\n")
+    write_whole(path.with_suffix(".md"), f"# {title}\n\n{head}\n\n{table}\n")
     print(table)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import depth_anything_hf
 
@@ -103,3 +105,19 @@ def test_version__is_that_of_the_citation_and_has_an_entry_in_the_changelog():
     assert len(new_modules) > 20
     for name in new_modules:
         assert find_spec(f"depth_anything_hf.{name}") is not None, name
+
+
+def test_setup__every_requirement_of_users_has_a_lower_and_an_upper_bound():
+    """A release of the day must not break an installation; what is installed here is within the bounds."""
+    for_users = (ROOT / "setup.py").read_text(encoding="utf-8").partition('"dev":')[0]
+    requirements = [Requirement(line) for line in re.findall(r'"([A-Za-z][\w-]*[<>=]+[\d.<>=,]*)"', for_users)]
+    assert len(requirements) > 20
+    for requirement in requirements:
+        bounds = {bound.operator: Version(bound.version) for bound in requirement.specifier}
+        assert bounds.keys() == {">=", "<"}, requirement
+        assert bounds[">="] < bounds["<"], requirement
+        try:
+            installed = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:  # of an extra
+            continue
+        assert requirement.specifier.contains(installed, prereleases=True), (requirement, installed)

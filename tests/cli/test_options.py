@@ -1,14 +1,17 @@
 """One dialect: what holds for every option of every subcommand."""
 
 import argparse
+import ast
 import re
 import shlex
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+import depth_anything_hf
 from depth_anything_hf.cli.main import SUBCOMMANDS
 from depth_anything_hf.cli.options import Parser, as_options
 from depth_anything_hf.export import LARGEST_ERROR
@@ -195,3 +198,32 @@ def test_as_options__translates_the_names_of_arguments_alone(message, expected):
 def test_choices__are_those_of_the_library():
     assert tuple(SIZE_PRESETS) == SIZES
     assert set(LARGEST_ERROR) == {"float32", "float16", "int8"}
+
+
+PACKAGE = Path(depth_anything_hf.__file__).parent
+NO_TEXTS = (
+    "app/look.py",
+    "cli/options.py",
+    "cli/train.py",
+)  # names of CSS, parts of names, and options of transformers
+FOREIGN = {"--help", "--debug", "--version", "--shm-size", "--multi-gpu", "--compiled", "--nnodes", "--nproc-per-node"}
+
+
+def test_every_option_that_a_text_names_exists():
+    """In the texts of a subcommand, one of its own; in the library's and in command lines, one of any subcommand."""
+    options = {
+        name: {one for action in parser_of(name)._actions for one in action.option_strings} for name in SUBCOMMANDS
+    }
+    wrong = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = path.relative_to(PACKAGE).as_posix()
+        own = path.stem.replace("_", "-") if module.startswith("cli/") else ""
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                named = re.findall(r"(?<![\w-])--[a-z][a-z_-]*[a-z]\b", node.value)
+                any_command = own not in options or "depth-anything-hf " in node.value
+                known = FOREIGN.union(*options.values()) if any_command else options[own]
+                wrong += [(module, node.lineno, one) for one in named if one.replace("_", "-") not in known]
+    assert [one for one in wrong if one[0] not in NO_TEXTS] == []

@@ -11,11 +11,12 @@ from transformers import pipeline
 from transformers.utils import logging
 
 from depth_anything_hf.cli.main import main
-from depth_anything_hf.data.records import decode_record
+from depth_anything_hf.data.folder import write_image_folder
+from depth_anything_hf.data.records import decode_record, encode_record
 from depth_anything_hf.export.stock import prove_stock_pipeline
 from depth_anything_hf.quickstart.experiment import Plan, procedural_records, train, warm_plan
 from depth_anything_hf.quickstart.run import run
-from depth_anything_hf.scenes.simple import LABELED_DOMAIN, UNLABELED_DOMAIN
+from depth_anything_hf.scenes.simple import LABELED_DOMAIN, UNLABELED_DOMAIN, iter_synthetic_records
 
 SMALL = Plan(
     height=32,
@@ -152,3 +153,92 @@ def test_warm_start__begins_from_mini_and_says_so(tmp_path):
         metrics["scores"]["labelled domain"]["teacher"]["abs_rel"]
         < metrics["scores"]["labelled domain"]["prior (disparity = image row)"]["abs_rel"] + 0.1
     )
+
+
+@pytest.fixture
+def real(tmp_path):
+    """Four records of a user in a folder, and two photographs in another."""
+    scenes = list(iter_synthetic_records(4, 40, 50, seed=7))
+    records = [encode_record(one["image"], one["depth"], mask=one["depth"] > 0) for one in scenes]
+    (tmp_path / "photos").mkdir()
+    for i in range(2):
+        scenes[i]["image"].save(tmp_path / "photos" / f"{i}.png")
+    return write_image_folder(records, tmp_path / "real")
+
+
+def without_depth(real):
+    lines = [json.loads(line) for line in (real / "metadata.jsonl").read_text().splitlines()]
+    nothing = dict.fromkeys(("depth_map_file_name", "depth_scale", "depth_offset", "space"))
+    (real / "metadata.jsonl").write_text("".join(json.dumps(line | nothing) + "\n" for line in lines))
+
+
+def of_another_size(real):
+    for file in (real / "depth").iterdir():
+        Image.new("I;16", (7, 9), 500).save(file)
+
+
+def empty_maps(real):
+    for file in (real / "depth").iterdir():
+        Image.new("I;16", (50, 40), 0).save(file)
+
+
+def broken_photographs(real):
+    for file in (real.parent / "photos").iterdir():
+        file.write_bytes(b"no picture")
+
+
+def file_as_out(real):
+    (real.parent / "out").write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("break_", "more", "message"),
+    [
+        (without_depth, [], "none of 4 records can be scored: the first that cannot be used is record 0: "),
+        (of_another_size, [], "depth_map is 7 x 9 and the image 50 x 40"),
+        (empty_maps, [], "none of 4 records can be scored: no pixel has a label"),
+        (broken_photographs, [], "none of 2 photographs can be read; the first is 0.png: "),
+        (file_as_out, [], "out"),
+        (lambda real: None, ["--feature-encoder", "no/such/encoder"], "no/such/encoder"),
+    ],
+)
+def test_quickstart__what_cannot_be_used_stops_before_training(break_, more, message, real, tmp_path, capsys):
+    break_(real)
+    arguments = ["--eval", str(real), "--unlabeled", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), *more]
+    assert main(["quickstart", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "[1/3]" not in captured.out
+
+
+@pytest.mark.slow
+def test_quickstart__names_bad_inputs_and_keeps_what_is_done(real, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("depth_anything_hf.quickstart.experiment.Plan", lambda **sizes: SMALL)
+    Image.new("I;16", (7, 9), 500).save(real / "depth" / "000001.png")
+    (real / "images" / "000002.png").write_bytes(b"no picture")
+    (tmp_path / "photos" / "1.png").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert main(["quickstart", "--eval", str(real), "--unlabeled", str(tmp_path / "photos"), "--out", str(out)]) == 1
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["scores"]["real images"]["student"]["images"] == 2
+    first, second, third = metrics["left_out"]
+    assert "record 1: " in first
+    assert "depth_map is 7 x 9" in first
+    assert "record 2: " in second
+    assert third == "1 of 2 photographs were not labeled; pseudo_labels/rejects.jsonl names them"
+    captured = capsys.readouterr()
+    assert "3 inputs were left out:" in captured.err
+    assert "Left out, and in no score:" in (out / "report.md").read_text()
+    assert pipeline("depth-estimation", model=str(out / "student"))(Image.new("RGB", (50, 41)))
+
+
+@pytest.mark.slow
+def test_run__student_is_kept_if_what_follows_fails(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("depth_anything_hf.quickstart.run.draw_losses", fail)
+    with pytest.raises(OSError, match="no space left"):
+        run(tmp_path, replace(SMALL, teacher_steps=1, student_steps=1))
+    assert (tmp_path / "student" / "model.safetensors").is_file()
+    assert json.loads((tmp_path / "metrics.json").read_text())["scores"]["labelled domain"]

@@ -185,8 +185,7 @@ def test_write_model_card__names_change_nothing_but_their_cell(name, checkpoint)
         line for line in before.text.splitlines() if line.startswith("#")
     ][1:]
     assert card.data.license == before.data.license
-    assert "<script" not in card.text
-    assert "](http" not in card.text
+    assert not re.search(r"(?<!\\)(<script|\]\(http)", card.text)  # a backslash before a mark takes its meaning
     tables = [line for line in card.text.splitlines() if line.startswith("|")]
     cells = [len(re.split(r"(?<!\\)\|", line)) for line in tables]
     rows = {

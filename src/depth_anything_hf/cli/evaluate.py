@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ EXAMPLE = """examples:
   depth-anything-hf evaluate --model M --dataset da2k --root DA-2K --out scores
 
 Written to --out: results.md (the table), results.json (with the protocol), scores.jsonl (a line per image), worst.png.
+What cannot be read or scored is named, counted and in no mean; the exit code is then 1.
 docs/evaluation.md has the protocols and the published numbers.
 """
 NOT_FOR_PAIRS = ("alignment", "split_file", "allow_partial", "save_predictions", "from_predictions")
@@ -84,4 +86,11 @@ def main(arguments: list[str]) -> int:
             )
     results = compare(models, samples, protocol, options.out, options.save_predictions, options.batch_size)
     print(write_results(results))
-    return 0
+    failed: dict[str, list[str]] = {}
+    for name, messages in results.get("failures", {}).items():
+        for message in messages:
+            failed.setdefault(message, []).append(name)
+    for message, names in failed.items():
+        of = "" if len(names) == len(results["scores"]) else f" with {', '.join(names)}"
+        print(f"could not score{of}: {message}", file=sys.stderr)
+    return 1 if failed else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from depth_anything_hf.cli.options import Parser
@@ -50,4 +51,6 @@ def main(arguments: list[str]) -> int:
     if options.dtype == "int8":
         print(f"loss of accuracy: AbsRel {summary['abs_rel']:.4f}, δ1 {summary['delta1']:.4f} against PyTorch float32")
     print(f"{report.path}: {report.dtype}, {report.size / 1e6:.1f} MB, opset {OPSET}")
-    return 0
+    for line in report.left_out:
+        print(f"left out of the check: {line}", file=sys.stderr)
+    return 1 if report.left_out else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from depth_anything_hf.cli.options import Parser
@@ -73,4 +74,6 @@ def main(arguments: list[str]) -> int:
     print(results_table(metrics["scores"]))
     print(f"\nstock transformers pipeline agrees to {metrics['stock_pipeline_max_difference']:.1e}")
     print(f"report: {out / 'report.md'}\npictures: {out / 'predictions.png'}\ncheckpoint: {out / 'student'}")
-    return 0
+    if left_out := metrics.get("left_out"):
+        print(f"{len(left_out)} inputs were left out:", *left_out, sep="\n  ", file=sys.stderr)
+    return 1 if left_out else 0

@@ -266,7 +266,7 @@ def _parquet_files(root: Path) -> list[Path]:
     files = sorted(root.glob("*.parquet")) or sorted(root.glob("data/*.parquet"))
     if not files:
         nested = sorted(str(file.parent) for file in root.glob(f"*/{METADATA}"))
-        hint = f"load one of {nested[:3]}" if nested else "check the path, or read photographs with load_images"
+        hint = f"load one of {nested[:3]}" if nested else "check the path; photographs alone are no records"
         state = "no such folder" if not root.exists() else f"neither {METADATA} nor *.parquet in it"
         raise FileNotFoundError(f"{root}: {state}; {hint}.")
     starts = {re.split(r"[-_.]", file.name.lower())[0] for file in files}
@@ -341,8 +341,7 @@ def _checked(where: str | Path, parts: Iterable[datasets.Features]) -> datasets.
     if missing:
         raise ValueError(
             f"{where}: columns {missing} are missing, found {sorted(features)}; a folder of records needs {_REQUIRED} "
-            "(docs/data_format.md): add them, or read photographs with load_images and pairs of files with "
-            "data.pairs.load_pairs."
+            "(docs/data_format.md): add them; `data.pairs.load_pairs` reads pairs of image and depth files."
         )
     return features
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
 def escaped(text: object) -> str:
-    r"""Escape a text for a line or a cell of Markdown: no pipe, back quote, tag, link or new line of it has an effect.
+    r"""Escape a name, a path or a message so that Markdown shows it as it is, on one line: no cell, code, link or HTML begins.
 
     Example:
-        >>> escaped("my|model\n# `rm` <b>")
-        "my\\|model # 'rm' &lt;b>"
+        >>> print(escaped("a|b`<img src=x>`[c](d)"))
+        a\|b\`\<img src=x\>\`\[c\](d)
     """
-    line = " ".join(str(text).split())
-    for mark, harmless in (("|", r"\|"), ("`", "'"), ("<", "&lt;"), ("](", r"]\(")):
-        line = line.replace(mark, harmless)
-    return rf"\{line}" if line.startswith(("#", "---", "===", "> ")) else line
+    line = " ".join("".join(one if one.isprintable() else " " for one in str(text)).split())
+    return re.sub(r"([\\`|<>\[\]*&]|^#|^---|^===)", r"\\\1", line)
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:

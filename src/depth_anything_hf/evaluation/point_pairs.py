@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,19 +13,23 @@ import torch
 
 @dataclass(frozen=True)
 class PairScores:
-    """The answers of a model, one entry a pair in every field; a tie is never correct."""
+    """The answers of a model, one entry a pair in every field but the last; a tie is never correct.
+
+    `failures` says, by place, why photographs have no answers.
+    """
 
     correct: torch.Tensor
     ties: torch.Tensor
     scenes: list[str]
     sources: list[str]
+    failures: Mapping[int, str] = field(default_factory=dict)
 
     def summary(self) -> dict[str, float]:
         """Compute the shares of correct pairs, in [0, 1]; NaN without pairs.
 
         Returns:
             `accuracy`, pooled over the pairs (the number in the paper); `mean_of_scenes`, each scene with the same weight; the
-            counts `pairs` and `ties`; and `scene/NAME` for each scene.
+            counts `pairs` and `ties`, and `images_failed` if there are any; and `scene/NAME` for each scene.
         """
         members: dict[str, list[bool]] = defaultdict(list)
         for right, scene in zip(self.correct.tolist(), self.scenes, strict=True):
@@ -37,6 +41,7 @@ class PairScores:
             "mean_of_scenes": sum(by_scene.values()) / len(by_scene) if by_scene else math.nan,
             "pairs": pairs,
             "ties": int(self.ties.sum()),
+            **({"images_failed": len(self.failures)} if self.failures else {}),
         } | by_scene
 
 
@@ -96,8 +101,14 @@ def pair_leads(
     return -lead if metric else lead
 
 
-def pair_scores(rows: Sequence[tuple], name: str) -> PairScores:
-    """Make the table of a model from rows (place, scene, source, leads of the pairs by model)."""
-    flat = [(lead, scene, source) for _, scene, source, leads in rows for lead in leads[name]]
+def pair_scores(rows: Sequence[tuple], name: str, failures: Mapping[int, str]) -> PairScores:
+    """Make the table of a model from rows, which begin with place, scene and source, and end with the leads by model."""
+    flat = [
+        (lead, scene, source)
+        for place, scene, source, *_, leads in rows
+        if place not in failures
+        for lead in leads[name]
+    ]
     leads = torch.tensor([lead for lead, _, _ in flat], dtype=torch.float64)
-    return PairScores(leads > 0, leads == 0, [scene for _, scene, _ in flat], [source for _, _, source in flat])
+    scenes, sources = ([row[column] for row in flat] for column in (1, 2))
+    return PairScores(leads > 0, leads == 0, scenes, sources, failures)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from depth_anything_hf.data.markdown import escaped, table
 from depth_anything_hf.data.records import DepthSample, decode_record
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.evaluation.contestants import AnyContestant
@@ -32,7 +33,7 @@ def write_results(results: dict[str, Any]) -> str:
     """Write the table of a comparison, as `compare` returns it, and below it the protocol, in Markdown."""
     protocol = results["protocol"]
     if any("accuracy" in one for one in results["scores"].values()):
-        return _write_pairs(protocol["name"], results["scores"])
+        return _write_pairs(results)
     grouped = any("group_abs_rel" in one for one in results["scores"].values())
     columns = COLUMNS | GROUPED if grouped else COLUMNS
     rows = []
@@ -40,32 +41,53 @@ def write_results(results: dict[str, Any]) -> str:
         count = f"{one['images']} in {one['groups']} groups" if "groups" in one else one["images"]
         rows.append([name, *(f"{one[key]:.4f}" if key in one else "" for key in columns), count])
     notes = [
-        f"- {name}: {one['images_without_labels']} images without labels, {one['non_positive_scales']} where near and far "
-        "are the wrong way round."
+        f"- {escaped(name)}: {one['images_without_labels']} images without labels, {one['non_positive_scales']} "
+        "where near and far are the wrong way round."
         for name, one in results["scores"].items()
         if one["images_without_labels"] or one["non_positive_scales"]
     ]
+    notes += [
+        f"- **{escaped(name)}: {one['constant_predictions']} predictions are constant**."
+        for name, one in results["scores"].items()
+        if "constant_predictions" in one and name in results["revisions"]
+    ]
+    notes += _failed(results)
     if protocol["images"] not in (None, results["images_found"]):
         notes.append(f"- **{results['images_found']} of {protocol['images']} images**: not the benchmark's score.")
-    settings = [f"| {key} | {value} |" for key, value in protocol.items()]
+    settings = [f"| {key} | {escaped(value)} |" for key, value in protocol.items()]
     table = _table(protocol["name"], ["model", *columns.values(), "images"], rows)
     return "\n".join([*table, "", *notes, "", "| protocol | |", "|---|---|", *settings, ""])
 
 
 def _table(title: str, columns: list[str], rows: list[list]) -> list[str]:
     """Return the lines of a Markdown table with a title."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (columns, *rows)]
-    return [f"# {title}", "", lines[0], "|---" * len(columns) + "|", *lines[1:]]
+    return [f"# {escaped(title)}", "", *table(columns, rows)]
 
 
-def _write_pairs(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
+def _failed(results: Mapping[str, Any]) -> list[str]:
+    """Return a line for each model with images that could not be scored."""
+    return [
+        f"- **{escaped(name)}: {len(messages)} images could not be scored** and are in no mean. The first: "
+        + escaped(messages[0])
+        for name, messages in results.get("failures", {}).items()
+    ]
+
+
+def _write_pairs(results: Mapping[str, Any]) -> str:
     """Write the table of pairs of points, in percent."""
+    title, scores = results["protocol"]["name"], results["scores"]
     scenes = sorted({key for one in scores.values() for key in one if key.startswith("scene/")})
     columns = {"accuracy": "accuracy over pairs", "mean_of_scenes": "mean of scenes"}
     columns |= {key: key.removeprefix("scene/") for key in scenes}
-    rows = [[name, *(f"{100 * one[key]:.1f}" for key in columns), one["pairs"]] for name, one in scores.items()]
-    ties = [f"- {name}: {one['ties']} ties, which count as wrong" for name, one in scores.items() if one["ties"]]
-    return "\n".join([*_table(title, ["model", *columns.values(), "pairs"], rows), "", *ties, ""])
+    rows = [
+        [name, *(f"{100 * one.get(key, math.nan):.1f}" for key in columns), one["pairs"]]
+        for name, one in scores.items()
+    ]
+    ties = [
+        f"- {escaped(name)}: {one['ties']} ties, which count as wrong" for name, one in scores.items() if one["ties"]
+    ]
+    table = _table(title, ["model", *columns.values(), "pairs"], rows)
+    return "\n".join([*table, "", *ties, *_failed(results), ""])
 
 
 def write_rows(scores: Mapping[str, DatasetScores]) -> str:
@@ -85,11 +107,17 @@ def draw_extremes(
     protocol: Protocol,
     path: Path,
 ) -> None:
-    """Draw the first model's worst and best images, predicted once more, with every model's error map below one another."""
+    """Draw the first model's worst and best images, predicted once more, with every model's error map below one another.
+
+    Nothing is drawn if no image has a score of every model.
+    """
     names = list(models)
-    errors = scores[names[0]].scores["abs_rel"]
-    order = [i for i in errors.nan_to_num(-1).argsort(descending=True).tolist() if not torch.isnan(errors[i])]
+    errors = torch.stack([scores[name].scores["abs_rel"] for name in names])  # (models, images)
+    order = errors[0].nan_to_num(-1).argsort(descending=True).tolist()
+    order = [i for i in order if not errors[:, i].isnan().any()]
     chosen = order[:SHOWN] + [i for i in order[-SHOWN:] if i not in order[:SHOWN]]
+    if not chosen:
+        return
     rows, captions = [], []
     for i in chosen:
         sample = decode_record(samples[i])

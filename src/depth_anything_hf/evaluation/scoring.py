@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional as F
@@ -272,8 +273,14 @@ def score_prediction(
         `torch.Tensor`: One number for each of `SCORE_NAMES`, float64.
 
     Raises:
-        ValueError: A metric model and ground truth in disparity.
+        ValueError: A metric model and ground truth in disparity, a map of 8 bits, or one that is not (height, width).
     """
+    for name, values in (("prediction", predicted_depth), ("ground truth", target)):
+        if values.ndim != 2 or values.dtype == torch.uint8 or not values.numel():
+            raise ValueError(
+                f"the {name} is {values.dtype} of shape {tuple(values.shape)}; it must be (height, width) and not of 8 bits: a "
+                "picture of depth has 256 steps of an unknown unit. Of a pipeline's result take `predicted_depth`."
+            )
     height, width = target.shape
     predicted = off_apple_gpu(resize_prediction(predicted_depth[None], (height, width))[0])
     # The valid pixels score the same in any arrangement: here in a row, which for LiDAR is a hundredth of the map.
@@ -318,16 +325,24 @@ def summarize(scores: dict[str, torch.Tensor]) -> dict[str, float]:
 class DatasetScores:
     """Scores of each image of a set: `(images,)` float64 for each of `SCORE_NAMES`, NaN without labels.
 
-    `groups` has the scene of each image where the records name it; `sources` where the image comes from.
+    `groups` has the scene of each image where the records name it; `sources` where the image comes from. `failures` says, by
+    place, why images have no score (NaN as well); `constant` has the places where the same value was predicted everywhere.
     """
 
     scores: dict[str, torch.Tensor]
     groups: list[str | None]
     sources: list[str]
+    failures: Mapping[int, str] = field(default_factory=dict)
+    constant: frozenset[int] = frozenset()
 
     def summary(self) -> dict[str, float]:
-        """Average over the images; if there are groups, add the mean of the groups' means."""
+        """Average over the images; if there are groups, add the mean of the groups' means, and if there are any, the counts
+        `images_failed`, which are in no mean, and `constant_predictions`, which are.
+        """
         summary = summarize(self.scores)
+        summary["images_without_labels"] -= len(self.failures)
+        counts = {"images_failed": len(self.failures), "constant_predictions": len(self.constant)}
+        summary |= {name: count for name, count in counts.items() if count}
         if any(group is not None for group in self.groups):
             members = defaultdict(list)
             for i, group in enumerate(self.groups):

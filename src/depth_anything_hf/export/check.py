@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction
 from depth_anything_hf.export.graph import INPUT, OUTPUT
+from depth_anything_hf.export.recipe import prepare
 from depth_anything_hf.maps.resizing import resize_prediction
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation
@@ -121,6 +122,29 @@ def predict_onnx(
     ]
 
 
+LARGEST_SHIFT = 0.02  # mean difference of prepared pixels, about one gray level: torchvision and Pillow resize apart
+
+
+def prepare_as_said(
+    session: InferenceSession, processor: DepthAnythingImageProcessor, image: Image.Image
+) -> torch.Tensor:
+    """Prepare an image with the processor, `(1, 3, height, width)`, if the file's own metadata make the same of it.
+
+    Raises:
+        ValueError: The metadata make an input of another size or other colors: their readers would predict something else.
+    """
+    expected = processor(image, return_tensors="pt")["pixel_values"]
+    found = torch.from_numpy(prepare(image, session.get_modelmeta().custom_metadata_map))
+    same_size = found.shape == expected.shape
+    if not same_size or not (found - expected).abs().mean() <= LARGEST_SHIFT:
+        other = "other colors" if same_size else f"{tuple(found.shape[2:])} pixels, not {tuple(expected.shape[2:])},"
+        raise ValueError(
+            f"the file's metadata make {other} of an image of {image.height} x {image.width}: the checkpoint's processor "
+            "does what they do not say. Check ensure_multiple_of, do_resize and do_pad in its preprocessor_config.json."
+        )
+    return expected
+
+
 def compare_with_pytorch(
     model: DepthAnythingForDepthEstimation,
     processor: DepthAnythingImageProcessor,
@@ -130,12 +154,13 @@ def compare_with_pytorch(
     """Run four crops of each image through PyTorch (float32, on the CPU) and through an ONNX file.
 
     The square and its mirror image are a batch of two; at the checkpoint's own resolution the square is the only size at
-    which transformers does not resize the position embeddings. `relative_errors` describes what is refused.
+    which transformers does not resize the position embeddings. `relative_errors` and `prepare_as_said` describe what is
+    refused.
     """
     rows = []
     crops = list(product(images.items(), ASPECT_RATIOS.items()))
     for (name, image), (ratio, sides) in tqdm(crops, desc="check against PyTorch", unit="crop"):
-        pixel_values = processor(crop_to_ratio(image, *sides), return_tensors="pt")["pixel_values"]
+        pixel_values = prepare_as_said(session, processor, crop_to_ratio(image, *sides))
         if ratio == "1:1":
             pixel_values = torch.cat([pixel_values, pixel_values.flip(-1)])
         with torch.inference_mode():

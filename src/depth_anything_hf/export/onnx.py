@@ -15,15 +15,17 @@ from PIL import Image
 
 from depth_anything_hf.data.codes import read_photograph
 from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.data.markdown import escaped
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.whole_files import filling
-from depth_anything_hf.evaluation.compare import score_models
-from depth_anything_hf.evaluation.contestants import Contestant
+from depth_anything_hf.evaluation.compare import check_records, score_models
+from depth_anything_hf.evaluation.contestants import Contestant, Failure, attempt
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.export import LARGEST_ERROR
 from depth_anything_hf.export.check import Agreement, compare_with_pytorch, predict_onnx
 from depth_anything_hf.export.graph import annotate, check_installed, open_session, write_graph, write_int8
-from depth_anything_hf.prediction.predictor import DepthPredictor, input_multiple
+from depth_anything_hf.prediction.predictor import DepthPredictor, input_multiple, load_model
+from depth_anything_hf.prediction.weights import model_revision
 from depth_anything_hf.scenes.simple import iter_synthetic_records
 from depth_anything_hf.version import __version__
 
@@ -44,6 +46,7 @@ class ExportReport:
     photographs: bool  # whether the check ran on given images; else on rendered scenes
     agreements: list[Agreement]  # for each image and aspect ratio
     labeled: dict[str, dict[str, float]]  # scores of PyTorch and of the file on labeled images, if given
+    left_out: tuple[str, ...] = ()  # a line for each photograph and labeled image that could not be used
 
     @property
     def size(self) -> int:
@@ -66,7 +69,7 @@ class ExportReport:
                 sum(getattr(one, name) for one in members) / len(members) for name in _MEANS
             )
             lines.append(
-                f"| {ratio} | {worst.image} | {worst.height} x {worst.width} | {worst.max_error:.1e} | {mean_error:.1e} "
+                f"| {ratio} | {escaped(worst.image)} | {worst.height} x {worst.width} | {worst.max_error:.1e} | {mean_error:.1e} "
                 f"| {abs_rel:.4f} | {delta1:.4f} |"
             )
         if self.labeled:
@@ -89,7 +92,7 @@ def export_onnx(
 
     The input is `pixel_values` `(batch, 3, height, width)` float32, normalized, both sides multiples of the patch size. The
     output is `predicted_depth` `(batch, height, width)` float32: disparity or meters, as for the checkpoint. The metadata
-    store the settings for preparing images, and the result of the check.
+    store all that `export.recipe` needs to prepare images and to resize the depth, and the result of the check.
 
     Args:
         name (`str`): Hub id or folder of a Depth Anything, or of a LoRA adapter, which is merged.
@@ -107,6 +110,7 @@ def export_onnx(
             PyTorch.
         FileExistsError: `out` exists.
         FileNotFoundError: There is no image in `images`.
+        OSError: No image in `images` can be read; single ones are listed in `left_out` of the report.
 
     Example:
         >>> report = export_onnx("depth-anything/Depth-Anything-V2-Small-hf", "depth.onnx")  # doctest: +SKIP
@@ -115,15 +119,19 @@ def export_onnx(
     out = _check_target(Path(out))
     if dtype not in LARGEST_ERROR:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(LARGEST_ERROR)}.")
-    photographs = _rendered_scenes() if images is None else _open_photographs(images)
+    photographs, left_out = (_rendered_scenes(), list[str]()) if images is None else _open_photographs(images)
     records = None if labeled is None else load_folder(labeled)
-    predictor = DepthPredictor(name, device="cpu")
-    model, processor = predictor.model, predictor.processor
+    if records is not None:
+        usable, broken = check_records(records)
+        records = records.select(usable)
+        left_out += broken
+    model, processor = load_model(name)
     if model.config.model_type != "depth_anything":
         raise ValueError(
             f"{name} is of type {model.config.model_type!r}; export accepts only Depth Anything ('depth_anything'): no "
             "other graph was checked. For other families see Optimum, https://huggingface.co/docs/optimum-onnx."
         )
+    predictor = DepthPredictor.from_model(model, processor)
     metadata = _metadata(name, predictor) | {"dtype": dtype}
     model.float()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -136,10 +144,11 @@ def export_onnx(
                 file.unlink(missing_ok=True)
         else:
             write_graph(model, path, half=dtype == "float16")
+        annotate(path, metadata)  # before the check, which prepares images as the file says
         session = open_session(path)
         agreements = compare_with_pytorch(model, processor, session, photographs)
         scores = {} if records is None else _score_labeled(predictor, session, dtype, records)
-        report = ExportReport(out, dtype, images is not None, agreements, scores)
+        report = ExportReport(out, dtype, images is not None, agreements, scores, tuple(left_out))
         _check_errors(name, report)
         checked = {"photographs": report.photographs, "images": len(photographs)} | report.summary()
         annotate(path, metadata | {"checked": json.dumps(checked), "labeled": json.dumps(scores)})
@@ -162,8 +171,8 @@ def _check_target(out: Path) -> Path:
     return out
 
 
-def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
-    """Open some of the given photographs; the keys are their paths inside the folder."""
+def _open_photographs(images: str | os.PathLike) -> tuple[dict[str, Image.Image], list[str]]:
+    """Open some of the given photographs, by their paths inside the folder; with a line for each that cannot be read."""
     photographs = Photographs(images)
     files = list(photographs)
     if not files:
@@ -171,8 +180,15 @@ def _open_photographs(images: str | os.PathLike) -> dict[str, Image.Image]:
             f"{images} holds no image ({', '.join(IMAGE_EXTENSIONS)}); pass a file, a folder or a glob in quotes."
         )
     photographs.log_skipped()
-    chosen = files[:: math.ceil(len(files) / CHECKED_IMAGES)]
-    return {photographs.name(file): read_photograph(file) for file in chosen}
+    opened = {
+        photographs.name(f): attempt(partial(read_photograph, f), True)
+        for f in files[:: math.ceil(len(files) / CHECKED_IMAGES)]
+    }
+    left_out = [one.message for one in opened.values() if isinstance(one, Failure)]
+    found = {name: one for name, one in opened.items() if not isinstance(one, Failure)}
+    if not found:
+        raise OSError(f"none of the images in {images} that were tried can be read; the first: {left_out[0]}")
+    return found, left_out
 
 
 def _rendered_scenes() -> dict[str, Image.Image]:
@@ -182,17 +198,24 @@ def _rendered_scenes() -> dict[str, Image.Image]:
 def _metadata(name: str, predictor: DepthPredictor) -> dict[str, str]:
     """Return the metadata for users of the file; numbers and lists as JSON."""
     config, processor = predictor.model.config, predictor.processor
+    normalizes, rescales = processor.do_normalize, processor.do_rescale
     settings = {
         "model": Path(name).resolve().name if Path(name).exists() else name,  # no path of this machine
-        "revision": predictor.revision,
+        "revision": model_revision(name, predictor.model),
         "library": f"depth_anything_hf {__version__}",
         "depth_estimation_type": config.depth_estimation_type,
         "space": predictor.space,
         "max_depth": config.max_depth if config.depth_estimation_type == "metric" else None,
         "multiple": input_multiple(processor, config),
         "size": [processor.size["height"], processor.size["width"]],
-        "image_mean": list(processor.image_mean),
-        "image_std": list(processor.image_std),
+        "keep_aspect_ratio": bool(processor.keep_aspect_ratio),
+        "resize_method": processor.resize_method,
+        "resample": Image.Resampling(processor.resample).name.lower(),
+        "rescale_factor": processor.rescale_factor if rescales else 1.0,
+        "image_mean": list(processor.image_mean) if normalizes else [0.0] * 3,
+        "image_std": list(processor.image_std) if normalizes else [1.0] * 3,
+        "channels": "RGB",
+        "output_resize": "bilinear, aligned corners",
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import Dinov2Config, ProgressCallback
 
@@ -163,7 +164,7 @@ def train(
     seed: int,
     labeled: Sequence[dict] | None = None,
     unlabeled=None,
-    feature_encoder: str | None = None,
+    feature_encoder: str | nn.Module | None = None,
     **arguments,
 ) -> DepthAnythingTrainer:
     """Train a fresh tiny model with `DepthAnythingTrainer`, on labeled images, with or without pseudo-labeled ones.
@@ -175,8 +176,8 @@ def train(
         seed (`int`): Seed of weights and training.
         labeled (*optional*): Labeled records.
         unlabeled (*optional*): Pseudo-labeled records.
-        feature_encoder (`str`, *optional*): Id or folder of a frozen encoder for the feature alignment. Default: no
-            alignment.
+        feature_encoder (`str` or `nn.Module`, *optional*): A frozen encoder for the feature alignment, its id or folder.
+            Default: no alignment.
         arguments: `DepthAnythingTrainingArguments` to override.
 
     Returns:
@@ -191,7 +192,7 @@ def train(
         "decoder_lr_multiplier": 2.0,  # 10 is for a pretrained encoder; here both parts are new
         "warmup_steps": steps // 20,
         "lr_scheduler_type": "cosine",
-        "feature_alignment_weight": 1.0 if feature_encoder else 0.0,
+        "feature_alignment_weight": 0.0 if feature_encoder is None else 1.0,
         "perturbation_kwargs": {"blur_sigma": plan.blur_sigma},
         "seed": seed,
         "logging_steps": max(steps // 40, 1),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from depth_anything_hf.data.markdown import escaped
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.whole_files import replacing
 from depth_anything_hf.evaluation.scoring import DatasetScores
@@ -47,6 +48,8 @@ def write_report(metrics: dict, pseudo_labeled: int, photographs: bool) -> str:
     plan = metrics["plan"]
     start = "mini, which comes with the package" if plan["warm_start"] else "random weights"
     kind = "of your photographs" if photographs else "procedural scenes of a second domain"
+    left_out = "".join(f"- {escaped(line)}\n" for line in metrics.get("left_out", ()))
+    left_out = f"\nLeft out, and in no score:\n\n{left_out}" if left_out else ""
     return f"""# Quickstart report
 
 A teacher, trained for {plan["teacher_steps"]} steps on {plan["labeled"]} labeled procedural scenes, labeled {pseudo_labeled} {kind};
@@ -58,7 +61,7 @@ are not for use.
 
 Each prediction is aligned with its ground truth by scale and shift in disparity. Scores are means over images, or over
 the means of scenes if images are grouped by scene. `predictions.png` shows some of them.
-
+{left_out}
 Stock `transformers.pipeline("depth-estimation", model="student")`, in a process without this package, agrees with our
 own prediction to {metrics["stock_pipeline_max_difference"]:.1e}. The run took {metrics["seconds"]:.0f} s.
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from PIL import Image
 from transformers.utils import logging as transformers_logging
 
+from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.whole_files import write_whole
-from depth_anything_hf.evaluation.compare import score_models
-from depth_anything_hf.evaluation.contestants import Contestant, row_prior
+from depth_anything_hf.evaluation.compare import check_records, score_models
+from depth_anything_hf.evaluation.contestants import Contestant, Failure, attempt, row_prior
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.export.stock import prove_stock_pipeline
 from depth_anything_hf.model.bundled import MINI
@@ -41,6 +46,10 @@ from depth_anything_hf.sharing.cards import (
     write_model_card,
 )
 from depth_anything_hf.sharing.licenses import Source, source_of
+from depth_anything_hf.training.encoders import load_feature_encoder
+
+if TYPE_CHECKING:
+    import datasets
 
 
 def run(
@@ -60,18 +69,31 @@ def run(
         feature_encoder (`str`, *optional*): Id or folder of a frozen encoder for the feature alignment.
 
     Returns:
-        `dict`: Content of `metrics.json`.
+        `dict`: Content of `metrics.json`; `left_out` has a line for each record, and for the photographs, that could not
+        be used.
 
     Raises:
         FileNotFoundError: A folder contains no images.
+        ValueError: No photograph can be read, or no record can be scored.
+        OSError: `out_dir` cannot be written.
     """
     started = time.perf_counter()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     out_dir.mkdir(parents=True, exist_ok=True)
-    # The user's folders first: a wrong path must fail before minutes of training.
+    # All that the user gave first: what is wrong must fail before minutes of training.
+    with tempfile.TemporaryFile(dir=out_dir):
+        pass  # the folder can be written
+    encoder = load_feature_encoder(feature_encoder, 0) if feature_encoder else None
     photographs = load_images(unlabeled_dir) if unlabeled_dir else None
-    real = load_folder(eval_dir) if eval_dir else None
+    if photographs is not None:
+        _check_photographs(photographs)
+    real, left_out = (load_folder(eval_dir), list[str]()) if eval_dir else (None, [])
+    if real is not None:
+        usable, left_out = check_records(real)
+        real = real.select(usable)
+        for line in left_out:
+            print(f"left out of {eval_dir}: {line}", file=sys.stderr)
     if photographs is not None and len(photographs) > plan.unlabeled:
         print(f"using the first {plan.unlabeled} of {len(photographs)} photographs (raise it with --images)")
         photographs = photographs.select(range(plan.unlabeled))
@@ -91,11 +113,17 @@ def run(
     print(f"[2/3] pseudo-labels for {len(unlabeled)} unlabeled images")
     images = unlabeled_dir or unlabeled
     labels = load_folder(pseudo_label(out_dir / "teacher", plan, images, out_dir / "pseudo_labels"))
+    if rejected := len(unlabeled) - len(labels):
+        left_out.append(
+            f"{rejected} of {len(unlabeled)} photographs were not labeled; pseudo_labels/rejects.jsonl names them"
+        )
+        print(left_out[-1], file=sys.stderr)
     print(f"[3/3] student: {plan.student_steps} steps on both, strong perturbation and CutMix")
     learning = train(
-        plan, out_dir / "student", plan.student_steps, plan.seed + 1, labeled, labels, feature_encoder=feature_encoder
+        plan, out_dir / "student", plan.student_steps, plan.seed + 1, labeled, labels, feature_encoder=encoder
     )
     student = cast(DepthAnythingForDepthEstimation, learning.model)
+    save_checkpoint(student, plan, out_dir / "student")
     predictors: dict[str, Callable] = {
         "teacher": predictor(teacher, plan),
         "student": predictor(student, plan),
@@ -103,19 +131,29 @@ def run(
     }
     scores = {
         domain: score_models(
-            {name: Contestant(predict) for name, predict in predictors.items()}, records, description=f"score {domain}"
+            {name: Contestant(predict) for name, predict in predictors.items()},
+            records,
+            description=f"score {domain}",
+            go_on=True,
         )
         for domain, records in domains.items()
     }
+    failures = [
+        f"{domain}, {name}: {why}"
+        for domain, by_name in scores.items()
+        for name, one in by_name.items()
+        for why in one.failures.values()
+    ]
     metrics: dict[str, Any] = {
         "plan": asdict(plan),
         "scores": {
             domain: {name: one.summary() for name, one in by_name.items()} for domain, by_name in scores.items()
         },
+        **({"left_out": left_out + failures} if left_out or failures else {}),
     }
+    write_whole(out_dir / "metrics.json", json.dumps(metrics, indent=2))
     draw_losses({"teacher": teaching, "student": learning}, out_dir / "training.png")
     draw_predictions(domains, scores, predictors, out_dir / "predictions.png")
-    save_checkpoint(student, plan, out_dir / "student")
     (out_dir / "student" / PICTURE).unlink(missing_ok=True)
     if real is None:  # pictures of the user are not for the card
         shutil.copy(out_dir / "predictions.png", out_dir / "student" / PICTURE)
@@ -123,13 +161,28 @@ def run(
     write_model_card(out_dir / "student", provenance)
     last = list(domains.values())[-1]
     sample_images = [decode_record(last[i]).image for i in range(0, min(len(last), 50), 10)]
-    metrics["stock_pipeline_max_difference"] = prove_stock_pipeline(
-        out_dir / "student", sample_images, out_dir / "stock_pipeline"
-    )
+    with tempfile.TemporaryDirectory() as work_dir:
+        difference = prove_stock_pipeline(out_dir / "student", sample_images, Path(work_dir))
+    metrics["stock_pipeline_max_difference"] = difference
     metrics["seconds"] = round(time.perf_counter() - started, 1)
     write_whole(out_dir / "metrics.json", json.dumps(metrics, indent=2))
     write_whole(out_dir / "report.md", write_report(metrics, len(labels), photographs is not None))
     return metrics
+
+
+def _check_photographs(photographs: datasets.Dataset) -> None:
+    """Raise a `ValueError` if no photograph can be read; labeling names each that cannot."""
+    first = None
+    for i in range(len(photographs)):
+        opened = attempt(partial(_open_photograph, photographs, i), go_on=True)
+        if not isinstance(opened, Failure):
+            return
+        first = first or f"{photographs['source'][i]}: {opened.message}"
+    raise ValueError(f"none of {len(photographs)} photographs can be read; the first is {first}")
+
+
+def _open_photograph(photographs: datasets.Dataset, i: int) -> Image.Image:
+    return upright_rgb(photographs[i]["image"])
 
 
 def _provenance(

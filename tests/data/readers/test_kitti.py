@@ -179,3 +179,31 @@ def test_read_kitti__kb_crop_of_a_smaller_image_is_an_error(kitti):
 def test_read_kitti__without_a_list_says_where_lists_are(kitti):
     with pytest.raises(ValueError, match=r"split_file is None.*does not come with it.*eigen_test_files\.txt"):
         read_kitti(kitti)
+
+
+@pytest.mark.parametrize("prefix", ["", "/mnt/bn/liheyang/Kitti/raw_data/", "C:\\kitti\\raw\\", "raw_data/"])
+@pytest.mark.parametrize(
+    "depth_prefix", ["", "/mnt/bn/liheyang/Kitti/data_depth_annotated/val/", "D:\\maps\\val\\", "val/"]
+)
+@pytest.mark.parametrize("focal", ["", " 721.5377"])
+def test_read_kitti__lists_of_other_machines(kitti, prefix, depth_prefix, focal):
+    """Those of V2's authors have absolute paths and no focal length."""
+    image, depth = f"{DRIVE}/image_02/data/0000000005.png", f"{GROUND_TRUTH}/image_02/0000000005.png"
+    if "\\" in prefix:
+        image = image.replace("/", "\\")
+    if "\\" in depth_prefix:
+        depth = depth.replace("/", "\\")
+    lines = [f"{prefix}{image} {depth_prefix}{depth}{focal}", f"{prefix}{image} None{focal}", "", "  "]
+    samples = read_kitti(kitti, split_file(kitti, *lines))
+    assert (len(samples), samples.left_out) == (1, 1)
+    assert samples[0].source == f"{DRIVE}/image_02/data/0000000005.png"
+    assert samples[0].values[0, 0] == 1.0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [f"{DRIVE}/image_02/data/0000000005.png", f"a.png {GROUND_TRUTH}/image_02/0000000005.png", "5 l", "None None"],
+)
+def test_read_kitti__other_lists_are_named(kitti, line):
+    with pytest.raises(ValueError, match=r"eigen_test_files\.txt, line 1 is .*focal may be left out"):
+        read_kitti(kitti, split_file(kitti, line))

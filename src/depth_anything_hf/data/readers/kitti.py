@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,9 @@ LAYOUT = (
 )
 CODES_PER_METER = 256.0
 KB_CROP = (352, 1216)  # "kb" as in the authors' metric code of V1: the size of the depth benchmark's images
+# Lists of other people have paths of their machines: what is in every KITTI is the end.
+_IMAGE = re.compile(r"\d{4}_\d\d_\d\d/[^/]+/image_0[23]/data/\d+(\.\w+)?$")
+_DEPTH = re.compile(r"[^/]+/proj_depth/groundtruth/image_0[23]/\d+\.png$")
 _SIDES = {"l": "image_02", "r": "image_03"}
 _LABELS = ("annotated", "raw")
 
@@ -50,7 +54,8 @@ def read_kitti(
 ) -> Samples[DepthSample]:
     """Read the frames of KITTI in a split file.
 
-    Two forms of lines are read: `folder frame l|r` (monodepth) and `image depth focal` (BTS; depth may be `None`). With
+    Two forms of lines are read: `folder frame l|r` (monodepth) and `image depth focal` (BTS; depth may be `None`, and the
+    authors of V2 leave the focal length out). Of absolute paths only the end counts, from the date or the drive on. With
     annotated labels, frames without an annotated map are left out and counted in `left_out`: of the Eigen test
     split's 697 frames 652 remain.
 
@@ -80,7 +85,7 @@ def read_kitti(
     if split_file is None:
         raise ValueError(
             "split_file is None; KITTI's list of images does not come with it, so it must be given: "
-            "eigen_test_files.txt or eigen_train_files.txt of monodepth, or BTS' lists."
+            "eigen_test_files.txt or eigen_train_files.txt of monodepth, BTS' lists, or those of the authors' metric_depth."
         )
     root, split_file = Path(root).expanduser(), Path(split_file).expanduser()
     depth_root = root if depth_root is None else Path(depth_root).expanduser()
@@ -123,20 +128,21 @@ def _frames(split_file: Path) -> Iterator[_Frame]:
     with reading(split_file):
         lines = split_file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
-        words = line.split()
+        words = line.replace("\\", "/").split()
         if not words:
             continue
         if len(words) == 3 and words[2] in _SIDES and words[1].isdigit():
             folder, frame, camera = words[0].rstrip("/"), f"{int(words[1]):010d}", _SIDES[words[2]]
             depth = f"{Path(folder).name}/proj_depth/groundtruth/{camera}/{frame}.png"
             yield _Frame(listed(f"{folder}/{camera}/data/{frame}", split_file), depth)
-        elif len(words) in (2, 3) and "/data/" in words[0] and (words[1] == "None" or "proj_depth" in words[1]):
-            annotated = None if words[1] == "None" else listed(words[1], split_file)
-            yield _Frame(listed(words[0], split_file), annotated)
+        elif (image := _IMAGE.search(words[0])) and len(words) in (2, 3) and words[1] == "None":
+            yield _Frame(listed(image[0], split_file), None)
+        elif image and len(words) in (2, 3) and (depth_map := _DEPTH.search(words[1])):
+            yield _Frame(listed(image[0], split_file), listed(depth_map[0], split_file))
         else:
             raise ValueError(
                 f"{split_file}, line {number} is {line!r}; needed: 'folder frame l|r' or 'image depth focal' (depth: a "
-                "path with proj_depth, or None)."
+                "path with proj_depth, or None; focal may be left out)."
             )
 
 
