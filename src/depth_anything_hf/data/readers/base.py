@@ -191,6 +191,7 @@ def make_sample(
     mask: np.ndarray | None = None,
     sky: np.ndarray | None = None,
     intrinsics: tuple[float, ...] | None = None,
+    own_pixels: bool = False,
 ) -> DepthSample:
     """Make a sample in space "depth": labels are finite, above 0, inside `mask` and not under the sky.
 
@@ -200,17 +201,18 @@ def make_sample(
         source: The file, relative to the root.
         group: The scene.
         mask, sky: (height, width) bool; where a label of the benchmark is valid, and where there is sky.
-        intrinsics: (fx, fy, cx, cy) in pixels.
+        intrinsics: (fx, fy, cx, cy) in pixels of the image.
+        own_pixels: Allow a sensor's map of another size, which covers the whole image.
 
     Raises:
-        ValueError: The map is not of the image's size.
+        ValueError: The map is not of the image's size, or with `own_pixels` not of its aspect.
 
     Example:
         >>> sample = make_sample(Image.new("RGB", (2, 1)), np.array([[2.0, np.inf]]), "a.png", None)
         >>> sample.values.tolist(), sample.mask.tolist()
         ([[2.0, 0.0]], [[True, False]])
     """
-    shape = (image.height, image.width)
+    shape = values.shape if own_pixels else (image.height, image.width)
     if values.shape != shape:
         raise ValueError(
             f"{source}: the depth map has shape {values.shape}, the image {shape} (height, width); the two must match: "
