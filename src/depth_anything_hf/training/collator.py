@@ -157,10 +157,10 @@ def prepare_sample(
     size = pixel_values.shape[-2:]
     if sample.values is None:
         return pixel_values, torch.zeros(size), torch.zeros(size, dtype=torch.bool)
-    values, mask, sky = (
-        None if plane is None else torch.tensor(plane) for plane in (sample.values, sample.mask, sample.sky)
+    mask, sky = (None if plane is None else torch.tensor(plane) for plane in (sample.mask, sample.sky))
+    label, valid = label_from_map(
+        torch.tensor(sample.values), mask, cast(str, sample.space), depth_estimation_type, sky
     )
-    label, valid = label_from_map(values, mask, cast(str, sample.space), depth_estimation_type, sky)
     return pixel_values, resize_map(label[None], size)[0], resize_map(valid[None], size)[0]
 
 

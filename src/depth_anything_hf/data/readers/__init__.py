@@ -10,7 +10,23 @@ from depth_anything_hf.data.readers.base import Samples, check_choice
 
 READERS = {
     name: f"depth_anything_hf.data.readers.{name}:read_{name}"
-    for name in ("nyuv2", "kitti", "hypersim", "vkitti2", "diode", "eth3d", "sintel", "ddad", "da2k")
+    for name in (
+        "nyuv2",
+        "kitti",
+        "hypersim",
+        "vkitti2",
+        "diode",
+        "eth3d",
+        "sintel",
+        "ddad",
+        "sunrgbd",
+        "ibims1",
+        "arkitscenes",
+        "scannet",
+        "scannetpp",
+        "colmap",
+        "da2k",
+    )
 }
 
 

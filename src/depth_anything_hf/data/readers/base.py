@@ -8,6 +8,7 @@ pixel is at (0.5, 0.5), as `depth_anything_hf.maps.geometry.unproject` expects.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import json
 import warnings
@@ -15,13 +16,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from PIL import Image
 
 from depth_anything_hf.data.codes import bool_map, image_to_codes
 from depth_anything_hf.data.records import DepthSample
+from depth_anything_hf.maps.resizing import covers
 
 Item = TypeVar("Item")
 
@@ -212,7 +214,9 @@ def make_sample(
         >>> sample.values.tolist(), sample.mask.tolist()
         ([[2.0, 0.0]], [[True, False]])
     """
-    shape = values.shape if own_pixels else (image.height, image.width)
+    shape = (image.height, image.width)
+    if own_pixels and covers(values.shape, shape):
+        shape = values.shape
     if values.shape != shape:
         raise ValueError(
             f"{source}: the depth map has shape {values.shape}, the image {shape} (height, width); the two must match: "
@@ -225,3 +229,36 @@ def make_sample(
     if sky is not None:
         valid &= ~sky
     return DepthSample(image, np.where(valid, values, np.float32(0)), valid, "depth", sky, intrinsics, source, group)
+
+
+def matrix_intrinsics(matrix: np.ndarray, first_center: float) -> tuple[float, float, float, float]:
+    """Take fx, fy, cx, cy out of a camera matrix, (3, 3) or (4, 4); one with cx in its last row is transposed (Matlab's form).
+
+    Example:
+        >>> matrix_intrinsics(np.array([[500, 0, 0], [0, 510, 0], [320, 240, 1]]), first_center=0.5)
+        (500.0, 510.0, 320.0, 240.0)
+    """
+    fx, fy, cx, cy = (matrix.T if matrix[2, 0] else matrix)[[0, 1, 0, 1], [0, 1, 2, 2]]
+    return half_integer_intrinsics(fx, fy, cx, cy, first_center)
+
+
+def read_intrinsics(path: Path, first_center: float) -> tuple[float, float, float, float]:
+    """Read intrinsics from a text file: a camera matrix in one line or several, or fx, fy, cx, cy; blanks or commas between."""
+    with reading(path):
+        numbers = np.array(path.read_text(encoding="utf-8").replace(",", " ").split(), dtype=np.float64)
+        if numbers.size == 4:
+            fx, fy, cx, cy = numbers
+            return half_integer_intrinsics(fx, fy, cx, cy, first_center)
+        return matrix_intrinsics(numbers.reshape((3, 3) if numbers.size == 9 else (4, 4)), first_center)
+
+
+def of_unknown_scale(sample: DepthSample) -> DepthSample:
+    """Turn depth whose unit is unknown, such as a reconstruction's, into disparity, which relative models alone learn from.
+
+    Example:
+        >>> sample = make_sample(Image.new("RGB", (2, 1)), np.array([[4.0, 0.0]]), "a.png", None)
+        >>> of_unknown_scale(sample).values.tolist(), of_unknown_scale(sample).space
+        ([[0.25, 0.0]], 'disparity')
+    """
+    depth = np.where(cast(np.ndarray, sample.mask), cast(np.ndarray, sample.values), np.float32(np.inf))
+    return dataclasses.replace(sample, values=1 / depth, space="disparity")
