@@ -61,8 +61,10 @@ class DepthSample:
     group: str | None = None
 
     def __post_init__(self):
+        if self.values is None:
+            return
         size = (self.image.height, self.image.width)
-        if self.values is not None and not covers(self.values.shape, size):
+        if not covers(self.values.shape, size):
             raise ValueError(
                 f"the depth map has shape {self.values.shape}, the upright image {size} (height, width); a map of another "
                 "size covers the whole image, so that their aspects must agree: turn both alike, or crop the image."
