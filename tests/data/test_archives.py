@@ -99,6 +99,8 @@ def test_find_databases(tmp_path):
     assert [folder.name for folder in find_databases(tmp_path)] == ["a_lmdb", "b_lmdb"]
     assert find_databases(tmp_path / "a_lmdb") == [tmp_path / "a_lmdb"]
     assert find_databases(tmp_path / "a_lmdb" / "data.mdb") == []
+    assert [folder.name for folder in find_databases(tmp_path / "[ab]_lmdb")] == ["a_lmdb", "b_lmdb"]
+    assert find_databases(tmp_path / "c*") == find_databases(tmp_path / "nowhere") == []
 
 
 def test_read_database__broken_is_an_error_that_names_it(tmp_path):

@@ -7,6 +7,7 @@ type), and takes neither a tar file of tar files (ImageNet-21K) nor two kinds of
 from __future__ import annotations
 
 import contextlib
+import glob
 import gzip
 import os
 import re
@@ -84,7 +85,7 @@ def _unpacked(file: Any, name: str) -> Any:
 
 
 def find_databases(path: Path) -> list[Path]:
-    """Return the folders of LMDB databases at a path: itself, or those in it.
+    """Return the folders of LMDB databases at a path: itself, those in it, or those that a pattern matches.
 
     Example:
         >>> find_databases(Path("nowhere"))
@@ -92,7 +93,9 @@ def find_databases(path: Path) -> list[Path]:
     """
     if (path / "data.mdb").is_file():
         return [path]
-    return sorted(file.parent for file in path.glob("*/data.mdb") if not file.parent.name.startswith("."))
+    pattern = glob.has_magic(str(path)) and not path.exists()
+    files = map(Path, glob.glob(f"{path}/data.mdb")) if pattern else path.glob("*/data.mdb")
+    return sorted(file.parent for file in files if not file.parent.name.startswith("."))
 
 
 def read_database(folder: Path) -> Iterator[tuple[str, bytes]]:

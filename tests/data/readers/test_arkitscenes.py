@@ -108,6 +108,11 @@ def test_read_arkitscenes__turns_photograph_map_and_intrinsics_alike(
     assert read_arkitscenes(arkit, split="val")[0].image.size == (24, 18)
 
 
+def test_read_arkitscenes__a_table_without_the_sky_turns_nothing(arkit):
+    (arkit / "metadata.csv").write_text("video_id,visit_id,fold\n40753679,1,Training\n")
+    assert read_arkitscenes(arkit)[0].image.size == (24, 18)
+
+
 def test_read_arkitscenes__files(arkit, check_files):
     video = arkit / "Training" / "40753679"
     name = "40753679_6856.250.png"

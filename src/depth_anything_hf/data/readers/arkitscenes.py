@@ -146,4 +146,6 @@ def _turns(folder: Path) -> dict[str, int]:
     if not table.is_file():
         return {}
     with reading(table), open(table, newline="", encoding="utf-8") as file:
-        return {row["video_id"]: _TURNS.get(row["sky_direction"].lower(), 0) for row in csv.DictReader(file)}
+        return {
+            row["video_id"]: _TURNS.get((row.get("sky_direction") or "").lower(), 0) for row in csv.DictReader(file)
+        }
