@@ -342,6 +342,24 @@ def test_sensor_map__survives_encoding_and_folders(map_size, image_size, tmp_pat
     )
 
 
+def test_sensor_map__of_the_unturned_photograph_is_refused():
+    with pytest.raises(ValueError, match=r"the depth map has shape \(2, 3\), the upright image \(3, 2\)"):
+        decode_record(row(np.ones((2, 3)), image=exif_photo(6), sensor_map=True))
+
+
+def test_sensor_map__survives_parquet_and_streams(tmp_path):
+    import datasets
+
+    from depth_anything_hf.data.folder import load_folder, stream_folder
+
+    records = [sensor_map((6, 4), intrinsics=None), row([[2, 4, 6]], sensor_map=None, intrinsics=None)]
+    features = record_features(sensor_map=datasets.Value("bool"))
+    datasets.Dataset.from_list(records, features=features).to_parquet(tmp_path / "a.parquet")
+    for rows in (load_folder(tmp_path), stream_folder(tmp_path)):
+        small, plain = map(decode_record, rows)
+        assert (small.image.size, small.values.shape, plain.values.shape) == ((6, 4), (2, 3), (1, 3))
+
+
 def test_sensor_map__has_its_sky_at_its_own_pixels():
     sky = Image.fromarray(np.array([[0, 0, 9, 9, 0, 0]] * 2 + [[0] * 6] * 2, dtype=np.uint8))
     for mask in (sky, sky.resize((3, 2), Image.Resampling.NEAREST)):

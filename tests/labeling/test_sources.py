@@ -455,6 +455,9 @@ def test_open_source__reads_databases_as_parts(tmp_path, limit):
         assert (source.parts, source.count(), source.whole_files) == (("a_lmdb", "b_lmdb"), 4, True)
         assert [item.key for item in source.read(1)] == [f"b_lmdb/000000{i}/{i:040x}" for i in (0, 1)]
         assert [item.image["bytes"] for item in source.read(0)] == [png(0), png(1)]
+        (tmp_path / "a.lmdb").symlink_to(tmp_path / "a_lmdb")
+        assert len(keys(open_source(tmp_path / "a.lmdb"))) == 2
+        assert open_source(tmp_path / "*_lmdb").parts == source.parts
         assert keys(open_source(tmp_path / "a_lmdb")) == [item.key for item in source.read(0)]
     else:
         assert (source.count(), len(keys(source)), len(keys(source))) == (3, 3, 3)

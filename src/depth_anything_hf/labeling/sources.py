@@ -129,7 +129,7 @@ def open_source(
         source = _open_tars(str(given), files, column)
     elif files:
         source = _open_files(str(given), files, column)
-    elif databases := [] if given.suffix else find_databases(given):
+    elif databases := [] if given.suffix.lower() in IMAGE_EXTENSIONS else find_databases(given):
         source = _open_databases(str(given), databases)
     elif given.exists() or glob.has_magic(str(given)):
         source = _open_photographs(str(given), given)
