@@ -12,6 +12,7 @@ extras = {
     "app": ["gradio>=6,<7"],
     "benchmarks": ["h5py>=3.11,<4", "OpenEXR>=3.3,<4", "scipy>=1.13,<2"],
     "controlnet": ["diffusers>=0.37,<1"],
+    "lmdb": ["lmdb>=1.4,<4"],
     "onnx": ["onnx>=1.18,<2", "onnxruntime>=1.22,<2", "onnxscript>=0.5,<1"],
     "point-cloud": ["trimesh>=4.6,<6"],
     "video": ["av>=17,<19"],
@@ -49,7 +50,7 @@ setup(
         **extras,
         "dev": ["build>=1.2", "mypy>=1.15", "pre-commit>=4", "ruff==0.17.6", "twine>=6.1"],
         "docs": ["latex2mathml>=3.77", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1,<2"],
-        "test": ["pytest>=8", "pytest-xdist>=3.2", "ruff==0.17.6", "playwright>=1.50", *every_extra],
+        "test": ["pytest>=8", "pytest-xdist>=3.2", "ruff==0.17.6", "playwright>=1.50", "pycolmap>=4", *every_extra],
     },
     entry_points={"console_scripts": ["depth-anything-hf=depth_anything_hf.cli.main:main"]},
     classifiers=[

@@ -8,13 +8,15 @@ import struct
 import zlib
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, ExifTags, Image
 
 from depth_anything_hf.data.codes import orientation_of, read_photograph, upright_rgb
-from depth_anything_hf.data.folder import load_folder, load_images, undecoded
+from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.image_files import ImageFileError, check_image_size, open_regular, opened_image
+from depth_anything_hf.data.loading import with_record_images
 from depth_anything_hf.data.records import decode_record, encode_record, record_features
 
 FUZZED = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
@@ -273,17 +275,21 @@ def eps_records(folder: Path, values=((1.0, 2.0),)) -> Path:
     return folder
 
 
-def test_undecoded__no_program_is_started_and_the_file_is_named(tmp_path, monkeypatch):
+def test_images_of_sets__no_program_is_started_and_the_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("a program is started"))
     with pytest.raises(OSError, match=r"photo\.jpg: cannot identify image file"):
-        decode_record(undecoded(load_folder(eps_records(tmp_path / "set")))[0])
+        decode_record(load_folder(eps_records(tmp_path / "set"))[0])
     (tmp_path / "photo.jpg").write_bytes(EPS)
     with pytest.raises(OSError, match=r"photo\.jpg: cannot identify image file"):
-        decode_record(undecoded(load_images(tmp_path / "photo.jpg"))[0])
+        decode_record(load_images(tmp_path / "photo.jpg")[0])
+    features = datasets.Features({"image": datasets.Image()})
+    strangers = datasets.Dataset.from_dict({"image": [{"bytes": EPS, "path": "photo.jpg"}]}, features=features)
+    with pytest.raises(OSError, match=r"photo\.jpg: cannot identify image file"):
+        with_record_images(strangers)[0]
 
 
-def test_undecoded__leaves_other_sets_alone(tmp_path):
+def test_with_record_images__leaves_other_sets_alone(tmp_path):
     records = [{"image": 1}]
-    assert undecoded(records) is records
+    assert with_record_images(records) is records
     shown = load_folder(eps_records(tmp_path / "set")).with_transform(lambda rows: rows)
-    assert undecoded(shown) is shown
+    assert with_record_images(shown) is shown

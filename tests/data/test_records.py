@@ -553,3 +553,86 @@ def test_encode_record__warns_of_a_spike_in_disparity():
     values[0, 0] = 1e5
     with pytest.warns(UserWarning, match="record without source: 16 bits"):
         encode_record(Image.new("RGB", (60, 50)), values, space="disparity")
+
+
+# --- sensor_map
+
+
+def sensor_map(size, codes=((2, 4, 6), (8, 0, 12)), **changes):
+    """A record whose map is 3 wide and 2 high, and its photograph of another size (width, height)."""
+    return row(codes, image=Image.new("RGB", size, (9, 8, 7)), sensor_map=True, **changes)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (300, 200), (3, 2), (2, 1)])
+def test_sensor_map__keeps_both_sizes(size):
+    sample = decode_record(sensor_map(size, intrinsics=[10.0, 20.0, 3.0, 4.0]))
+    assert (sample.image.size, sample.intrinsics) == (size, (10.0, 20.0, 3.0, 4.0))
+    assert sample.values.tolist() == [[1, 2, 3], [4, 0, 6]]
+    assert sample.mask.tolist() == [[True, True, True], [True, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("map_size", "image_size"),
+    [((192, 256), (1920, 1440)), ((192, 256), (1080, 1920)), ((256, 192), (1440, 1920)), ((480, 640), (480, 854))],
+)
+def test_sensor_map__of_another_aspect_is_refused(map_size, image_size):
+    image = Image.new("RGB", image_size[::-1])
+    with pytest.raises(ValueError, match=r"record made by hand: the depth map has shape .* turn both alike, or crop"):
+        decode_record(row(np.ones(map_size), image=image, sensor_map=True))
+    with pytest.raises(ValueError, match="their aspects must agree"):
+        encode_record(image, np.ones(map_size), sensor_map=True)
+    with pytest.raises(ValueError, match="their aspects must agree"):
+        DepthSample(image, np.ones(map_size, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("map_size", "image_size"), [((192, 256), (1440, 1920)), ((480, 640), (968, 1296)), ((24, 32), (1080, 1440))]
+)
+def test_sensor_map__survives_encoding_and_folders(map_size, image_size, tmp_path):
+    from depth_anything_hf.data.folder import load_folder, write_image_folder
+
+    depth = np.linspace(1, 5, np.prod(map_size)).reshape(map_size)
+    sample = DepthSample(Image.new("RGB", image_size[::-1]), depth.astype(np.float32), depth > 0, "depth", source="a")
+    record = encode_sample(sample)
+    assert record["sensor_map"] is True
+    (row_read,) = load_folder(write_image_folder([record], tmp_path / "set"))
+    for again in (decode_record(record), decode_record(row_read)):
+        assert again.image.size == image_size[::-1]
+        assert np.abs(again.values - depth).max() < 4 / 65534
+    assert "sensor_map" not in encode_sample(
+        DepthSample(Image.new("RGB", (3, 2)), np.ones((2, 3)), np.ones((2, 3), bool))
+    )
+
+
+def test_sensor_map__of_the_unturned_photograph_is_refused():
+    with pytest.raises(ValueError, match=r"the depth map has shape \(2, 3\), the upright image \(3, 2\)"):
+        decode_record(row(np.ones((2, 3)), image=exif_photo(6), sensor_map=True))
+
+
+def test_sensor_map__survives_parquet_and_streams(tmp_path):
+    import datasets
+
+    from depth_anything_hf.data.folder import load_folder, stream_folder
+
+    records = [sensor_map((6, 4), intrinsics=None), row([[2, 4, 6]], sensor_map=None, intrinsics=None)]
+    features = record_features(sensor_map=datasets.Value("bool"))
+    datasets.Dataset.from_list(records, features=features).to_parquet(tmp_path / "a.parquet")
+    for rows in (load_folder(tmp_path), stream_folder(tmp_path)):
+        small, plain = map(decode_record, rows)
+        assert (small.image.size, small.values.shape, plain.values.shape) == ((6, 4), (2, 3), (1, 3))
+
+
+def test_sensor_map__has_its_sky_at_its_own_pixels():
+    sky = Image.fromarray(np.array([[0, 0, 9, 9, 0, 0]] * 2 + [[0] * 6] * 2, dtype=np.uint8))
+    for mask in (sky, sky.resize((3, 2), Image.Resampling.NEAREST)):
+        sample = decode_record(sensor_map((6, 4), sky_mask=mask))
+        assert sample.sky.tolist() == [[False, True, False], [False, False, False]]
+        assert sample.values.tolist() == [[1, 0, 3], [4, 0, 6]]
+
+
+@pytest.mark.parametrize("stated", [{}, {"sensor_map": False}, {"sensor_map": None}])
+def test_sensor_map__has_to_be_stated(stated):
+    record = sensor_map((6, 4))
+    del record["sensor_map"]
+    with pytest.raises(ValueError, match=r"depth_map is 3 x 2 and the image 6 x 4"):
+        decode_record(record | stated)

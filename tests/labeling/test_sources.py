@@ -6,6 +6,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import lmdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -414,3 +415,51 @@ def test_open_source__names_files_of_another_size_differently(tmp_path):
     assert open_source(f"{tmp_path}/").revision == first
     parquet(tmp_path / "a.parquet", 3)
     assert open_source(tmp_path).revision != first
+
+
+# --- tar files of photographs that are not of the WebDataset form, and LMDB databases
+
+
+def test_open_source__tar_with_several_kinds_of_images_is_read_whole(tmp_path):
+    members = {"1.jpg": png(1), "2.PNG": png(2), "3.JPEG": png(3), "4.json": b"{}", "4.webp": png(4)}
+    members |= {"5.jpg": png(5), "6.jpg": png(6), "6.png": png(7)}
+    items = list(open_source(tar(tmp_path / "a.tar", members)).read(0))
+    assert [item.image["bytes"] for item in items] == [png(i) for i in range(1, 8)]
+    assert len({item.key for item in items}) == 7
+
+
+def test_open_source__tar_with_a_mask_for_each_image_needs_a_name(tmp_path):
+    path = tar(tmp_path / "a.tar", {f"{i}.{end}": png(i) for i in range(3) for end in ("jpg", "mask.png")})
+    with pytest.raises(ValueError, match=r"has the image columns \['jpg', 'mask.png'\].*no column is named"):
+        open_source(path)
+    assert [item.image["path"] for item in open_source(path, column="mask.png").read(0)] == [
+        f"{i}.mask.png" for i in range(3)
+    ]
+    with pytest.raises(ValueError, match=r"column 'png' is None"):
+        open_source(path, column="png")
+
+
+def test_open_source__folders_beside_archives_are_counted(tmp_path):
+    photos_tar(tmp_path / "a.tar", 1)
+    assert open_source(tmp_path).describe_skipped() == ""
+    touch(tmp_path, "more/b.png", ".cache/c.png", "data/notes.txt")
+    assert open_source(tmp_path).describe_skipped() == "skipped: 1 folder beside the files: label each alone"
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_open_source__reads_databases_as_parts(tmp_path, limit):
+    for name in ("b_lmdb", "a_lmdb"):
+        with lmdb.open(str(tmp_path / name), map_size=1 << 22) as environment, environment.begin(write=True) as put:
+            for i in (1, 0):
+                put.put(f"{i:040x}".encode(), png(i))
+    source = open_source(tmp_path, limit=limit)
+    if limit is None:
+        assert (source.parts, source.count(), source.whole_files) == (("a_lmdb", "b_lmdb"), 4, True)
+        assert [item.key for item in source.read(1)] == [f"b_lmdb/000000{i}/{i:040x}" for i in (0, 1)]
+        assert [item.image["bytes"] for item in source.read(0)] == [png(0), png(1)]
+        (tmp_path / "a.lmdb").symlink_to(tmp_path / "a_lmdb")
+        assert len(keys(open_source(tmp_path / "a.lmdb"))) == 2
+        assert open_source(tmp_path / "*_lmdb").parts == source.parts
+        assert keys(open_source(tmp_path / "a_lmdb")) == [item.key for item in source.read(0)]
+    else:
+        assert (source.count(), len(keys(source)), len(keys(source))) == (3, 3, 3)

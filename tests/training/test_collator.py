@@ -269,3 +269,66 @@ def test_depth_collator__needs_to_know_the_model(processor, given):
         DepthCollator(processor, given)
     with pytest.raises(TypeError, match="model"):
         DepthCollator(processor)
+
+
+# --- a sensor's map has fewer pixels than the photograph
+
+
+def sensor_record(map_size=(16, 20), factor=8):
+    """A photograph of stripes two pixels wide, with a small map whose values name their row and column."""
+    height, width = map_size[0] * factor, map_size[1] * factor
+    stripes = np.zeros((height, width, 3), np.uint8)
+    stripes[:, np.arange(width) // 2 % 2 == 1] = 255
+    rows, columns = np.indices(map_size)
+    return encode_record(stripes, 1.0 + 100 * rows + columns, space="disparity", sensor_map=True)
+
+
+def test_depth_collator__photograph_keeps_its_detail_beside_a_sensors_map():
+    # The crop has the photograph's own size: stripes of two pixels live only if nobody shrank it to the map.
+    processor = DepthAnythingImageProcessor(size={"height": 128, "width": 160}, ensure_multiple_of=4)
+    batch = DepthCollator(processor, RELATIVE, flip_probability=0.0)([sensor_record()])
+    red = colors(processor, batch["pixel_values"][0])[0]
+    spectrum = torch.fft.rfft(red - red.mean(), dim=1).abs().mean(0)
+    assert spectrum.argmax() == 160 // 4  # one period is 4 pixels
+    assert red.std() > 120
+    label = batch["labels"][0]
+    assert batch["label_mask"].all()
+    # nearest neighbor, straight from the map's own pixels: each is a block of 8 x 8
+    assert torch.equal(
+        label.round(), (1.0 + 100 * (torch.arange(128) // 8)[:, None] + (torch.arange(160) // 8)[None]).float()
+    )
+
+
+def test_depth_collator__sensors_map_stays_aligned_under_crop_and_flip(processor):
+    height, width = 96, 128
+    rows, columns = np.indices((height, width))
+    image = np.stack([2 * columns, 2 * rows, 0 * rows], axis=-1).astype(np.uint8)
+    rows, columns = np.indices((24, 32))
+    record = encode_record(image, 1.0 + 100 * rows + columns, space="disparity", sensor_map=True)
+    batch = DepthCollator(processor, RELATIVE)(at_own_size(record))
+    for pixel_values, label in zip(batch["pixel_values"], batch["labels"], strict=True):
+        place = (label - 1).round()
+        row, column = place.div(100, rounding_mode="floor"), place % 100
+        red, green, _ = colors(processor, pixel_values) / 2
+        assert (red - 4 * column - 1.5).abs().max() < 4.5  # within the map's pixel, 4 of the photograph
+        assert (green - 4 * row - 1.5).abs().max() < 4.5
+
+
+def test_evaluation_collator__scores_at_the_sensors_pixels(processor):
+    batch = EvaluationCollator(processor)([sensor_record()])
+    assert batch["targets"][0].shape == (16, 20)
+    assert batch["pixel_values"][0].shape[-2:] == (32, 40)
+
+
+@pytest.mark.parametrize("kind", ["relative", "metric"])
+def test_evaluate__scores_a_sensors_map_at_its_own_pixels(processor, kind):
+    from depth_anything_hf.evaluation.compare import score_sample
+    from depth_anything_hf.evaluation.protocols import PROTOCOLS, Protocol
+
+    depth = np.linspace(1, 5, 16 * 20).reshape(16, 20)
+    sample = decode_record(encode_record(np.zeros((128, 160, 3), np.uint8), depth, sensor_map=True))
+    at_map = torch.from_numpy(depth).float()
+    protocol = next(one for one in PROTOCOLS.values() if one.dataset == "folder")
+    assert isinstance(protocol, Protocol)
+    scores = score_sample(at_map if kind == "metric" else 3 / at_map, sample, protocol, kind == "metric")
+    assert scores[0] == pytest.approx(0, abs=1e-4)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from depth_anything_hf.data.codes import image_to_codes
+from depth_anything_hf.data.image_files import opened_image
 from depth_anything_hf.data.readers.base import check_choice, import_extra, read_hdf5, reading
 
 METERS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
@@ -320,7 +321,7 @@ def _from_pfm(path: Path, key: str | None, space: str) -> Read:
 
 
 def _from_tiff(path: Path, key: str | None, space: str) -> Read:
-    with reading(path), Image.open(path) as image:
+    with reading(path), opened_image(path) as image:
         stored = np.asarray(image)
         no_data = getattr(image, "tag_v2", {}).get(_GDAL_NODATA)
         marks = () if no_data is None else (float(str(no_data).strip("\0 ")),)
@@ -330,7 +331,7 @@ def _from_tiff(path: Path, key: str | None, space: str) -> Read:
 
 
 def _from_png(path: Path, key: str | None, space: str) -> Read:
-    with reading(path), Image.open(path) as image:
+    with reading(path), opened_image(path) as image:
         image.load()
     if image.mode == "RGBA":
         values = packed_floats(image)

@@ -1,7 +1,8 @@
 """The record schema of labeled images: encoding, decoding, column types.
 
 A record is a mapping with `image`, `depth_map` (16-bit, 0 = no label), `depth_scale`, `depth_offset`, `space` and,
-optionally, `sky_mask`, `intrinsics`, `source`, `group`; real value = `code * depth_scale + depth_offset`.
+optionally, `sky_mask`, `intrinsics`, `source`, `group`, `own_size`, `sensor_map`;
+real value = `code * depth_scale + depth_offset`.
 `docs/data_format.md` specifies it exactly; `codes.py` reads its images, `folder.py` reads and writes it on disk, and
 `depth_anything_hf.maps.geometry.label_from_map` makes the label that a model is trained on.
 """
@@ -29,6 +30,7 @@ from depth_anything_hf.data.codes import (
     upright_rgb,
 )
 from depth_anything_hf.maps.geometry import check_space
+from depth_anything_hf.maps.resizing import covers
 
 _PATCHES = (8, 14, 16, 32)  # pixels; the sides of a network's input are multiples
 
@@ -42,10 +44,11 @@ class DepthSample:
 
     Attributes:
         image: RGB, upright.
-        values: (height, width) float32 in `space`, 0 where not valid; None = a photograph without label.
+        values: (height, width) float32 in `space`, 0 where not valid; None = a photograph without label. Of the image's
+            size, or a sensor's map at its own pixels, which covers the whole image.
         mask: (height, width) bool, True where `values` is a valid label; None with `values`.
         space: "depth" (meters), "disparity" (any positive scale, larger = nearer), or None with `values`.
-        sky: (height, width) bool, True = sky; None = not known.
+        sky: (height, width) bool, True = sky, of the size of `values`; None = not known.
         intrinsics: (fx, fy, cx, cy) in pixels of `image`, or None.
         source: Where the record comes from; "" = unknown.
         group: Name of the scene that the record shares with others, or None.
@@ -60,12 +63,23 @@ class DepthSample:
     source: str = ""
     group: str | None = None
 
+    def __post_init__(self):
+        if self.values is None:
+            return
+        size = (self.image.height, self.image.width)
+        if not covers(self.values.shape, size):
+            raise ValueError(
+                f"the depth map has shape {self.values.shape}, the upright image {size} (height, width); a map of another "
+                "size covers the whole image, so that their aspects must agree: turn both alike, or crop the image."
+            )
+
 
 def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
     """Check a record and decode it; a sample that is decoded already comes back unchanged.
 
     Valid labels: codes other than 0 whose value is > 0 and not under the sky (depth), or >= 0 (disparity). Where the
     record says `own_size`, the label covers the whole image at another size, and the image is resized to that size.
+    Where it says `sensor_map`, the label covers the whole image with pixels of its own, and both keep their size.
 
     Args:
         record: A row of a dataset; images as PIL images or as `{"bytes", "path"}` (`datasets.Image(decode=False)`). Or a
@@ -98,7 +112,8 @@ def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
         image, sky, values, mask = upright_rgb(raw), None, None, None
         if record.get("sky_mask") is not None:
             sky = image_to_sky(open_image(record["sky_mask"], "sky_mask"))
-            _check_size(sky, image, raw, "sky_mask")
+            if not record.get("sensor_map"):
+                _check_size(sky, image, raw, "sky_mask")
             if record.get("own_size"):
                 raise ValueError(
                     "sky_mask with own_size: a label of its own size has its sky as disparity 0: drop it."
@@ -107,7 +122,9 @@ def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
         if record.get("depth_map") is not None:
             label = open_image(record["depth_map"], "depth_map")
             codes = image_to_codes(label)
-            if not record.get("own_size"):
+            if record.get("sensor_map"):
+                sky = None if sky is None else _sky_at(sky, codes.shape)
+            elif not record.get("own_size"):
                 _check_size(codes, image, raw, "depth_map")
             elif not label.info.get("squeezed"):
                 _check_aspect(codes, image)
@@ -115,15 +132,15 @@ def decode_record(record: Mapping[str, Any] | DepthSample) -> DepthSample:
         intrinsics = _intrinsics(record.get("intrinsics"))
         if values is not None and record.get("own_size"):
             image, intrinsics = _resized_to_label(image, intrinsics, values.shape)
+        group = record.get("group")
+        source = str(record.get("source") or "")
+        return DepthSample(image, values, mask, space, sky, intrinsics, source, None if group is None else str(group))
     except FileNotFoundError as error:
         raise FileNotFoundError(error.errno, f"{name}: no such file", error.filename) from error
     except OSError as error:
         raise OSError(f"{name}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    group = record.get("group")
-    source = str(record.get("source") or "")
-    return DepthSample(image, values, mask, space, sky, intrinsics, source, None if group is None else str(group))
 
 
 def encode_record(
@@ -140,13 +157,14 @@ def encode_record(
 
     Args:
         image: Any photograph, or uint8 (height, width, 3) or (height, width).
-        values: (height, width) in `space`, of the upright image, not of 8 bits; None = no label.
+        values: (height, width) in `space`, of the upright image, not of 8 bits; with `sensor_map=True` at the sensor's own
+            pixels, which cover the whole image. None = no label.
         mask: (height, width) bool; default: finite and > 0 (depth), >= 0 (disparity). In depth space, not the sky.
         space: "depth" (meters) or "disparity".
         sky: (height, width) bool, True = sky.
         intrinsics: fx, fy, cx, cy in pixels of the upright image, or the 3 x 3 matrix.
         source: Where the record comes from.
-        **extra: Further columns (`group`, ...), kept as they are.
+        **extra: Further columns (`group`, `sensor_map`, ...), kept as they are.
 
     Returns:
         The record, without a reference to a file; `sky_mask` is a key only where `sky` is given.
@@ -164,6 +182,9 @@ def encode_record(
         raise ValueError(f"extra columns {reserved} are written from `values` and `sky`: pass these instead.")
     picture = upright_rgb(image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)))
     shape = (picture.height, picture.width)
+    if values is not None and extra.get("sensor_map"):
+        DepthSample(picture, np.asarray(values))  # checks the aspect
+        shape = np.asarray(values).shape
     sky = None if sky is None else bool_map(sky, shape, "sky")
     codes, scale, offset = None, None, None
     if values is not None:
@@ -182,13 +203,14 @@ def encode_record(
 
 
 def encode_sample(sample: DepthSample) -> dict[str, Any]:
-    """Make the 16-bit record of a sample, for writing; `group` is a key only where the sample has one.
+    """Make the 16-bit record of a sample, for writing; `group` and `sensor_map` are keys only where the sample has them.
 
     Example:
         >>> sample = decode_record(encode_record(np.zeros((1, 2, 3), np.uint8), [[1.0, 3.0]], group="room"))
         >>> decode_record(encode_sample(sample)).values.tolist()
         [[1.0, 3.0]]
     """
+    at_own_pixels = sample.values is not None and sample.values.shape != (sample.image.height, sample.image.width)
     return encode_record(
         sample.image,
         sample.values,
@@ -198,6 +220,7 @@ def encode_sample(sample: DepthSample) -> dict[str, Any]:
         sample.intrinsics,
         sample.source,
         **({} if sample.group is None else {"group": sample.group}),
+        **({"sensor_map": True} if at_own_pixels else {}),
     )
 
 
@@ -274,6 +297,11 @@ def _check_aspect(codes: np.ndarray, image: Image.Image) -> None:
         f"depth_map is {width} x {height} and the upright image {image.width} x {image.height} (width x height); with "
         f"own_size the two may differ in size, not in shape.{how} Is the map of this image? Then {advice}."
     )
+
+
+def _sky_at(sky: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return a sky mask, of the image's or of the map's size, at the size of the map."""
+    return np.asarray(Image.fromarray(sky).resize(shape[::-1], Image.Resampling.NEAREST))
 
 
 def _resized_to_label(image: Image.Image, intrinsics: tuple[float, ...] | None, shape: tuple[int, int]):

@@ -40,7 +40,7 @@ class LabelingArguments:
     images: str = field(
         metadata={
             "metavar": "DIR|GLOB|FILE|ID",
-            "help": "Folder tree, glob in quotes, parquet or .tar files (or a folder of them), or Hub data set.",
+            "help": "Folder tree, glob in quotes, parquet or .tar(.gz) files (or a folder of them), LMDB, or Hub data set.",
         }
     )
     out_dir: str = field(

@@ -1,4 +1,4 @@
-"""Stream undecoded images, in parts, from a folder tree, parquet, WebDataset shards or the Hub.
+"""Stream undecoded images, in parts, from a folder tree, parquet, tar files, LMDB databases or the Hub.
 
 A part is read on its own: a file of a sharded dataset, or a whole folder tree. Nothing is listed or read
 before it is needed.
@@ -10,15 +10,24 @@ import collections
 import contextlib
 import glob
 import hashlib
+import itertools
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyarrow import ArrowInvalid
 
+from depth_anything_hf.data.archives import (
+    TAR_ENDINGS,
+    count_entries,
+    find_databases,
+    is_image,
+    read_database,
+    read_tar,
+)
 from depth_anything_hf.data.opening import is_address, own_file
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 
@@ -27,7 +36,8 @@ if TYPE_CHECKING:
 
 _FILE_TYPES = ("binary", "large_binary", "string", "large_string")  # the bytes of a file, or its path
 _BROKEN = (ArrowInvalid, EOFError, tarfile.TarError)
-_SHARDS = {".parquet": "parquet", ".tar": "webdataset"}
+_SHARDS = (".parquet", *TAR_ENDINGS)
+_FIRST = 5  # groups of files in a tar file that tell which columns it has
 
 
 class Item(NamedTuple):
@@ -102,9 +112,9 @@ def open_source(
     """Open a stream of images from a path, a pattern or the id of a dataset.
 
     Args:
-        images: A folder (a tree of photographs, or one that holds `*.parquet` or `*.tar`, there or in `data/`), a
-            file, a glob pattern, or the id of a dataset on the Hub.
-        column: Column of the images; default: the only column of type image.
+        images: A folder (a tree of photographs, one that holds `*.parquet`, `*.tar` or `*.tar.gz`, there or in `data/`, or
+            LMDB databases), a file, a glob pattern, or the id of a dataset on the Hub.
+        column: Column of the images; default: the only column of type image. In tar files the ending, "jpg".
         split: Of a Hub dataset.
         limit: Take only the first `limit` inputs.
         allow_outside: Open files that records name outside of their set, and URLs; else they are refused.
@@ -129,14 +139,23 @@ def open_source(
         raise ValueError(f"limit is {limit}; it must be at least 1. Leave it out to label everything.")
     given = Path(images).expanduser()
     files = _shard_files(given)
-    if files:
+    if files and files[0].suffix != ".parquet":
+        source = _open_tars(str(given), files, column)
+    elif files:
         source = _open_files(given, files, column)
+    elif databases := [] if given.suffix.lower() in IMAGE_EXTENSIONS else find_databases(given):
+        source = _open_databases(str(given), databases)
     elif given.exists() or glob.has_magic(str(given)):
         source = _open_photographs(str(given), given)
     else:
         source = _open_hub(str(images), column, split)
     if allow_outside:
         source = replace(source, folders=None)
+    if source.whole_files and given.is_dir() and (beside := _folders_beside(given, source.parts)):
+        noun = "folder" if beside == 1 else "folders"
+        source = replace(
+            source, describe_skipped=lambda: f"skipped: {beside} {noun} beside the files: label each alone"
+        )
     if limit is None:
         return source
     total = source.count
@@ -165,7 +184,7 @@ def _shard_files(given: Path) -> list[Path]:
     if given.is_dir():
         found = [path for pattern in ("*", "data/*") for end in _SHARDS for path in given.glob(pattern + end)]
         files = [path for path in found if not path.name.startswith(".")]
-    elif given.suffix in _SHARDS:
+    elif given.name.endswith(_SHARDS):
         by_pattern = glob.has_magic(str(given)) and not given.exists()
         files = [Path(file) for file in glob.glob(str(given))] if by_pattern else [given]
     else:
@@ -182,61 +201,110 @@ def _shard_files(given: Path) -> list[Path]:
             f"{given} holds files of the kinds {sorted(kinds)}; name one kind, such as {given}/*{files[0].suffix}."
         )
     missing = [str(file) for file in files if not file.is_file()]
-    if missing or (given.suffix in _SHARDS and not files and not given.is_dir()):
+    if missing or (given.name.endswith(_SHARDS) and not files and not given.is_dir()):
         raise FileNotFoundError(f"{(missing or [str(given)])[0]}: no such file; check the path.")
     return sorted(files)
+
+
+def _folders_beside(given: Path, parts: tuple[str, ...]) -> int:
+    """Count the folders beside shards and databases, which are not searched."""
+    return sum(path.is_dir() and path.name not in ("data", *parts) and path.name[0] != "." for path in given.iterdir())
 
 
 def _open_files(given: Path, files: list[Path], column: str | None) -> ImageSource:
     from datasets import load_dataset
 
     name, folders = str(given), (given,) if given.is_dir() else tuple({file.parent: None for file in files})
-    kind = _SHARDS[files[0].suffix]
     data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
     options = {"data_files": data_files, "split": "train", "streaming": True}
     try:
-        stream = load_dataset(kind, **options)
+        stream = load_dataset("parquet", **options)
     except _BROKEN:  # the first file, from which the column types are read
-        stream = load_dataset(kind, features=_first_features(name, kind, data_files["train"]), **options)
-    column = _image_column(stream, column, name)
+        stream = load_dataset("parquet", features=_first_features(name, data_files["train"]), **options)
+    column = _image_column(stream.features or {}, column, name)
+    parts, revision = _parts(name, files)
+    undecoded = _undecoded(stream, column)
+    return ImageSource(name, revision, undecoded, column, parts, True, lambda: _count_rows(files), folders=folders)
+
+
+def _parts(name: str, files: list[Path]) -> tuple[tuple[str, ...], str]:
+    """Return the names of files as parts, and their revision: a file that was replaced is noticed by its size."""
     parts = tuple(file.name for file in files)
     twice = [part for part, count in collections.Counter(parts).items() if count > 1]
     if twice:
         raise ValueError(f"{name} holds two files called {twice[0]}; rename one of them.")
-    archives = tuple(files) if kind == "webdataset" else ()
-    # A file that was replaced under its name is noticed by its size.
-    revision = digest_of([f"{file.name} {file.stat().st_size}" for file in files])[:16]
-    return ImageSource(
-        name,
-        revision,
-        _undecoded(stream, column),
-        column,
-        parts,
-        True,
-        lambda: _count_rows(files),
-        archives,
-        folders=folders,
-    )
+    return parts, digest_of([f"{file.name} {file.stat().st_size}" for file in files])[:16]
 
 
-def _first_features(name: str, kind: str, files: list[str]) -> datasets.Features:
+def _open_tars(name: str, files: list[Path], column: str | None) -> ImageSource:
+    from datasets import Image, IterableDataset, Value
+
+    groups = _first_groups(name, files, column)
+    features = {ending: Image() if is_image(ending) else Value("binary") for group in groups for ending in group}
+    several = any(sum(map(is_image, group)) > 1 for group in groups)
+    images = [ending for ending in features if is_image(ending)]
+    found = images[0] if column is None and images and not several else _image_column(features, column, name)
+    parts, revision = _parts(name, files)
+    arguments = {"files": list(map(str, files)), "column": found, "exact": column is not None or several}
+    stream = IterableDataset.from_generator(_tar_rows, gen_kwargs=arguments)
+    whole = tuple(files) if files[0].suffix == ".tar" else ()  # a cut gzip file says so itself
+    return ImageSource(name, revision, stream, found, parts, True, archives=whole)
+
+
+def _first_groups(name: str, files: list[Path], column: str | None) -> list[dict[str, bytes | None]]:
+    """Read the first groups of the first file that is not broken; a broken one is named once its turn comes."""
+    reasons = []
+    for file in files:
+        try:
+            return [group for _, group in itertools.islice(read_tar(file, column), _FIRST)]
+        except (*_BROKEN, OSError) as error:
+            reasons.append(f"{file}: {error}")
+    raise ValueError(f"{name}: none of its {len(files)} files can be read ({reasons[0]}); copy them again.")
+
+
+def _tar_rows(files: list[str], column: str, exact: bool) -> Iterator[dict[str, Any]]:
+    """Yield the image of each group, the file with the ending `column`; unless `exact`, all of its images."""
+    for file in files:
+        for key, group in read_tar(Path(file), column):
+            taken = [ending for ending in group if ending == column or (not exact and is_image(ending))]
+            for ending in taken:
+                yield {"__key__": key, column: {"bytes": group[ending], "path": f"{key}.{ending}"}}
+            if not taken:
+                yield {"__key__": key, column: None}
+
+
+def _open_databases(name: str, folders: list[Path]) -> ImageSource:
+    from datasets import IterableDataset
+
+    parts = tuple(folder.resolve().name for folder in folders)
+    revision = digest_of([f"{folder.name} {(folder / 'data.mdb').stat().st_size}" for folder in folders])[:16]
+    stream = IterableDataset.from_generator(_database_rows, gen_kwargs={"folders": list(map(str, folders))})
+    total = sum(map(count_entries, folders))  # now: a database is open only once at a time
+    return ImageSource(name, revision, stream, "image", parts, True, lambda: total)
+
+
+def _database_rows(folders: list[str]) -> Iterator[dict[str, Any]]:
+    for folder in folders:
+        for key, value in read_database(Path(folder)):
+            yield {"__key__": key, "image": {"bytes": value, "path": None}}
+
+
+def _first_features(name: str, files: list[str]) -> datasets.Features:
     """Read the column types from the first file that is not broken; a broken one is named once its turn comes."""
     from datasets import load_dataset
 
     reasons = []
     for file in files:
         try:
-            return load_dataset(kind, data_files={"train": [file]}, split="train", streaming=True).features
+            return load_dataset("parquet", data_files={"train": [file]}, split="train", streaming=True).features
         except _BROKEN as error:
             reasons.append(f"{file}: {error}")
     raise ValueError(f"{name}: none of its {len(files)} files can be read ({reasons[0]}); copy them again.")
 
 
-def _count_rows(files: list[Path]) -> int | None:
+def _count_rows(files: list[Path]) -> int:
     import pyarrow.parquet as pq
 
-    if files[0].suffix == ".tar":
-        return None
     count = 0
     for file in files:
         with contextlib.suppress(ArrowInvalid):  # a broken file has no rows to read
@@ -267,7 +335,7 @@ def _open_hub(name: str, column: str | None, split: str) -> ImageSource:
             "check the path, or log in with `hf auth login` for a private one."
         ) from error
     stream = load_dataset(name, split=split, streaming=True, revision=revision)
-    column = _image_column(stream, column, name)
+    column = _image_column(stream.features or {}, column, name)
     parts = tuple(f"{split}-{part:05d}" for part in range(stream.num_shards))
     splits = stream.info.splits or {}
     count = splits[split].num_examples if split in splits else None
@@ -297,14 +365,13 @@ def _short(named: str, folders: tuple[Path, ...] | str | None) -> str:
     return next((Path(one).as_posix() for one in below if not one.startswith("..")), Path(named).name)
 
 
-def _image_column(stream: datasets.IterableDataset, column: str | None, name: str) -> str:
+def _image_column(features: Mapping[str, Any], column: str | None, name: str) -> str:
     from datasets import Image, Value
 
-    features = stream.features or {}
     found = [key for key, feature in features.items() if isinstance(feature, Image)]
     if column is None and len(found) == 1:
         return found[0]
-    asked = features.get(column)
+    asked = features.get(column or "")
     is_image = isinstance(asked, Image) or asked in [Value(kind) for kind in _FILE_TYPES]
     is_image |= isinstance(asked, dict) and {"bytes"} <= asked.keys() <= {"bytes", "path"}
     if column is None or not is_image:

@@ -101,6 +101,23 @@ def check_resolution(resolution: int, multiple: int) -> int:
     return resolution
 
 
+def covers(size: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+    """Return whether a map can show the whole of an image: their aspects agree to one pixel of the map, or to 1 %.
+
+    Args:
+        size (`tuple[int, ...]`): Height and width of the map, pixels: a sensor's map has fewer than the photograph.
+        image_size (`tuple[int, int]`): Height and width of the image, pixels.
+
+    Example:
+        >>> covers((192, 256), (1440, 1920)), covers((480, 640), (968, 1296)), covers((192, 256), (1920, 1440))
+        (True, True, False)
+    """
+    if len(size) != 2:
+        return False
+    height = size[1] * image_size[0] / image_size[1]  # of a map with this width and the image's aspect
+    return abs(size[0] - height) <= max(1.0, 0.01 * height)
+
+
 def resize_map(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Resize maps by nearest neighbor: no new value appears, and none is blended across a hole.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -21,6 +21,8 @@ from depth_anything_hf.augmentation import (
     scale_colors,
 )
 from depth_anything_hf.data.records import DepthSample, decode_record
+from depth_anything_hf.maps.geometry import label_from_map
+from depth_anything_hf.maps.resizing import resize_map
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.training.batches import LABELED, SOURCE_NAMES, as_record, generator_at, hand_over
 from depth_anything_hf.training.label_watch import LabelWatch
@@ -219,22 +221,19 @@ def depth_estimation_type_of(model: nn.Module | PretrainedConfig) -> str:
 def prepare_sample(
     processor: DepthAnythingImageProcessor, sample: DepthSample, depth_estimation_type: str, **resize
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Resize a sample to the model's input: return image `(3, height, width)`, label and mask `(height, width)`."""
+    """Resize a sample to the model's input: return image `(3, height, width)`, label and mask `(height, width)`.
+
+    The image and its map are resized apart, each from its own pixels: a sensor's map may have fewer than the photograph.
+    """
+    pixel_values = processor(sample.image, return_tensors="pt", **resize)["pixel_values"][0]
+    size = pixel_values.shape[-2:]
     if sample.values is None:
-        pixel_values = processor(sample.image, return_tensors="pt", **resize)["pixel_values"][0]
-        label = torch.zeros(pixel_values.shape[-2:])
-        return pixel_values, label, torch.zeros_like(label, dtype=torch.bool)
-    batch = processor.preprocess(
-        sample.image,
-        depth_maps=sample.values,
-        masks=sample.mask,
-        sky_masks=None if sample.sky is None else [sample.sky],
-        space=sample.space,
-        depth_estimation_type=depth_estimation_type,
-        return_tensors="pt",
-        **resize,
+        return pixel_values, torch.zeros(size), torch.zeros(size, dtype=torch.bool)
+    mask, sky = (None if plane is None else torch.tensor(plane) for plane in (sample.mask, sample.sky))
+    label, valid = label_from_map(
+        torch.tensor(sample.values), mask, cast(str, sample.space), depth_estimation_type, sky
     )
-    return batch["pixel_values"][0], batch["labels"][0], batch["label_mask"][0]
+    return pixel_values, resize_map(label[None], size)[0], resize_map(valid[None], size)[0]
 
 
 class EvaluationCollator:

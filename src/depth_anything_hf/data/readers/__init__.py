@@ -11,8 +11,26 @@ from depth_anything_hf.data.readers.base import Samples, check_choice
 READERS = {
     name: f"depth_anything_hf.data.readers.{name}:read_{name}"
     for name in (
-        *("nyuv2", "kitti", "hypersim", "vkitti2", "diode", "eth3d", "sintel", "ddad"),
-        *("blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair"),
+        "nyuv2",
+        "kitti",
+        "hypersim",
+        "vkitti2",
+        "diode",
+        "eth3d",
+        "sintel",
+        "ddad",
+        "blendedmvs",
+        "diml",
+        "hrwsi",
+        "irs",
+        "megadepth",
+        "tartanair",
+        "sunrgbd",
+        "ibims1",
+        "arkitscenes",
+        "scannet",
+        "scannetpp",
+        "colmap",
         "da2k",
     )
 }

@@ -24,6 +24,7 @@ from depth_anything_hf.data.codes import bool_map, image_to_codes
 from depth_anything_hf.data.image_files import opened_image
 from depth_anything_hf.data.opening import own_file, reading
 from depth_anything_hf.data.records import DepthSample
+from depth_anything_hf.maps.resizing import covers
 
 Item = TypeVar("Item")
 
@@ -181,6 +182,7 @@ def make_sample(
     sky: np.ndarray | None = None,
     intrinsics: tuple[float, ...] | None = None,
     space: str = "depth",
+    own_pixels: bool = False,
 ) -> DepthSample:
     """Make a sample: labels are finite, above 0 (in disparity also 0), inside `mask` and not under the sky.
 
@@ -190,11 +192,12 @@ def make_sample(
         source: The file, relative to the root.
         group: The scene.
         mask, sky: (height, width) bool; where a label of the benchmark is valid, and where there is sky.
-        intrinsics: (fx, fy, cx, cy) in pixels.
+        intrinsics: (fx, fy, cx, cy) in pixels of the image.
         space: "depth" or "disparity".
+        own_pixels: Allow a sensor's map of another size, which covers the whole image.
 
     Raises:
-        ValueError: The map is not of the image's size.
+        ValueError: The map is not of the image's size, or with `own_pixels` not of its aspect.
 
     Example:
         >>> sample = make_sample(Image.new("RGB", (2, 1)), np.array([[2.0, np.inf]]), "a.png", None)
@@ -202,6 +205,8 @@ def make_sample(
         ([[2.0, 0.0]], [[True, False]])
     """
     shape = (image.height, image.width)
+    if own_pixels and covers(values.shape, shape):
+        shape = values.shape
     if values.shape != shape:
         raise ValueError(
             f"{source}: the depth map has shape {values.shape}, the image {shape} (height, width); the two must match: "
@@ -223,10 +228,31 @@ def find_below(root: Path, pattern: str, levels: int = 4) -> list[str]:
 
 def read_gray(path: Path) -> np.ndarray:
     """Read an 8-bit gray image as (height, width) uint8; black and white become 0 and 255."""
-    with reading(path), Image.open(path) as image:
+    with reading(path), opened_image(path) as image:
         if image.mode not in ("1", "L"):
             raise ValueError(f"image mode {image.mode!r} instead of 8-bit gray, 'L'")
         return np.asarray(image.convert("L"))
+
+
+def matrix_intrinsics(matrix: np.ndarray, first_center: float) -> tuple[float, float, float, float]:
+    """Take fx, fy, cx, cy out of a camera matrix, (3, 3) or (4, 4); one with cx in its last row is transposed (Matlab's form).
+
+    Example:
+        >>> matrix_intrinsics(np.array([[500, 0, 0], [0, 510, 0], [320, 240, 1]]), first_center=0.5)
+        (500.0, 510.0, 320.0, 240.0)
+    """
+    fx, fy, cx, cy = (matrix.T if matrix[2, 0] else matrix)[[0, 1, 0, 1], [0, 1, 2, 2]]
+    return half_integer_intrinsics(fx, fy, cx, cy, first_center)
+
+
+def read_intrinsics(path: Path, first_center: float) -> tuple[float, float, float, float]:
+    """Read intrinsics from a text file: a camera matrix in one line or several, or fx, fy, cx, cy; blanks or commas between."""
+    with reading(path):
+        numbers = np.array(path.read_text(encoding="utf-8").replace(",", " ").split(), dtype=np.float64)
+        if numbers.size == 4:
+            fx, fy, cx, cy = numbers
+            return half_integer_intrinsics(fx, fy, cx, cy, first_center)
+        return matrix_intrinsics(numbers.reshape((3, 3) if numbers.size == 9 else (4, 4)), first_center)
 
 
 def of_unknown_scale(sample: DepthSample) -> DepthSample:

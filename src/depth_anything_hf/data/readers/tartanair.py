@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from depth_anything_hf.data.depth_files import packed_floats
+from depth_anything_hf.data.image_files import opened_image
 from depth_anything_hf.data.readers.base import (
     Samples,
     check_choice,
@@ -85,7 +85,7 @@ def _read(root: Path, entry: tuple[str, str]) -> DepthSample:
         with reading(path):
             values = np.load(path, allow_pickle=False)
     else:
-        with reading(path), Image.open(path) as image:
+        with reading(path), opened_image(path) as image:
             if image.mode != "RGBA":
                 raise ValueError(f"image mode {image.mode!r} instead of four bytes a pixel, 'RGBA'")
             values = packed_floats(image)
