@@ -53,7 +53,7 @@ def taken_by_all(path) -> dict[str, list[str]]:
         "load_images": load_images(path)["source"][:],
         "predict": [one.relative.as_posix() for one in inputs.values()],
         "pseudo-label": [item.key for item in source.read(0)],
-        "export": list(_open_photographs(path)),
+        "export": list(_open_photographs(path)[0]),
     }
 
 

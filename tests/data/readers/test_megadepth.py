@@ -54,17 +54,17 @@ def test_read_megadepth__an_ordinal_map_is_no_label(megadepth, depth, dtype):
 
 
 def test_read_megadepth__many_whole_numbers_are_depth(megadepth, save_photo):
-    save_photo(megadepth / "0000/dense0/imgs/1.jpg", 1, 10)
-    save_depth(megadepth / "0000/dense0/depths/1.h5", np.arange(10.0)[None])
+    save_photo(megadepth / "0000/dense0/imgs/1.jpg", 2, 5)
+    save_depth(megadepth / "0000/dense0/depths/1.h5", np.arange(10.0).reshape(2, 5))
     assert read_megadepth(megadepth)[0].mask.sum() == 9
 
 
 def test_read_megadepth__trims_both_ends(megadepth, save_photo):
-    save_photo(megadepth / "0000/dense0/imgs/1.jpg", 1, 101)
-    save_depth(megadepth / "0000/dense0/depths/1.h5", 1 + np.arange(101.0)[None] / 7)
+    save_photo(megadepth / "0000/dense0/imgs/1.jpg", 7, 15)
+    save_depth(megadepth / "0000/dense0/depths/1.h5", 1 + np.arange(105.0).reshape(7, 15) / 7)
     whole, trimmed = read_megadepth(megadepth)[0], read_megadepth(megadepth, trim=2)[0]
-    assert (whole.mask.sum(), trimmed.mask.sum()) == (101, 97)
-    assert trimmed.mask[0, [1, 2, 98, 99]].tolist() == [False, True, True, False]
+    assert (whole.mask.sum(), trimmed.mask.sum()) == (105, 99)
+    assert trimmed.mask.ravel()[[2, 3, 101, 102]].tolist() == [False, True, True, False]
 
 
 def test_read_megadepth__finds_the_scenes_of_the_archive(megadepth):
