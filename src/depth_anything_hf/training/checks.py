@@ -127,8 +127,8 @@ def check_losses(
     for argument, names in (("train_dataset", known[:1]), ("unlabeled_dataset", known[1:])):
         if present[names[0]] and not any(weights[name] for name in names):
             raise ValueError(
-                f"{argument} is passed, but {' and '.join(f'{name}_weight' for name in names)} are 0: it would teach "
-                "nothing. Set one above 0, or leave it out."
+                f"{argument} is passed with {' and '.join(f'{name}_weight=0' for name in names)}: it would teach nothing. Set "
+                "one above 0, or leave it out."
             )
 
 
