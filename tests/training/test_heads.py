@@ -89,14 +89,14 @@ def test_train__teacher_with_constant_labels_stops(make_trainer, make_model, pho
         (
             {"unlabeled_weight": 0.0, "feature_alignment_weight": 0.0},
             {},
-            "unlabeled_dataset is passed, but unlabeled_wei",
+            "unlabeled_dataset is passed with unlabeled_weight=0 and",
         ),
         (
             {"labeled_weight": 0.0, "feature_alignment_weight": 0.0},
             {},
-            "train_dataset is passed, but labeled_weight are 0",
+            "train_dataset is passed with labeled_weight=0:",
         ),
-        ({"feature_alignment_weight": 0.0}, {"loss_weights": {"unlabeled": 0.0}}, "unlabeled_dataset is passed, but"),
+        ({"feature_alignment_weight": 0.0}, {"loss_weights": {"unlabeled": 0.0}}, "unlabeled_dataset is passed with"),
         (
             {"feature_alignment_weight": 0.0},
             {"loss_weights": {"labeled": 0, "unlabeled": 0}},

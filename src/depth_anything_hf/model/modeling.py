@@ -219,7 +219,7 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
 
         They can be thousands: a sigmoid would be 1 everywhere with a gradient of exactly 0, a ReLU could be 0.
         """
-        side = 8 * self.config.patch_size  # type: ignore[operator]
+        side: int = 8 * self.config.patch_size  # type: ignore[assignment,operator]
         noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
         found: list[torch.Tensor] = []
         handle = self.head.conv3.register_forward_hook(lambda layer, inputs, output: found.append(output - layer.bias))

@@ -132,8 +132,8 @@ def check_losses(
     for argument, names in (("train_dataset", known[:1]), ("unlabeled_dataset", known[1:])):
         if present[names[0]] and not any(weights[name] for name in names):
             raise ValueError(
-                f"{argument} is passed, but {' and '.join(f'{name}_weight' for name in names)} are 0: it would teach "
-                "nothing. Set one above 0, or leave it out."
+                f"{argument} is passed with {' and '.join(f'{name}_weight=0' for name in names)}: it would teach nothing. Set "
+                "one above 0, or leave it out."
             )
 
 
@@ -149,11 +149,7 @@ def check_model(model: Any) -> None:
 
 
 def check_processes(world_size: int) -> None:
-    """Raise a `ValueError` if a launcher started several processes and each would train its own model.
-
-    Args:
-        world_size (`int`): Number of processes that are connected.
-    """
+    """Raise a `ValueError` if a launcher started more processes than are connected: each would train its own model."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and world_size == 1:
         raise ValueError(
@@ -181,7 +177,7 @@ def check_data(train_dataset, unlabeled_dataset, eval_dataset) -> None:
                 f"eval_dataset is a {type(data).__name__}, a stream; evaluation needs a set with a length and an index: "
                 "list(stream.take(500)), or load_dataset without streaming."
             )
-    check_labels(train_dataset)
+    _check_labels(train_dataset)
 
 
 def check_best_metric(args: DepthAnythingTrainingArguments, eval_dataset) -> None:
@@ -199,12 +195,7 @@ def check_best_metric(args: DepthAnythingTrainingArguments, eval_dataset) -> Non
 
 
 def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabeled_dataset) -> nn.Module | None:
-    """Return the teacher; raise an error if unlabeled images would get no labels, or labels of the wrong kind.
-
-    Args:
-        teacher (`nn.Module`, *optional*): Labels the unlabeled images.
-        depth_estimation_type (`str`): Kind of the student: "relative" or "metric".
-        unlabeled_dataset (*optional*): Records, map-style or streamed.
+    """Return the teacher; raise an error if unlabeled images would get no labels, or labels of the student's other kind.
 
     Raises:
         ValueError: A teacher without images, photographs without a teacher, or a teacher of the other kind.
@@ -266,20 +257,10 @@ def check_helper(helper: nn.Module, role: str, processor: DepthAnythingImageProc
             )
 
 
-def check_labels(train_dataset, records: int = 32) -> None:
-    """Raise an error if no record among the first ones has a label: the loss would be 0 and nothing would be learned.
-
-    Args:
-        train_dataset (*optional*): Records, map-style or streamed.
-        records (`int`): Number of records to check.
-
-    Raises:
-        ValueError: None of them has a label.
-    """
-    if train_dataset is None:
-        return
+def _check_labels(train_dataset) -> None:
+    """Raise a `ValueError` if no record among the first 32 has a label: the loss would be 0."""
     looked_at: list[Mapping] = []
-    for record in map(as_record, islice(train_dataset, records)):
+    for record in map(as_record, islice(() if train_dataset is None else train_dataset, 32)):
         if _has_label(record):
             return
         looked_at.append(record)
@@ -297,16 +278,7 @@ def _has_label(record: Mapping) -> bool:
 
 
 def check_learned(images: int, labels: int, name: str) -> None:
-    """Raise an error if no image of a finished training had a label to learn from; warn if some had none.
-
-    Args:
-        images (`int`): Images that the supervised loss has seen.
-        labels (`int`): Those with a label to learn from.
-        name (`str`): Argument of the records.
-
-    Raises:
-        RuntimeError: There are images and no labels.
-    """
+    """Raise a `RuntimeError` if none of a training's images had a label to learn from; warn if some had none."""
     said = (
         f"{images - labels} of {images} images of {name} had no label to learn from (empty, constant or out of the model's "
         "range after the crop)"

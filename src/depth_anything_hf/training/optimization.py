@@ -23,9 +23,9 @@ def parameter_groups(
         model (`nn.Module`): Bare or inside PEFT's wrapper; parameters without gradient are left out.
         projector (`nn.Linear`, *optional*): Projector of the feature alignment; it learns at the decoder's rate.
         decayed (`Collection[str]`): Names of the parameters that decay.
-        learning_rate (`float`): Learning rate of the encoder.
-        decoder_lr_multiplier (`float`): The decoder's learning rate is this times the encoder's.
-        weight_decay (`float`): Weight decay of the parameters in `decayed`.
+        learning_rate (`float`): Of the encoder; the decoder's is `decoder_lr_multiplier` times this.
+        decoder_lr_multiplier (`float`): 10 in both papers.
+        weight_decay (`float`): Of the parameters in `decayed`.
 
     Returns:
         `list[dict]`: Groups for an optimizer of PyTorch, in an order that depends only on the model.

@@ -322,11 +322,9 @@ class DepthAnythingTrainer(Trainer):
         self._seen.zero_()
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         self.health.finish()
-        for name, weight, counts in zip(
-            SOURCE_NAMES, ("labeled", "unlabeled"), self._seen.int().tolist(), strict=True
-        ):
+        for name, weight, counts in zip(SOURCE_NAMES, ("labeled", "unlabeled"), self._seen.tolist(), strict=True):
             if self.loss_weights.get(weight, getattr(self.args, f"{weight}_weight")):
-                check_learned(*counts, name)
+                check_learned(int(counts[0]), int(counts[1]), name)
         return result
 
     def hyperparameter_search(self, hp_space=None, compute_objective=None, *args, **kwargs):
