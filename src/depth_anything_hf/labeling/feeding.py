@@ -20,7 +20,7 @@ def decoded(
     """Yield each piece of work with its decoded result, in order; the workers decode ahead.
 
     Args:
-        feed: Work and block ends; iterated in a thread.
+        feed: Iterated in a thread.
         decoder: Copied into each worker.
         num_workers: Processes that decode; 0 decodes in this process.
         on_cpu: Whether the model is on the CPU; for a GPU, pixels are in pinned memory.
