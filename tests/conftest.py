@@ -136,7 +136,15 @@ _VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
 
 def _dpt():
     sizes = {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
-    config = hf.DPTConfig(**_VIT, **sizes, intermediate_size=32, image_size=64, is_hybrid=False, readout_type="ignore")
+    config = hf.DPTConfig(
+        **_VIT,
+        **sizes,
+        intermediate_size=32,
+        image_size=64,
+        is_hybrid=False,
+        readout_type="ignore",
+        initializer_range=0.15,
+    )  # or all predictions would be 1
     model = hf.DPTForDepthEstimation(config)
     torch.nn.init.constant_(model.head.head[-2].bias, 1.0)  # above zero
     return model, hf.DPTImageProcessor()

@@ -35,6 +35,7 @@ from depth_anything_hf.prediction.stream import Shape, ShapeBatches, WriteBehind
 from depth_anything_hf.sharing.cards import set_licenses
 from depth_anything_hf.sharing.hub import push_folder
 
+NOISE = 1e-6  # relative spread of a prediction that is constant but for rounding in float32
 _logger = logging.getLogger(__name__)
 
 
@@ -176,7 +177,8 @@ class Writers:
             return self._useless("the teacher's output is not finite; float32 may help")
         codes, scale = labels.codes[place].numpy(), float(labels.scale[place])
         offset = float(labels.low[place]) - scale
-        if codes.max() <= 1:
+        spread = (codes.max() - 1.0) * scale
+        if spread <= NOISE * (spread + float(labels.low[place])):  # also without any label
             return self._useless("constant prediction: the teacher says the same of every pixel, or nothing")
         self.useful = True
         warn_if_coarse(codes, scale, offset, key, self.settings.space)

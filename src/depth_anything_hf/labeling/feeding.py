@@ -65,9 +65,10 @@ def decoded(
     except (RuntimeError, ConnectionError, EOFError) as error:  # the latter if it dies while a picture is on its way
         if not num_workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
             raise
-        short = SHARED_MEMORY_FULL if "Bus error" in str(error) else "Memory may be short: use fewer workers"
+        short = SHARED_MEMORY_FULL if "Bus error" in str(error) else "Memory may be short"
         raise OSError(
-            f"a process that decodes died ({error}). {short} (`num_workers`), and repeat the same command to continue."
+            f"a process that decodes died ({error}). {short}: repeat the same command to continue, with a smaller "
+            "`num_workers`."
         ) from error
 
 
