@@ -154,7 +154,9 @@ def _zoedepth():
     more = {"intermediate_size": 32, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}
     sizes = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, "bottleneck_features": 8}
     sizes |= {"num_relative_features": 8, "num_attractors": [4, 2, 2, 1], "bin_embedding_dim": 8}
-    config = hf.ZoeDepthConfig(backbone_config=hf.BeitConfig(**_VIT, **more, image_size=64), **sizes)
+    config = hf.ZoeDepthConfig(
+        backbone_config=hf.BeitConfig(**_VIT, **more, image_size=64), **sizes, initializer_range=0.15
+    )
     return hf.ZoeDepthForDepthEstimation(config), hf.ZoeDepthImageProcessor()
 
 
