@@ -218,7 +218,15 @@ _VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
 
 def _dpt():
     sizes = {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
-    config = hf.DPTConfig(**_VIT, **sizes, intermediate_size=32, image_size=64, is_hybrid=False, readout_type="ignore")
+    config = hf.DPTConfig(
+        **_VIT,
+        **sizes,
+        intermediate_size=32,
+        image_size=64,
+        is_hybrid=False,
+        readout_type="ignore",
+        initializer_range=0.15,
+    )  # or all predictions would be 1
     model = hf.DPTForDepthEstimation(config)
     torch.nn.init.constant_(model.head.head[-2].bias, 1.0)  # above zero
     return model, hf.DPTImageProcessor()
@@ -228,7 +236,9 @@ def _zoedepth():
     more = {"intermediate_size": 32, "out_indices": [1, 2, 3, 4], "reshape_hidden_states": False}
     sizes = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8, "bottleneck_features": 8}
     sizes |= {"num_relative_features": 8, "num_attractors": [4, 2, 2, 1], "bin_embedding_dim": 8}
-    config = hf.ZoeDepthConfig(backbone_config=hf.BeitConfig(**_VIT, **more, image_size=64), **sizes)
+    config = hf.ZoeDepthConfig(
+        backbone_config=hf.BeitConfig(**_VIT, **more, image_size=64), **sizes, initializer_range=0.15
+    )
     return hf.ZoeDepthForDepthEstimation(config), hf.ZoeDepthImageProcessor()
 
 

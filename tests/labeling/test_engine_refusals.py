@@ -23,7 +23,7 @@ from depth_anything_hf.labeling.decoding import Decoder
 from depth_anything_hf.labeling.engine import Writers
 from depth_anything_hf.labeling.feeding import decoded
 from depth_anything_hf.labeling.plan import BlockId, Work
-from depth_anything_hf.labeling.sources import Item
+from depth_anything_hf.labeling.sources import Item, _located
 from depth_anything_hf.prediction.stream import _end_process
 from depth_anything_hf.sharing import hub
 
@@ -98,6 +98,30 @@ def test_label_images__a_pipe_is_no_photograph(label, rejects, tmp_path):
     pq.write_table(table, tmp_path / "a.parquet")
     label(tmp_path / "out", tmp_path / "a.parquet", image_column="image")
     assert any("no regular file" in reason for reason in rejects(tmp_path / "out").values())
+
+
+OWN = "hf://datasets/a/b@0123/"
+
+
+@pytest.mark.parametrize(
+    ("named", "own"),
+    [
+        (f"{OWN}train/a.png", True),
+        (f"zip://a.png::{OWN}train.zip", True),
+        (f"http://127.0.0.1/x::{OWN}a.png", False),
+        (f"zip://a.png::http://127.0.0.1/x::{OWN}a.zip", False),
+        (f"{OWN}../../c/d@9/a.png", False),
+        ("hf://datasets/c/d@9/a.png", False),
+        ("hf://datasets/a/b@0123x/a.png", False),
+        ("http://127.0.0.1/a.png", False),
+        ("/etc/hostname", False),
+        ("../a.png", False),
+    ],
+)
+def test_located__of_the_hub_are_files_of_its_own_repository(named, own):
+    image, refused = _located(named, OWN)
+    assert image["path"] == named
+    assert (refused is None) == own
 
 
 # --- teachers that say nothing

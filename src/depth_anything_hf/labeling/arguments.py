@@ -134,19 +134,7 @@ class Settings:
         own_resolution: int,
         device: str,
     ) -> Settings:
-        """Replace the arguments that were left out by their defaults.
-
-        Args:
-            args: The arguments.
-            source: The opened images.
-            model: The teacher.
-            preparation: How to prepare images for it.
-            space: Space of its predictions.
-            own_resolution: Resolution of the teacher, used if the arguments have none.
-            device: "cuda", "cpu", ...
-
-        Returns:
-            The settings.
+        """Replace the arguments that were left out by their defaults, which depend on the teacher and the device.
 
         Raises:
             ValueError: A resolution that is not a multiple of the patch size, or `keep_image` "reference" for images
@@ -185,15 +173,7 @@ class Settings:
         return json.loads(json.dumps(asdict(self) | {"preparation": self.preparation._asdict()}))
 
     def check_same(self, begun: dict[str, Any], folder: Path) -> None:
-        """Raise an error for a folder of a run with other settings.
-
-        Args:
-            begun: Settings of the folder.
-            folder: Its path, for the message.
-
-        Raises:
-            ValueError: The settings differ; the message names each difference.
-        """
+        """Raise a `ValueError` that names each difference, if a folder was begun with other settings."""
         from depth_anything_hf.sharing.licenses import shown_name
 
         now = self.as_json()

@@ -41,11 +41,10 @@ class Decoder(Dataset):
     """Decode inputs; return None for block ends.
 
     Args:
-        resolution (`int`): Shorter side of the network's input, pixels, a multiple of `multiple`.
-        multiple (`int`): The patch size.
-        aspect (`float`, *optional*): Width by height of the network's input for all images; None: the aspect of the image.
-        keep_file (`bool`): Also return the bytes of the file.
-        resize (`bool`): Resize here to the network's input: for a model on the CPU, where this costs nothing extra.
+        resolution: Shorter side of the network's input, pixels, a multiple of `multiple`, the patch size.
+        aspect: Width by height of the network's input for all images; None: the aspect of the image.
+        keep_file: Also return the bytes of the file.
+        resize: Resize here to the network's input: for a model on the CPU, where this costs nothing extra.
 
     Example:
         >>> from depth_anything_hf.labeling.sources import Item
@@ -101,13 +100,7 @@ class Decoder(Dataset):
 
 
 def read_file(image: dict[str, Any] | None) -> bytes:
-    """Read an undecoded image's bytes, from memory, disk or the Hub.
-
-    Args:
-        image (`dict`): `{"bytes", "path"}`.
-
-    Returns:
-        `bytes`: The content, not empty.
+    """Read the bytes, not empty, of an undecoded image `{"bytes", "path"}`, from memory, disk or the Hub.
 
     Raises:
         RefusedError: The file is missing or empty.

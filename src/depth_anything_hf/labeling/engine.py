@@ -35,6 +35,7 @@ from depth_anything_hf.prediction.stream import Shape, ShapeBatches, WriteBehind
 from depth_anything_hf.sharing.cards import set_licenses
 from depth_anything_hf.sharing.hub import push_folder
 
+NOISE = 1e-6  # relative spread of a prediction that is constant but for rounding in float32
 _logger = logging.getLogger(__name__)
 
 
@@ -44,15 +45,11 @@ def label_images(args: LabelingArguments) -> dict[str, Any] | None:
     Under `accelerate launch` each process labels its share. A run may be killed at any moment: the same call continues,
     and the finished set equals the set of an uninterrupted run, record for record, for any number of processes.
 
-    Args:
-        args (`LabelingArguments`): Teacher, images, output folder and options.
-
     Returns:
-        `dict[str, Any]`, *optional*: The manifest, with `inputs` = `labeled` + `rejected`; None on all processes but the
-        main one.
+        The manifest, with `inputs` = `labeled` + `rejected`; None on all processes but the main one.
 
     Raises:
-        ValueError: The folder has other settings, or the inputs changed since.
+        ValueError: The folder has other settings, the inputs changed since, or the teacher labels nothing.
         FileNotFoundError: There are no images.
         OSError: The disk is full, or fails; repeat the call to continue.
 
@@ -141,12 +138,7 @@ def _on_cpu(state: PartialState) -> bool:
 
 
 class Writers:
-    """Encode and write behind the device, a bounded number of images at a time.
-
-    Args:
-        folder (`ShardFolder`): Output folder.
-        settings (`Settings`): Settings that decide the content of a record.
-    """
+    """Encode and write behind the device, a bounded number of images at a time."""
 
     BLOCKS_WAITING = 1  # encoded and not yet written, besides the current one
     MOST_USELESS = 64  # images without a label, before the first that has one
@@ -185,7 +177,8 @@ class Writers:
             return self._useless("the teacher's output is not finite; float32 may help")
         codes, scale = labels.codes[place].numpy(), float(labels.scale[place])
         offset = float(labels.low[place]) - scale
-        if codes.max() <= 1:
+        spread = (codes.max() - 1.0) * scale
+        if spread <= NOISE * (spread + float(labels.low[place])):  # also without any label
             return self._useless("constant prediction: the teacher says the same of every pixel, or nothing")
         self.useful = True
         warn_if_coarse(codes, scale, offset, key, self.settings.space)

@@ -20,7 +20,7 @@ def decoded(
     """Yield each piece of work with its decoded result, in order; the workers decode ahead.
 
     Args:
-        feed: Work and block ends; iterated in a thread.
+        feed: Iterated in a thread.
         decoder: Copied into each worker.
         num_workers: Processes that decode; 0 decodes in this process.
         on_cpu: Whether the model is on the CPU; for a GPU, pixels are in pinned memory.
@@ -65,9 +65,10 @@ def decoded(
     except (RuntimeError, ConnectionError, EOFError) as error:  # the latter if it dies while a picture is on its way
         if not num_workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
             raise
-        short = SHARED_MEMORY_FULL if "Bus error" in str(error) else "Memory may be short: use fewer workers"
+        short = SHARED_MEMORY_FULL if "Bus error" in str(error) else "Memory may be short"
         raise OSError(
-            f"a process that decodes died ({error}). {short} (`num_workers`), and repeat the same command to continue."
+            f"a process that decodes died ({error}). {short}: repeat the same command to continue, with a smaller "
+            "`num_workers`."
         ) from error
 
 

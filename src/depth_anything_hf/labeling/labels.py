@@ -56,12 +56,11 @@ def quantize(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, to
     """Quantize maps to 16 bits, each over its own range, on their device: `data.codes.encode_depth_map` in float32.
 
     Args:
-        values (`torch.Tensor`): `(batch, height, width)`, float32.
-        mask (`torch.Tensor`): Bool, same shape.
+        values, mask: `(batch, height, width)`, float32 and bool.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: codes uint16, 0 = no label; scale and lowest value `(batch,)`
-        float32. A value is `(code - 1) * scale + low` within 0.51 codes.
+        Codes uint16, 0 = no label; scale and lowest value `(batch,)` float32. A value is `(code - 1) * scale + low` within
+        0.51 codes.
 
     Example:
         >>> codes, scale, low = quantize(torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[True, True, True]]]))
@@ -85,13 +84,13 @@ class Labeler:
     """Label batches of pictures of one input size.
 
     Args:
-        model (`nn.Module`): Any depth model whose output has `predicted_depth`, on its device.
-        preparation (`Preparation`): Its mean, standard deviation and factor are used.
-        space (`str`): Space of the predictions: `"disparity"` or `"depth"`.
-        batch_size (`int`): Size of full batches; batches of compiled shapes are filled up to it.
-        dtype (`torch.dtype`): Number format of autocast; float32 switches it off.
-        compiled_sizes (`frozenset`): Input sizes for which the network is compiled.
-        return_pixels (`bool`): Return the pixels that the network saw.
+        model: Any depth model whose output has `predicted_depth`, on its device.
+        preparation: Its mean, standard deviation and factor are used.
+        space: Space of the predictions: `"disparity"` or `"depth"`.
+        batch_size: Size of full batches; batches of compiled shapes are filled up to it.
+        dtype: Number format of autocast; float32 switches it off.
+        compiled_sizes: Input sizes for which the network is compiled.
+        return_pixels: Return the pixels that the network saw.
     """
 
     def __init__(
@@ -117,15 +116,7 @@ class Labeler:
 
     @torch.inference_mode()
     def __call__(self, pixels: Sequence[torch.Tensor], size: tuple[int, int]) -> Labels:
-        """Label pictures.
-
-        Args:
-            pixels (`Sequence[torch.Tensor]`): Each `(height, width, 3)`, uint8, of any size.
-            size (`tuple[int, int]`): Height and width of the network's input.
-
-        Returns:
-            `Labels`: Labels of the network's input size, on the CPU.
-        """
+        """Label pictures, each `(height, width, 3)` uint8, of any size, at the network's input size (height, width)."""
         seen = self._resized(pixels, size)
         values = self._predict(seen.movedim(-1, 1) * self.gain + self.shift)
         finite = torch.isfinite(values)

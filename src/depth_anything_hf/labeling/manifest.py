@@ -20,12 +20,7 @@ _LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "Pillow")
 
 
 def claim_folder(folder: ShardFolder, settings: Settings, is_main: bool = True) -> None:
-    """Begin a folder, or check that its settings are the same.
-
-    Args:
-        folder (`ShardFolder`): New folder, or folder of an earlier run.
-        settings (`Settings`): Settings of this run.
-        is_main (`bool`): Whether this process may write.
+    """Begin a folder, or check that it has these settings; only the main process writes.
 
     Raises:
         ValueError: The folder has other settings.
@@ -57,16 +52,9 @@ def _is_there(folder: Path, entry: dict[str, Any]) -> bool:
 def finish_folder(
     folder: ShardFolder, settings: Settings, source: ImageSource, licenses: dict[str, str]
 ) -> dict[str, Any]:
-    """Check that no block is missing, and write `rejects.jsonl`, the card and, last, `manifest.json`.
+    """Check that no block is missing, write `rejects.jsonl`, the card and, last, `manifest.json`, and return the manifest.
 
-    Args:
-        folder (`ShardFolder`): Folder with all blocks finished.
-        settings (`Settings`): Settings of the run.
-        source (`ImageSource`): Images that were labeled.
-        licenses (`dict[str, str]`): Of the teacher and of the images.
-
-    Returns:
-        `dict[str, Any]`: The manifest.
+    `licenses` has those of the teacher and of the images.
 
     Raises:
         ValueError: Blocks are missing.

@@ -50,14 +50,7 @@ def schedule(
 ) -> Iterator[Work | BlockEnd]:
     """Yield the unfinished inputs of this process, block by block; a `BlockEnd` follows each block.
 
-    Args:
-        source (`ImageSource`): The inputs.
-        block_size (`int`): Inputs per block; the last block of a part may have fewer.
-        finished (`Mapping`): Blocks of earlier runs, with their `inputs`, `last` and `digest`.
-        state (`PartialState`): Number of processes, and the index of this one.
-
-    Returns:
-        `Iterator`: Work and block ends.
+    `finished` has the blocks of earlier runs, with their `inputs`, `last` and `digest`; `state` says which process this is.
 
     Raises:
         ValueError: The inputs of a finished block changed since it was labeled.
@@ -68,7 +61,7 @@ def schedule(
         with state.split_between_processes(parts) as own:
             parts = list(own)
     for part in parts:
-        if source.whole_files and _is_complete(part, finished):
+        if source.whole_files and _first_missing(part, finished) is None:
             continue
         for block, (items, last, unreadable) in enumerate(_blocks(source.read(part), block_size)):
             name = BlockId(part, block)
@@ -83,10 +76,6 @@ def schedule(
             else:
                 for _ in items:
                     pass
-
-
-def _is_complete(part: int, finished: Mapping[BlockId, Mapping]) -> bool:
-    return _first_missing(part, finished) is None
 
 
 def _blocks(items: Iterator[Item], size: int):

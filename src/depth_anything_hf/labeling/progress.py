@@ -12,13 +12,9 @@ from depth_anything_hf.labeling.sources import ImageSource
 
 
 class LabelingBar:
-    """Show a bar over the share of this process.
+    """Show a bar over the share of this process; a thread counts the images, because a large tree takes minutes.
 
-    Args:
-        source (`ImageSource`): Images; counted in a thread, because counting a large tree takes minutes.
-        finished (`Mapping`): Entries of the blocks of earlier runs.
-        state (`PartialState`): Number of processes that share the work.
-        disable (`bool`): Whether to show nothing.
+    `finished` has the entries of the blocks of earlier runs.
     """
 
     def __init__(self, source: ImageSource, finished: Mapping, state: PartialState, disable: bool = False):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _FILE_TYPES = ("binary", "large_binary", "string", "large_string")  # the bytes of a file, or its path
 _BROKEN = (ArrowInvalid, EOFError, tarfile.TarError)
+_ARCHIVES = ("zip://", "tar://", "gzip://", "xz://", "bz2://", "zstd://")  # in an address, before that of the file
 _SHARDS = (".parquet", *TAR_ENDINGS)
 _FIRST = 5  # groups of files in a tar file that tell which columns it has
 
@@ -77,13 +78,7 @@ class ImageSource:
     folders: tuple[Path, ...] | str | None = None
 
     def read(self, part: int) -> Iterator[Item]:
-        """Yield the inputs of a part, always in the same order.
-
-        Args:
-            part: From 0.
-
-        Returns:
-            Items; a key is the path below the folder, or part and row.
+        """Yield the inputs of a part, always in the same order; a key is the path below the folder, or part and row.
 
         Raises:
             ValueError, EOFError, OSError or tarfile.TarError: The part cannot be read further.
@@ -118,9 +113,6 @@ def open_source(
         split: Of a Hub dataset.
         limit: Take only the first `limit` inputs.
         allow_outside: Open files that records name outside of their set, and URLs; else they are refused.
-
-    Returns:
-        The source.
 
     Raises:
         FileNotFoundError: Neither a path nor a dataset that the Hub knows.
@@ -347,7 +339,9 @@ def _located(named: str, folders: tuple[Path, ...] | str) -> tuple[dict[str, Any
     """Return the image that a record names, and why its file must not be opened, if it is not of its own set."""
     image = {"bytes": None, "path": named}
     if isinstance(folders, str):  # zip://member::hf://datasets/...
-        own = named.split("::")[-1].startswith(folders) and ".." not in named.split("/")
+        *archives, last = named.split("::")
+        own = last.startswith(folders) and ".." not in named.split("/")
+        own &= all(archive.startswith(_ARCHIVES) for archive in archives)
     else:
         try:
             return image | {"path": str(own_file(named, folders))}, None

@@ -27,18 +27,12 @@ class Preparation(NamedTuple):
 def load_teacher(
     name: str, space: str | None = None, device: str | torch.device = "cpu"
 ) -> tuple[nn.Module, Preparation, str, int]:
-    """Load the model, the preparation of its images, the space of its predictions, and its resolution.
+    """Load the model (in evaluation mode, float32), the preparation of its images, the space of its output, and its resolution.
 
-    Args:
-        name (`str`): Hub id or folder of a depth model or of a LoRA adapter.
-        space (`str`, *optional*): Space of the predictions, if its config does not say.
-        device (`str` or `torch.device`): Device of the model.
-
-    Returns:
-        `tuple[nn.Module, Preparation, str, int]`: The model in evaluation mode, in float32.
+    `name` is a Hub id or a folder, of an adapter too; `space` is for a config that does not say what the model predicts.
 
     Raises:
-        ValueError: The space is unknown.
+        ValueError: The space is unknown, or not the one in the config.
     """
     teacher = DepthPredictor(name, space=space, device=device)
     # Weights stored in half precision become float32 too; `dtype` decides the precision of the computation.
@@ -49,14 +43,9 @@ def load_teacher(
 
 
 def preparation_of(processor, config=None) -> Preparation:
-    """Read the preparation of images from an image processor; padding is left out, because it has no label.
+    """Read the preparation of images from an image processor of transformers; padding is left out: it has no label.
 
-    Args:
-        processor: Image processor of transformers.
-        config: Config of the model: some processors (DPT's, ZoeDepth's) do not know the patch size.
-
-    Returns:
-        The preparation.
+    Some processors (DPT's, ZoeDepth's) do not know the patch size: it is in the model's config.
 
     Example:
         >>> from depth_anything_hf import DepthAnythingImageProcessor
@@ -84,14 +73,8 @@ def preparation_of(processor, config=None) -> Preparation:
 def own_resolution(processor, preparation: Preparation) -> int:
     """Return the shorter side of the network's input according to the checkpoint's processor.
 
-    It is not part of the `Preparation`: a folder stores the resolution of its run separately.
-
-    Args:
-        processor: Image processor of transformers.
-        preparation (`Preparation`): Preparation read from the processor.
-
-    Returns:
-        `int`: Pixels; 518 if the processor does not resize.
+    It is in pixels, 518 if the processor does not resize. It is not part of the `Preparation`: a folder stores the resolution
+    of its run separately.
 
     Example:
         >>> from depth_anything_hf import DepthAnythingImageProcessor

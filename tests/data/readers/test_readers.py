@@ -1,5 +1,6 @@
 import importlib
 import inspect
+import json
 import pickle
 from pathlib import Path
 
@@ -111,3 +112,27 @@ def test_import_extra__says_how_to_install(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"read with scipy, .*pip install 'depth_anything_hf\[benchmarks\]'"):
         import_extra("scipy.io")
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../../secret.png", "https://example.org/a.png", "zip://a.png::b.zip"]
+)
+def test_lists_name_files_below_the_root_alone(name, tmp_path):
+    from depth_anything_hf.data.readers.base import listed
+
+    with pytest.raises(ValueError, match=r"list\.txt: .*a record names files below"):
+        listed(name, tmp_path / "list.txt")
+    (tmp_path / "annotations.json").write_text(json.dumps({name: []}))
+    with pytest.raises(ValueError, match=r"annotations\.json: "):
+        open_reader("da2k", tmp_path)
+    for line in (
+        f"{name}/data/0000000069.png None",
+        f"2011_09_26/image_02/data/1.png {name}/proj_depth/1.png 721.5",
+        f"{name} 69 l",
+    ):
+        (tmp_path / "list.txt").write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"list\.txt: .*a record names files below"):
+            open_reader("kitti", tmp_path, split_file=tmp_path / "list.txt")
+    (tmp_path / "ddad.json").write_text(json.dumps({"scene_splits": {"1": {"filenames": [name]}}}))
+    with pytest.raises(ValueError, match=r"ddad\.json: "):
+        open_reader("ddad", tmp_path)

@@ -51,8 +51,9 @@ def read_da2k(root: str | os.PathLike) -> Samples[PointPairs]:
     annotations = read_json(path)
     with reading(path):
         entries = [(PurePosixPath(name).as_posix(), tuple(pairs)) for name, pairs in annotations.items()]
-    for name, pairs in entries:
+    for name in annotations:
         listed(name, path)
+    for name, pairs in entries:
         for pair in pairs:
             _check(pair, f"{path}: {name}")
     return Samples("da2k", "all", root, LAYOUT, entries, _read)
