@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from accelerate import PartialState
 
-from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.data.folder import load_folder, undecoded
 from depth_anything_hf.data.readers import open_reader
 from depth_anything_hf.data.readers.da2k import PointPairs
 from depth_anything_hf.data.records import DepthSample, decode_record
@@ -142,7 +142,7 @@ def open_samples(protocol: Protocol, root: str, allow_partial: bool = False, **o
         FileNotFoundError: A file of the layout is missing.
     """
     if protocol.dataset == "folder":
-        return load_folder(root)
+        return undecoded(load_folder(root))
     samples = open_reader(protocol.dataset, root, **protocol.options, **options)
     if protocol.images is not None and len(samples) != protocol.images and not allow_partial:
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from depth_anything_hf.data.codes import read_photograph
-from depth_anything_hf.data.folder import load_folder
+from depth_anything_hf.data.folder import load_folder, undecoded
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.whole_files import filling
 from depth_anything_hf.evaluation.compare import score_models
@@ -116,7 +116,7 @@ def export_onnx(
     if dtype not in LARGEST_ERROR:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(LARGEST_ERROR)}.")
     photographs = _rendered_scenes() if images is None else _open_photographs(images)
-    records = None if labeled is None else load_folder(labeled)
+    records = None if labeled is None else undecoded(load_folder(labeled))
     predictor = DepthPredictor(name, device="cpu")
     model, processor = predictor.model, predictor.processor
     if model.config.model_type != "depth_anything":

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from transformers.utils import logging as transformers_logging
 
-from depth_anything_hf.data.folder import load_folder, load_images
+from depth_anything_hf.data.folder import load_folder, load_images, undecoded
 from depth_anything_hf.data.records import decode_record
 from depth_anything_hf.data.whole_files import write_whole
 from depth_anything_hf.evaluation.compare import score_models
@@ -71,7 +71,7 @@ def run(
     out_dir.mkdir(parents=True, exist_ok=True)
     # The user's folders first: a wrong path must fail before minutes of training.
     photographs = load_images(unlabeled_dir) if unlabeled_dir else None
-    real = load_folder(eval_dir) if eval_dir else None
+    real = undecoded(load_folder(eval_dir)) if eval_dir else None
     if photographs is not None and len(photographs) > plan.unlabeled:
         print(f"using the first {plan.unlabeled} of {len(photographs)} photographs (raise it with --images)")
         photographs = photographs.select(range(plan.unlabeled))
