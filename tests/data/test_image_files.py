@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, ExifTags, Image
 
+from depth_anything_hf.data import image_files
 from depth_anything_hf.data.codes import orientation_of, read_photograph, upright_rgb
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.image_files import ImageFileError, check_image_size, open_regular, opened_image
@@ -293,3 +294,25 @@ def test_with_record_images__leaves_other_sets_alone(tmp_path):
     assert with_record_images(records) is records
     shown = load_folder(eps_records(tmp_path / "set")).with_transform(lambda rows: rows)
     assert with_record_images(shown) is shown
+
+
+# --- one place
+
+
+OWN = (
+    "app/exports.py",
+    "app/session.py",
+    "export/stock.py",
+    "scenes/worlds/rendering.py",
+)  # they open what they wrote
+
+
+def test_image_files__are_opened_nowhere_else():
+    package = Path(image_files.__file__).parents[1]
+    opening = [
+        f"{file.relative_to(package).as_posix()}: {line.strip()}"
+        for file in sorted(package.rglob("*.py"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if "Image.open(" in line and "formats=" not in line and not line.strip().startswith(">>>")
+    ]
+    assert [one for one in opening if not one.startswith(OWN)] == []

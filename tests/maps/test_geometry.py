@@ -259,3 +259,11 @@ def test_disparity_of_prediction__meters_are_inverted_and_disparity_may_be_negat
     assert masked.tolist() == [[False, True, True, False, False]]
     with pytest.raises(ValueError, match="space is 'metres'"):
         disparity_of_prediction(values, "metres")
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 6e4])
+def test_normalize_min_max__half_precision_keeps_its_range(scale):
+    values = (scale * torch.linspace(-1, 1, 9)).half()[None, None]
+    found = normalize_min_max(values, torch.ones_like(values, dtype=torch.bool))
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found[0, 0].float(), torch.linspace(0, 1, 9), atol=2e-3, rtol=0)

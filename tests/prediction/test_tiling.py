@@ -395,6 +395,8 @@ from depth_anything_hf.prediction.tiling import PixelFile, iter_tiled_depth, sav
 
 
 class Drawn:  # no decoder: an image that is drawn where it is read
+    mode, info = "RGB", {}
+
     def __init__(self, side):
         self.size, self.width, self.height = (side, side), side, side
 

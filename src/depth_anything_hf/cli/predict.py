@@ -217,10 +217,11 @@ def _check_cameras(files: list[Path], options: argparse.Namespace) -> None:
     for file in files:
         try:
             with opened_image(file) as image:
-                sizes.add(size := image.size[:: -1 if orientation_of(image) >= 5 else 1])  # a quarter turn
+                width, height = image.size if orientation_of(image) < 5 else image.size[::-1]  # a quarter turn
         except OSError:
             continue  # will be named with the unreadable ones
-        cameras[file] = _camera_of(file, size[::-1], options)
+        sizes.add((width, height))
+        cameras[file] = _camera_of(file, (height, width), options)
     if cameras and not any(cameras.values()):
         raise ValueError(f"{next(iter(cameras))} {_NO_CAMERA}")
     if options.intrinsics and len(sizes) > 1:

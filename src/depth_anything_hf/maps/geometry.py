@@ -173,11 +173,11 @@ def normalize_min_max(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Stretch each image's valid values to [0, 1], as V1 does with its disparity labels.
 
     Args:
-        values (`torch.Tensor`): `(batch, height, width)`, float.
+        values (`torch.Tensor`): `(batch, height, width)`, float; the range of half precision is computed in float32.
         mask (`torch.Tensor`): Bool, same shape.
 
     Returns:
-        `torch.Tensor`: Same shape; 0 outside the mask and for an image whose valid values are all equal.
+        `torch.Tensor`: Same shape and dtype; 0 outside the mask and for an image whose valid values are all equal.
 
     Source: Depth Anything V1, section 3.1.
 
@@ -185,11 +185,14 @@ def normalize_min_max(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         >>> normalize_min_max(torch.tensor([[[2.0, 4.0, 6.0]]]), torch.ones(1, 1, 3, dtype=torch.bool)).tolist()
         [[[0.0, 0.5, 1.0]]]
     """
+    dtype = values.dtype
+    values = values.to(torch.promote_types(dtype, torch.float32))
     low = torch.where(mask, values, torch.inf).amin(dim=(1, 2), keepdim=True)
     high = torch.where(mask, values, -torch.inf).amax(dim=(1, 2), keepdim=True)
     spread = high - low
     usable = mask & (spread > 0)
-    return torch.where(usable, (torch.where(mask, values, 0.0) - low) / torch.where(spread > 0, spread, 1.0), 0.0)
+    stretched = (torch.where(mask, values, 0.0) - low) / torch.where(spread > 0, spread, 1.0)
+    return torch.where(usable, stretched, 0.0).to(dtype)
 
 
 def camera_of(intrinsics: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,7 @@ class PixelFile:
     """
 
     def __init__(self, image: Image.Image, folder: str | os.PathLike | None = None):
-        if orientation_of(image) != 1 or getattr(image, "mode", "") in GRAY_16:  # turned, or scaled, as a whole
+        if orientation_of(image) != 1 or image.mode in GRAY_16:  # turned, or scaled, as a whole
             image = upright_rgb(image)
         self.size = image.size
         self._file: IO[bytes] = TemporaryFile(dir=None if folder is None else os.fspath(folder))  # noqa: SIM115 - closed by __exit__
