@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from depth_anything_hf.export.onnx import ExportReport, export_onnx
-from depth_anything_hf.prediction.predictor import load_model
+from depth_anything_hf.prediction.predictor import DepthPredictor
 
 FILES = {"float32": "model.onnx", "float16": "model_fp16.onnx", "int8": "model_int8.onnx"}
 
@@ -50,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
         export_onnx(options.model, options.out / "onnx" / FILES[dtype], dtype, options.images)
         for dtype in options.dtypes
     ]
-    model, processor = load_model(options.model)
-    model.config.save_pretrained(options.out)
-    processor.save_pretrained(options.out)
+    predictor = DepthPredictor(options.model, device="cpu")
+    predictor.model.config.save_pretrained(options.out)
+    predictor.processor.save_pretrained(options.out)
     print(summary_table(reports))
     return 0
 
