@@ -118,8 +118,8 @@ def check_processor(processor: Any) -> None:
     if factor is not None and not (_is_finite(factor) and factor > 0):
         refuse("rescale_factor", factor, "a number above 0, such as 1/255")
     multiple = getattr(processor, "ensure_multiple_of", None)
-    if multiple is not None and not (_is_finite(multiple) and multiple >= 1):
-        refuse("ensure_multiple_of", multiple, "at least 1, such as the patch size 14")
+    if multiple is not None and not (_is_finite(multiple) and multiple > 0):  # ZoeDepth's is a fraction
+        refuse("ensure_multiple_of", multiple, "above 0, such as the patch size 14")
     sides = {
         side: length for side, length in dict(getattr(processor, "size", None) or {}).items() if length is not None
     }
