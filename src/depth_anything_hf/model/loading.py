@@ -32,6 +32,7 @@ _HARMLESS = (
     *UNUSED_PARAMETERS, "embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias",
     "position_ids", "relative_position_index", "num_batches_tracked",
 )  # fmt: skip
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # not those of quantized models
 
 
 def load_checked(from_pretrained: Callable[..., Any], name: str | os.PathLike, *args: Any, **kwargs: Any) -> tuple:
@@ -91,7 +92,7 @@ def check_finite(model: nn.Module, name: str | os.PathLike) -> None:
     if is_fsdp_enabled() and os.environ.get("LOCAL_RANK", "0") != "0":  # filled from the first process, later
         return
     for key, values in model.state_dict().items():
-        if values.is_floating_point() and values.numel() and not values.is_meta:
+        if values.dtype in _PRECISIONS and values.numel() and not values.is_meta:
             low, high = torch.aminmax(values)  # both are NaN if one value is; needs no memory
             if not math.isfinite(low) or not math.isfinite(high):
                 raise ValueError(
