@@ -20,7 +20,7 @@ from depth_anything_hf import load_folder, stream_folder
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.cli.train import parse_recipe
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.model.convert import _on_disk
+from depth_anything_hf.model.convert import published_names
 from depth_anything_hf.prediction.predictor import load_model, predict_depth
 
 WRITTEN = Path(__file__).parent / "files_of_0_1_0"
@@ -55,7 +55,7 @@ def test_checkpoints__load_in_the_stock_pipeline(files):
 def test_runs__go_on_where_they_stopped(files, run):
     assert main(["train", f"{run}.yaml"]) == 0
     assert json.loads(Path(run, "trainer_state.json").read_text())["global_step"] == 4
-    trained = _on_disk(load_file(f"{run}/model.safetensors"))  # that version wrote the published names
+    trained = published_names(load_file(f"{run}/model.safetensors"))  # that version wrote the published names
     straight = load_file(f"{run}/straight.safetensors")
     assert trained.keys() == straight.keys()
     for name in straight:

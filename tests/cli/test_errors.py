@@ -199,7 +199,7 @@ def test_main__debug_with_a_value_is_an_option_of_transformers(monkeypatch):
 def test_main__ctrl_c_says_what_is_kept(monkeypatch, capsys):
     fail(monkeypatch, KeyboardInterrupt())
     assert main(["predict", "x"]) == 130
-    assert capsys.readouterr().err == "depth-anything-hf predict: stopped; what is written is kept.\n"
+    assert capsys.readouterr().err == "depth-anything-hf predict: stopped. What is written is kept.\n"
 
 
 def test_main__closed_output_is_no_error():

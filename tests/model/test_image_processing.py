@@ -495,3 +495,31 @@ def test_preprocess__one_map_in_many_shapes(tiny_processor, noise_image, given):
 def test_preprocess__maps_that_are_refused_with_words(tiny_processor, noise_image, given, message):
     with pytest.raises(ValueError, match=message):
         tiny_processor(noise_image(60, 80), depth_maps=given, space="depth", depth_estimation_type="metric")
+
+
+# --- what would be dropped, or make NaN
+
+
+def test_preprocess__segmentation_maps_are_not_dropped_without_a_word():
+    image = np.zeros((60, 80, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="segmentation_maps are not prepared here; pass depth maps as depth_maps"):
+        DepthAnythingImageProcessor()(image, segmentation_maps=np.zeros((60, 80)), return_tensors="pt")
+    assert "labels" not in DepthAnythingImageProcessor()(image, segmentation_maps=None, return_tensors="pt")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": {"shortest_edge": 56}}, r"size is \{'shortest_edge': 56\}; it must be \{'height': pixels"),
+        ({"size": {"height": 0, "width": 56}}, "it must be of positive numbers of pixels"),
+        ({"image_std": [0.1, 0.0, 0.1]}, "image_std is .* three finite numbers above 0"),
+        ({"image_mean": [0.1, 0.2]}, "image_mean is .* three finite numbers"),
+        ({"image_mean": [0.1, 0.2, float("inf")]}, "image_mean is .* three finite numbers"),
+        ({"rescale_factor": 0}, "rescale_factor is 0"),
+        ({"rescale_factor": float("nan")}, "rescale_factor is nan"),
+        ({"ensure_multiple_of": 0}, "ensure_multiple_of is 0"),
+    ],
+)
+def test_init__settings_that_make_no_image_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DepthAnythingImageProcessor(**settings)

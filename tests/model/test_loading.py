@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import accelerate
 import pytest
@@ -15,6 +16,7 @@ from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
 from depth_anything_hf import DepthAnythingForDepthEstimation, DepthAnythingImageProcessor, config_for_encoder
 from depth_anything_hf.export.encoder import export_encoder
 from depth_anything_hf.prediction.predictor import DepthPredictor, load_model
+from depth_anything_hf.training.trainer import DepthAnythingTrainer
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +282,12 @@ def test_load_model__half_precision_is_float32_on_a_cpu_unless_asked_for(dtype, 
 def test_pipeline__loads_what_is_saved(folders, noise_image):
     depth = pipeline("depth-estimation", model=str(folders / "whole"))(noise_image(40, 60))["predicted_depth"]
     assert depth.shape == (40, 60)
+
+
+@pytest.mark.parametrize("lost", [([], ["stranger"]), (["head.conv1.bias"], [])])
+def test_resume__of_our_trainer_refuses_a_checkpoint_that_leaves_weights_out(lost):
+    with pytest.raises(ValueError, match="1 weights of the checkpoint and of the model have no counterpart, such as"):
+        DepthAnythingTrainer._issue_warnings_after_load(
+            None, SimpleNamespace(missing_keys=lost[0], unexpected_keys=lost[1])
+        )
+    DepthAnythingTrainer._issue_warnings_after_load(None, SimpleNamespace(missing_keys=[], unexpected_keys=[]))

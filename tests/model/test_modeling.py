@@ -737,3 +737,11 @@ def test_stock_trainer__learns_in_the_models_own_space(make_model, tiny_processo
         else:
             with pytest.raises(ValueError, match="Make the batch for this model"):
                 trainer.train()
+
+
+def test_forward__other_arguments_are_ignored_as_in_the_stock_class(make_model):
+    model = make_model().eval()
+    stock = StockDepthAnything(model.config).eval()
+    stock.load_state_dict(model.state_dict())
+    expected = stock(pixels(), unknown=1).predicted_depth
+    torch.testing.assert_close(model(pixels(), unknown=1).predicted_depth, expected)

@@ -4,9 +4,10 @@ import hashlib
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from depth_anything_hf import DepthAnythingForDepthEstimation, config_for_encoder
 from depth_anything_hf.prediction.weights import digest_of_model, files_digest, model_revision, weights_fingerprint
 
 
@@ -65,3 +66,20 @@ def test_files_digest__is_over_the_bytes_of_the_files(folder):
     assert files_digest(folder) == hashlib.sha256(content).hexdigest()
     (folder / "none").mkdir()
     assert files_digest(folder / "none") is None
+
+
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_weights_fingerprint__is_that_of_the_published_names_whatever_the_files_have(
+    swiglu, tiny_encoder_config, tmp_path
+):
+    tiny_encoder_config.use_swiglu_ffn = swiglu
+    model = DepthAnythingForDepthEstimation(config_for_encoder(tiny_encoder_config))
+    model.save_pretrained(tmp_path / "memory")
+    model.save_pretrained(tmp_path / "published", save_original_format=True)
+    published = load_file(tmp_path / "published" / "model.safetensors")
+    assert published.keys() != load_file(tmp_path / "memory" / "model.safetensors").keys()
+    digest = hashlib.sha256()  # as older versions computed it
+    for name in sorted(published):
+        digest.update(name.encode() + published[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name in ("memory", "published"):
+        assert weights_fingerprint(str(tmp_path / name)) == f"sha256:{digest.hexdigest()[:16]}"

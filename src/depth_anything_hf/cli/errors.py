@@ -209,7 +209,8 @@ def _file_of(error: BaseException, endings: tuple[str, ...]) -> str | None:
 
 def _variables(error: BaseException) -> list[tuple[str, Any]]:
     """List the variables of the functions in which an error was raised, the innermost function first."""
-    trace, found = error.__traceback__, []
+    trace = error.__traceback__
+    found: list[tuple[str, Any]] = []
     while trace is not None:
         found[:0] = list(trace.tb_frame.f_locals.items())
         trace = trace.tb_next

@@ -29,10 +29,10 @@ GROUPS = {
     },
 }
 KEPT = {  # after Ctrl+C
-    "predict": "; what is written is kept",
-    "video": "; the videos that are written are kept",
-    "pseudo-label": "; the finished shards are kept, and the same command goes on",
-    "train": "; the checkpoints in --out are kept, and the same command goes on from the last one",
+    "predict": " What is written is kept.",
+    "video": " The videos that are written are kept.",
+    "pseudo-label": " The finished shards are kept, and the same command goes on.",
+    "train": " The checkpoints in --out are kept, and the same command goes on from the last one.",
 }
 SUBCOMMANDS = {name: purpose for group in GROUPS.values() for name, purpose in group.items()}
 
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()  # the error of a closed pipe comes here, not when Python ends
         return code
     except KeyboardInterrupt:
-        print(f"depth-anything-hf {name}: stopped{KEPT.get(name, '')}.", file=sys.stderr)
+        print(f"depth-anything-hf {name}: stopped.{KEPT.get(name, '')}", file=sys.stderr)
         return 130
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_output_closed():

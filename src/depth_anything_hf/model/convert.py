@@ -143,7 +143,7 @@ def to_official(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingCon
         >>> model.load_state_dict(from_official(official, model.config))
         <All keys matched successfully>
     """
-    state_dict = _with_mask_token(_on_disk(state_dict), "backbone.embeddings.")
+    state_dict = _with_mask_token(published_names(state_dict), "backbone.embeddings.")
     _check(state_dict, _shapes_on_disk(config))
     return {
         official: state_dict[names[0]] if len(names) == 1 else torch.cat([state_dict[name] for name in names])
@@ -352,8 +352,8 @@ def _with_mask_token(state_dict: Mapping[str, torch.Tensor], prefix: str) -> dic
     return state_dict
 
 
-def _on_disk(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename weights from their names in memory to those on disk."""
+def published_names(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename weights from their names in memory to the published ones, which older files have."""
     renamed = {}
     for name, value in state_dict.items():
         for on_disk, in_memory in NAMES_ON_DISK.items():
@@ -372,7 +372,7 @@ def _shapes_on_disk(config: DepthAnythingConfig) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a configuration's weights that have an official name."""
     with torch.device("meta"):
         model = DepthAnythingForDepthEstimation(config)
-    weights = _with_mask_token(_on_disk(model.state_dict()), "backbone.embeddings.")
+    weights = _with_mask_token(published_names(model.state_dict()), "backbone.embeddings.")
     return {name: tuple(weights[name].shape) for names in name_table(config).values() for name in names}
 
 

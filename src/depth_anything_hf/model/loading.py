@@ -28,15 +28,18 @@ UNUSED_PARAMETERS = (
     "neck.fusion_stage.layers.0.residual_layer1.convolution2.weight",
     "neck.fusion_stage.layers.0.residual_layer1.convolution2.bias",
 )
-_HARMLESS = (*UNUSED_PARAMETERS, "embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias")
+_HARMLESS = (
+    *UNUSED_PARAMETERS, "embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias",
+    "position_ids", "relative_position_index", "num_batches_tracked",
+)  # fmt: skip
+_PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # not those of quantized models
 
 
 def load_checked(from_pretrained: Callable[..., Any], name: str | os.PathLike, *args: Any, **kwargs: Any) -> tuple:
     """Load a model by a `from_pretrained` of transformers, and refuse one that is not what its files say.
 
-    transformers fills weights that the files lack with random numbers, leaves out what it does not know, and takes NaN.
-
-    With `output_loading_info=True` the caller reads which weights are missing, and only NaN is refused.
+    transformers fills weights that the files lack with random numbers, leaves out what it does not know, and takes NaN. With
+    `output_loading_info=True` the caller reads which weights do not fit, and only NaN is refused.
 
     Returns:
         `tuple[PreTrainedModel, dict]`: The model, and the names of weights that do not fit.
@@ -61,23 +64,26 @@ def _check_names(name: str | os.PathLike, model: nn.Module, loading: dict[str, A
     shapes = {key: (tuple(stored), tuple(built)) for key, stored, built in loading["mismatched_keys"]}
     strange = sorted(loading["unexpected_keys"])
     others = f" (it holds {len(strange)} of other names, such as {strange[0]})" if strange else ""
+    not_configured = {key for key in strange if key.partition(".")[0] in parts}
     found = (
         (
             loading["missing_keys"] - shapes.keys(),
-            f"lacks {{}} of the model's weights, such as {{}}; they would be random{others}",
+            "lacks {} of the model's weights, such as {}; they would be random",
+            others,
         ),
         (
-            {key for key in strange if key.partition(".")[0] in parts},
+            not_configured,
             "holds {} weights that do not fit its config.json, which has no place for them, such as {}",
+            "",
         ),
-        (set() if any_shape else shapes.keys(), "holds {} weights that do not fit its config.json, such as {}"),
+        (set() if any_shape else shapes.keys(), "holds {} weights that do not fit its config.json, such as {}", ""),
     )
-    for keys, problem in found:
+    for keys, problem, more in found:
         if keys := sorted(key for key in keys if not key.endswith(_HARMLESS)):
             example = keys[0] + (" {}, not {}".format(*shapes[keys[0]]) if keys[0] in shapes else "")
             raise ValueError(
-                f"{name} {problem.format(len(keys), example)}. Its files do not belong together, or were cut: download or save "
-                "the model again."
+                f"{name} {problem.format(len(keys), example)}{more}. Its files do not belong together, or were cut: download or "
+                "save the model again."
             )
 
 
@@ -86,7 +92,7 @@ def check_finite(model: nn.Module, name: str | os.PathLike) -> None:
     if is_fsdp_enabled() and os.environ.get("LOCAL_RANK", "0") != "0":  # filled from the first process, later
         return
     for key, values in model.state_dict().items():
-        if values.is_floating_point() and values.numel() and not values.is_meta:
+        if values.dtype in _PRECISIONS and values.numel() and not values.is_meta:
             low, high = torch.aminmax(values)  # both are NaN if one value is; needs no memory
             if not math.isfinite(low) or not math.isfinite(high):
                 raise ValueError(
@@ -113,8 +119,8 @@ def check_processor(processor: Any) -> None:
     if factor is not None and not (_is_finite(factor) and factor > 0):
         refuse("rescale_factor", factor, "a number above 0, such as 1/255")
     multiple = getattr(processor, "ensure_multiple_of", None)
-    if multiple is not None and not (_is_finite(multiple) and multiple >= 1):
-        refuse("ensure_multiple_of", multiple, "at least 1, such as the patch size 14")
+    if multiple is not None and not (_is_finite(multiple) and multiple > 0):  # ZoeDepth's is a fraction
+        refuse("ensure_multiple_of", multiple, "above 0, such as the patch size 14")
     sides = {
         side: length for side, length in dict(getattr(processor, "size", None) or {}).items() if length is not None
     }

@@ -10,12 +10,12 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation, PreTrainedModel
 from transformers.utils import is_torchvision_available
 
 from depth_anything_hf.data.codes import upright_rgb
@@ -84,7 +84,7 @@ class DepthPredictor:
     ):
         chosen = choose_device(device)
         model, processor = load_model(name, revision=revision, dtype=dtype or "auto")
-        self._source: tuple[str, str | None, torch.dtype] | None = (name, revision, model.dtype)
+        self._source: tuple[str, str | None, torch.dtype] | None = (name, revision, cast(PreTrainedModel, model).dtype)
         self._take(model, processor, name, resolution, space)
         self.model.to(chosen, torch.float32 if dtype is None and chosen.type == "cpu" else None)
 

@@ -4,11 +4,12 @@ One digest, SHA-256 over names and bytes, in three places; each value is stored 
 
 | function | over | stored as |
 |---|---|---|
-| `weights_fingerprint` | the tensors in a checkpoint's files, by name | `base_model_fingerprint` of an adapter |
+| `weights_fingerprint` | the tensors in a checkpoint's files, by published name | `base_model_fingerprint` of an adapter |
 | `model_revision` | the tensors of a model in memory, by name; or its commit | `revisions` of `results.json`, `model_revision` of `settings.json`, the card of an ONNX file |
 | `files_digest` | the files of a folder, byte for byte | `weights` of `provenance.json` |
 
-The first two are equal for a checkpoint that was loaded as it lies, unless weights are tied or left out of its files.
+The first two are equal for a checkpoint that was loaded as it lies, unless transformers renames its weights in memory, ties them or
+leaves them out of its files.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from depth_anything_hf.model.bundled import checkpoint_folder
+from depth_anything_hf.model.modeling import NAMES_ON_DISK
 
 
 def find_file(name: str, file: str, revision: str | None = None) -> str | None:
@@ -60,7 +62,7 @@ def adapter_base(name: str, revision: str | None = None) -> str | None:
 
 
 def weights_fingerprint(name: str) -> str | None:
-    """Identify the weights in a checkpoint's files, by names and values: "sha256:" and 16 hexadecimal digits.
+    """Identify the weights in a checkpoint's files, by published names and values: "sha256:" and 16 hexadecimal digits.
 
     None where there are no safetensors files.
     """
@@ -76,7 +78,23 @@ def weights_fingerprint(name: str) -> str | None:
         for path in paths:
             file = stack.enter_context(safe_open(path, "pt"))
             owners |= dict.fromkeys(file.keys(), file)
-        return _short(_digest((key, _bytes(owners[key].get_tensor(key))) for key in sorted(owners)))
+        groups: dict[str, list[str]] = {}
+        for key in sorted(owners):
+            groups.setdefault(_published(key), []).append(key)
+        return _short(
+            _digest(
+                (name if key == keys[0] else "", _bytes(owners[key].get_tensor(key)))
+                for name, keys in sorted(groups.items())
+                for key in keys
+            )
+        )
+
+
+def _published(name: str) -> str:
+    """Return the published name of a weight; the giant's two layers, `gate_proj` and `up_proj`, are one there, in this order."""
+    for published, in_memory in NAMES_ON_DISK.items():
+        name = name.replace(in_memory, published)
+    return name.replace(".mlp.gate_proj.", ".mlp.weights_in.").replace(".mlp.up_proj.", ".mlp.weights_in.")
 
 
 def model_revision(name: str, model: nn.Module, revision: str | None = None, stored: torch.dtype | None = None) -> str:
