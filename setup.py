@@ -34,10 +34,10 @@ setup(
     package_data={"depth_anything_hf": ["py.typed", "sharing/templates/*.md", "model/mini/*"]},
     install_requires=[
         "torch>=2.6,<3",
-        "transformers>=5.18,<6",
+        "transformers>=5.20,<6",
         "accelerate>=1.10,<2",
-        "datasets>=5.0,<6",
-        "huggingface_hub>=1.31,<3",
+        "datasets>=5.1,<6",
+        "huggingface_hub>=2.2,<3",
         "safetensors>=0.8,<1",
         "evaluate>=0.4.5,<1",
         "peft>=0.20,<1",

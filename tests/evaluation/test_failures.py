@@ -16,6 +16,7 @@ from depth_anything_hf.data.folder import load_folder, write_image_folder
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.evaluation.compare import PRIOR, compare, open_samples, score_models
 from depth_anything_hf.evaluation.contestants import Contestant, KeptPredictions
+from depth_anything_hf.evaluation.evaluate_metric import DepthEstimationMetric
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
 from depth_anything_hf.evaluation.scoring import score_prediction
 
@@ -270,3 +271,13 @@ def test_score_prediction__picture_of_8_bits_is_refused(which):
     maps[which] = (maps[which] * 255).to(torch.uint8)
     with pytest.raises(ValueError, match=rf"the {which} is torch.uint8 .* take `predicted_depth`"):
         score_prediction(maps["prediction"], maps["ground truth"], None, "depth")
+
+
+def test_metric__broken_prediction_is_named_by_its_place():
+    scorer = DepthEstimationMetric()
+    scorer.add_batch(predictions=[torch.rand(SIZE)] * 2, references=[torch.rand(SIZE) + 1] * 2)
+    with pytest.raises(ValueError, match="image 3, counted from the first that was added: the prediction is NaN"):
+        scorer.add_batch(
+            predictions=[torch.rand(SIZE), torch.full(SIZE, math.nan)], references=[torch.rand(SIZE) + 1] * 2
+        )
+    assert scorer.compute()["images"] == 2  # nothing of the broken batch

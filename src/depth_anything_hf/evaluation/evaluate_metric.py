@@ -105,16 +105,21 @@ class DepthEstimationMetric(evaluate.Metric):
             keep = crop_mask(self.protocol.crop, *target.shape).to(target.device)
             if masks is not None:
                 keep = keep & torch.as_tensor(masks[i], device=target.device).bool()
-            row = score_prediction(
-                torch.as_tensor(predictions[i], device=target.device),
-                target,
-                keep,
-                self.space,
-                self.metric,
-                self.protocol.min_depth,
-                self.protocol.max_depth,
-                self.protocol.alignment,
-            )
+            try:
+                row = score_prediction(
+                    torch.as_tensor(predictions[i], device=target.device),
+                    target,
+                    keep,
+                    self.space,
+                    self.metric,
+                    self.protocol.min_depth,
+                    self.protocol.max_depth,
+                    self.protocol.alignment,
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f"image {len(self._rows) + i}, counted from the first that was added: {error}"
+                ) from error
             rows.append(row.cpu())
         self._rows += rows
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -125,6 +125,7 @@ def export_onnx(
         usable, broken = check_records(records)
         records = records.select(usable)
         left_out += broken
+    model: Any  # one of ours, after this check
     model, processor = load_model(name)
     if model.config.model_type != "depth_anything":
         raise ValueError(

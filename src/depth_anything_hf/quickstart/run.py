@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from depth_anything_hf.data.codes import upright_rgb
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.records import decode_record
-from depth_anything_hf.data.whole_files import write_whole
+from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.evaluation.compare import check_records, score_models
 from depth_anything_hf.evaluation.contestants import Contestant, Failure, attempt, row_prior
 from depth_anything_hf.evaluation.protocols import PROTOCOLS
@@ -156,7 +156,8 @@ def run(
     draw_predictions(domains, scores, predictors, out_dir / "predictions.png")
     (out_dir / "student" / PICTURE).unlink(missing_ok=True)
     if real is None:  # pictures of the user are not for the card
-        shutil.copy(out_dir / "predictions.png", out_dir / "student" / PICTURE)
+        with replacing(out_dir / "student" / PICTURE) as partial_file:
+            shutil.copy(out_dir / "predictions.png", partial_file)
     provenance = _provenance(plan, metrics["scores"], len(labeled), len(labels), unlabeled_dir, feature_encoder)
     write_model_card(out_dir / "student", provenance)
     last = list(domains.values())[-1]
