@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -121,8 +121,8 @@ def share(batch: Result) -> Result:
         for part in parts:
             if isinstance(part, torch.Tensor):
                 part.share_memory_()
-            elif isinstance(part, (dict, list, tuple)):
-                parts.extend(part.values() if isinstance(part, dict) else part)
+            elif isinstance(part, (Mapping, list, tuple)):
+                parts.extend(part.values() if isinstance(part, Mapping) else part)
     except RuntimeError as error:
         raise OSError(f"{SHARED_MEMORY_FULL} ({error})") from error
     return batch

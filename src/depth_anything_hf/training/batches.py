@@ -29,6 +29,7 @@ from transformers import TrainingArguments
 
 from depth_anything_hf.data.loading import record_image, with_record_images
 from depth_anything_hf.data.records import DepthSample
+from depth_anything_hf.prediction.stream import share
 
 if TYPE_CHECKING:
     import datasets
@@ -401,26 +402,15 @@ def loader_settings(args: TrainingArguments, num_workers: int) -> dict[str, Any]
 
 
 def hand_over(batch: Any) -> Any:
-    """Return a batch; in a worker process its tensors are moved to shared memory first.
-
-    PyTorch would do it in a thread of the worker, whose error is only printed: the main process would wait for ever.
+    """Return a batch as a worker process passes it on: in shared memory; elsewhere as it is.
 
     Raises:
         RuntimeError: The shared memory is full.
     """
-    if get_worker_info() is None:
-        return batch
-    stack = [batch]
     try:
-        while stack:
-            value = stack.pop()
-            if isinstance(value, torch.Tensor):
-                value.share_memory_()
-            elif isinstance(value, (Mapping, list, tuple)):
-                stack.extend(value.values() if isinstance(value, Mapping) else value)
-    except RuntimeError as error:
-        raise RuntimeError(f"{_SHARED_MEMORY} ({str(error).splitlines()[0]})") from error
-    return batch
+        return share(batch)
+    except OSError as error:
+        raise RuntimeError(f"{_SHARED_MEMORY} ({str(error.__cause__).splitlines()[0]})") from error
 
 
 _SHARED_MEMORY = (
