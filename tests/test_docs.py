@@ -45,7 +45,7 @@ def workplace(tmp_path, monkeypatch):
     DepthAnythingImageProcessor(size={"height": 56, "width": 56}).save_pretrained(tmp_path / "checkpoint")
     scenes = list(iter_synthetic_records(6, 60, 80))
     records = [encode_record(s["image"], s["depth"], mask=s["depth"] > 0, sky=s["sky"]) for s in scenes]
-    write_image_folder(records, tmp_path / "my_labelled_images")
+    write_image_folder(records, tmp_path / "my_labeled_images")
     (tmp_path / "my_photos").mkdir()
     for i, scene in enumerate(scenes):
         scene["image"].save(tmp_path / "my_photos" / f"{i}.png")

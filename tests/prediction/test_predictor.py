@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import DepthAnythingForDepthEstimation as StockDepthAnything
@@ -290,3 +291,8 @@ def drop_one(weights):
 def make_nan(weights):
     name = next(name for name in weights if "lora_B" in name)
     weights[name][0] = float("nan")
+
+
+def test_predict_depth__image_too_narrow_for_a_network(make_model, tiny_processor):
+    with pytest.raises(ValueError, match="6000 x 6 pixels: sides of 1 to 1000, at most 1 to 8"):
+        predict_depth(make_model(), tiny_processor, [Image.new("RGB", (6000, 6))])

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstima
 from transformers.utils import is_torchvision_available
 
 from depth_anything_hf.data.codes import upright_rgb
+from depth_anything_hf.data.image_files import check_image_size
 from depth_anything_hf.maps.geometry import check_space
 from depth_anything_hf.maps.resizing import check_resolution, fixed_aspect, resize_prediction, shaped_size
 from depth_anything_hf.model.bundled import checkpoint_folder
@@ -334,7 +335,7 @@ def predict_depth(
         relative model; meters for a metric one.
 
     Raises:
-        ValueError: `images` is empty.
+        ValueError: `images` is empty, or one is too narrow or too large (`data.image_files.check_image_size`).
 
     Example:
         >>> model, processor = load_model("mini")
@@ -369,6 +370,7 @@ def predict_depth(
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    check_image_size(image.height, image.width)
     return upright_rgb(image) if image.mode != "RGB" or image.getexif() else image
 
 
