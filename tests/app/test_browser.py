@@ -107,7 +107,7 @@ def upload(page, *files):
     """Upload files and wait for the answer."""
     page.locator("#status [role=status]").evaluate("element => { element.textContent = 'waiting' }")
     page.locator("#files input[type=file]").set_input_files([str(file) for file in files])
-    playwright.expect(page.locator("#status")).to_contain_text(re.compile("predicted|page|drop|read"))
+    playwright.expect(page.locator("#status")).to_contain_text(re.compile("predicted|cannot identify"))
 
 
 def download(page, name, folder):
@@ -233,7 +233,7 @@ def test_page__bad_files_are_told_and_the_page_goes_on(page, place, tmp_path):
     (tmp_path / "fake.png").write_text("no image")
     Image.new("L", (1100, 1000)).save(tmp_path / "large.png")
     upload(page, tmp_path / "fake.png")
-    playwright.expect(page.locator("#status")).to_contain_text("fake.png is no image that this page reads")
+    playwright.expect(page.locator("#status")).to_contain_text("fake.png: cannot identify image file")
     playwright.expect(page.locator("#probe")).to_contain_text("scene.png")
     upload(page, tmp_path / "large.png")
     playwright.expect(page.locator("#status")).to_contain_text("has 1100 x 1000 pixels, 1.1 megapixels")
@@ -247,7 +247,7 @@ def test_page__takes_files_at_the_moment_of_its_answer(page, tmp_path):
         file = tmp_path / f"fake{turn}.png"
         file.write_text("no image")
         page.locator("#files input[type=file]").set_input_files(str(file))
-        playwright.expect(page.locator("#status")).to_contain_text(f"{file.name} is no image that this page reads")
+        playwright.expect(page.locator("#status")).to_contain_text(f"{file.name}: cannot identify image file")
 
 
 def test_page__too_large_a_file_is_refused_by_the_page_and_by_the_server(page, place, address, tmp_path):

@@ -89,9 +89,13 @@ def test_evaluate(records, checkpoint, tmp_path, capsys):
     assert main(command) == 1
     said = "".join(capsys.readouterr())
     rows = list(map(json.loads, (out / "scores.jsonl").read_text().splitlines()))
-    scored = {row["source"] for row in rows if row["model"] == checkpoint and not np.isnan(row["abs_rel"])}
+    own = {row["source"]: row["abs_rel"] for row in rows if row["model"] == checkpoint and row["source"]}
+    scored = {source for source, score in own.items() if not np.isnan(score)}
     named = {f"{stem}.png" for stem in re.findall(r"(\d{4})(?:_depth)?\.png", said)}
-    assert NAMES - scored <= named
+    empty = own.keys() - scored - named  # the map is whole, and without a label
+    assert len(empty) < 10
+    assert "images without labels" in said
+    assert scored | named | empty == NAMES
     assert scored >= WHOLE_RECORDS
     assert len(scored) < len(NAMES) - 200
 
@@ -100,13 +104,14 @@ def test_train(records, checkpoint, tmp_path, caplog):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{}")
     command = ["train", str(recipe), "--model", checkpoint, "--labeled", str(records), "--skip-broken"]
-    settings = ["--max-steps", "128", "--per-device-train-batch-size", "8", "--use-cpu", "--report-to", "none"]
+    settings = ["--max-steps", "64", "--per-device-train-batch-size", "8", "--use-cpu", "--report-to", "none"]
     assert main([*command, "--out", str(tmp_path / "run"), *settings]) == 0
-    skipped = {line.split("record ", 1)[1].split()[0] for line in caplog.messages if " is skipped, " in line}
-    assert len(skipped) > 200
-    assert not skipped & {str(number) for number in range(0, 1020, 3)}
-    named = "".join(line for line in caplog.messages if " is skipped, " in line)
-    assert all(f"{int(number):04}" in named for number in skipped)
+    lines = [line for line in caplog.messages if " is skipped, " in line]
+    assert len(lines) > 100
+    for line in lines:
+        number = int(re.search(r"record (\d+) is skipped", line)[1])
+        assert number % 3
+        assert f"{number:04}" in line.split("so far: ")[1]
 
 
 def test_train__without_the_option_the_first_broken_record_is_named(records, checkpoint, tmp_path, capsys):

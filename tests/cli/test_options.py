@@ -206,7 +206,17 @@ NO_TEXTS = (
     "cli/options.py",
     "cli/train.py",
 )  # names of CSS, parts of names, and options of transformers
-FOREIGN = {"--help", "--debug", "--version", "--shm-size", "--multi-gpu", "--compiled", "--nnodes", "--nproc-per-node"}
+FOREIGN = {
+    "--help",
+    "--debug",
+    "--version",
+    "--shm-size",
+    "--ipc",
+    "--multi-gpu",
+    "--compiled",
+    "--nnodes",
+    "--nproc-per-node",
+}
 
 
 def test_every_option_that_a_text_names_exists():

@@ -53,7 +53,7 @@ BROKEN = {
     "no scale": (lambda one: one | {"depth_scale": None}, "depth_scale=None"),
     "another space": (lambda one: one | {"space": "depht"}, "space is 'depht'|depht"),
     "no image": (lambda one: one | {"image": None}, "column 'image' is NoneType"),
-    "no record": (lambda one: 7, "object has no attribute 'get'"),
+    "no record": (lambda one: 7, "a record is a int; needed: a mapping"),
 }
 
 

@@ -490,9 +490,11 @@ def test_open_photographs__broken_ones_are_named_and_left_out(tmp_path, noise_im
     found, left_out = exporting._open_photographs(tmp_path)
     assert list(found) == ["a.png"]
     for line, name in zip(left_out, ("b.png", "c.jpg"), strict=True):
-        assert f"{name} cannot be read" in line
+        assert f"{name}: cannot identify image file" in line
     (tmp_path / "a.png").unlink()
-    with pytest.raises(OSError, match=r"none of the images in .* can be read; the first: .*b\.png cannot be read"):
+    with pytest.raises(
+        OSError, match=r"none of the images in .* can be read; the first: .*b\.png: cannot identify image file"
+    ):
         exporting._open_photographs(tmp_path)
 
 
@@ -507,7 +509,7 @@ def test_export__bad_inputs_of_the_check_are_named_and_it_goes_on(relative, phot
     arguments = ["export", "--model", str(relative.name), "--out", str(tmp_path / "a.onnx"), "--eval", str(folder)]
     assert main([*arguments, "--images", str(photos / "deep")]) == 1
     captured = capsys.readouterr()
-    assert "01.jpg cannot be read" in captured.err
+    assert "01.jpg: cannot identify image file" in captured.err
     assert "left out of the check: record 1: " in captured.err
     assert "| ONNX float32 | " in captured.out
     assert (tmp_path / "a.onnx").is_file()

@@ -154,9 +154,3 @@ def test_init__processors_that_are_no_processor_of_ours(
     for given in (foreign, None, "mini"):
         with pytest.raises(TypeError, match=r"processor is a .*it must be a DepthAnythingImageProcessor"):
             DepthCollator(given, model)
-    for size in ({"shortest_edge": 56}, {"longest_edge": 56}):
-        other = type(processor)(size=size)
-        with pytest.raises(ValueError, match=r"the processor's size is \{.*_edge.*the crop needs both sides"):
-            DepthCollator(other, model)
-        with pytest.raises(ValueError, match="the crop needs both sides"):
-            DepthAnythingTrainer(model, make_args(), processing_class=other, train_dataset=labeled)

@@ -109,6 +109,9 @@ def test_train__streamed_shards(workplace, tmp_path, capsys):
         load_folder(workplace / "pseudo").shard(2, i).to_parquet(shards / f"part-{i}.parquet")
     command = ["train", str(recipe), "--model", str(workplace / "model"), *ON_CPU, "--stream", "true"]
     command += ["--output_dir", str(tmp_path / "out")]
+    assert main([*command, "--unlabeled", str(shards.parent)]) == 1  # `to_parquet` stores the paths of the images
+    assert "lies outside of the set's folder" in capsys.readouterr().err
+    command += ["--allow-outside"]
     assert main([*command, "--unlabeled", str(shards.parent), "--save_steps", "1"]) == 0
     assert (tmp_path / "out" / "checkpoint-1" / "stream_position_0.json").is_file()
     assert main([*command, "--unlabeled", str(workplace / "pseudo")]) == 1
@@ -459,6 +462,7 @@ def test_train__repeated_when_done_trains_nothing_and_says_the_same(given, to_it
 def test_train__repeated_when_done_with_a_stream_trains_nothing(to_its_end, workplace, tmp_path):
     load_folder(workplace / "pseudo").to_parquet(tmp_path / "shards" / "data" / "part-0.parquet")
     data = ["--unlabeled", str(tmp_path / "shards"), "--stream", "true", "--feature_alignment_weight", "0"]
+    data += ["--allow-outside"]  # `to_parquet` stores the paths of the images
     first, again = to_its_end(data=data), to_its_end(data=data)
     assert first[:2] == again[:2]
     assert first[2].keys() == again[2].keys()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
 import traceback
 from importlib import import_module
+from io import TextIOWrapper
+from typing import cast
 
 from depth_anything_hf.version import __version__
 
@@ -63,8 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):  # a name that cannot be printed as it is ends no run
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        with contextlib.suppress(AttributeError, OSError):  # a stream of another kind, or one that does not allow it
+            cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0

@@ -251,9 +251,15 @@ def open_image(value: Any, column: str, folders: Sequence[Path] | None = None) -
         data: Any = value.get("bytes")
         path: Any = value.get("path")
         if data is None and folders is not None:
-            path = own_file(path, folders)
+            try:
+                path = own_file(path, folders)
+            except ValueError as error:
+                raise ValueError(
+                    f"{str(error).rstrip('.')}; if you trust the set, pass allow_outside=True."
+                ) from error
         with opened_image(path if data is None else data, path or f"column {column!r}") as image:
             image.load()
+            orientation_of(image)  # here an error has the name
             return image
     if isinstance(value, Image.Image):
         with reading(getattr(value, "filename", "") or f"column {column!r}"):

@@ -150,7 +150,7 @@ def load_folder(path: str | os.PathLike, allow_outside: bool = False) -> dataset
     Args:
         path: The folder.
         allow_outside: Let records name files outside of the folder, and URLs, which are fetched. Only for sets that you
-            trust, such as your own pseudo-labels with `keep_image="reference"`.
+            trust. Pseudo-labels with `keep_image="reference"` name files of this machine in any case.
 
     Returns:
         The dataset; images are decoded when a row is read, `depth_map` as 16-bit PIL images.
@@ -195,21 +195,26 @@ def _open(
             where = ", ".join(map(str, roots))
             raise ValueError(f"{where} cannot be read: {error.__cause__ or error}") from error
         data = builder.as_dataset(split="train")
+    settings = list(map(_settings, roots))
     folders = None if outside else [root.absolute() for root in roots]
-    squeezed = any(map(_squeezes, roots))
+    if folders and any(
+        one.get("keep_image") == "reference" for one in settings
+    ):  # labels of photographs on this machine
+        folders.append(Path(folders[0].anchor))
+    # A teacher that squeezes photographs: the shape of its labels is not theirs.
+    squeezed = any((one.get("preparation") or {}).get("aspect") is not None for one in settings)
     for name, feature in features.items():
         if isinstance(feature, datasets.Image):
             data = data.cast_column(name, RecordImage(folders, squeezed and name == "depth_map"))
     return data
 
 
-def _squeezes(root: Path) -> bool:
-    """Return whether a set's labels are by a teacher that squeezes photographs: then their shape is not the image's."""
+def _settings(root: Path) -> dict[str, Any]:
+    """Return how the pseudo-labels of a set were made; nothing for other sets."""
     if not (root / SETTINGS).is_file():
-        return False
+        return {}
     with reading(root / SETTINGS):
-        settings = json.loads((root / SETTINGS).read_text(encoding="utf-8"))
-        return (settings.get("preparation") or {}).get("aspect") is not None
+        return json.loads((root / SETTINGS).read_text(encoding="utf-8"))
 
 
 def stream_folder(

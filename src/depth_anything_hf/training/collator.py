@@ -171,16 +171,11 @@ class DepthCollator:
 
 
 def check_processor(processor: Any) -> DepthAnythingImageProcessor:
-    """Return the processor of a run; raise an error unless it is this library's and its size is a height and a width."""
+    """Return the processor of a run; raise an error unless it is this library's."""
     if not isinstance(processor, DepthAnythingImageProcessor):
         raise TypeError(
             f"processor is a {type(processor).__name__}; it must be a DepthAnythingImageProcessor, which prepares depth maps "
             "along with images: DepthAnythingImageProcessor.from_pretrained(the same folder or id)."
-        )
-    if not {"height", "width"} <= set(dict(processor.size)):
-        raise ValueError(
-            f"the processor's size is {dict(processor.size)}; the crop needs both sides: "
-            "size={'height': 518, 'width': 518}, multiples of the patch size."
         )
     return processor
 

@@ -131,7 +131,7 @@ def test_lists_name_files_below_the_root_alone(name, tmp_path):
         f"{name} 69 l",
     ):
         (tmp_path / "list.txt").write_text(line + "\n")
-        with pytest.raises(ValueError, match=r"list\.txt: .*a record names files below"):
+        with pytest.raises(ValueError, match=r"list\.txt(: .*a record names files below|, line 1 is .*; needed: )"):
             open_reader("kitti", tmp_path, split_file=tmp_path / "list.txt")
     (tmp_path / "ddad.json").write_text(json.dumps({"scene_splits": {"1": {"filenames": [name]}}}))
     with pytest.raises(ValueError, match=r"ddad\.json: "):
