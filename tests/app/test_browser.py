@@ -107,7 +107,7 @@ def upload(page, *files):
     """Upload files and wait for the answer."""
     page.locator("#status [role=status]").evaluate("element => { element.textContent = 'waiting' }")
     page.locator("#files input[type=file]").set_input_files([str(file) for file in files])
-    playwright.expect(page.locator("#status")).to_contain_text(re.compile("predicted|cannot identify"))
+    playwright.expect(page.locator("#status")).to_contain_text(re.compile("predicted|page|identify|drop"))
 
 
 def download(page, name, folder):

@@ -490,7 +490,7 @@ def test_open_photographs__broken_ones_are_named_and_left_out(tmp_path, noise_im
     found, left_out = exporting._open_photographs(tmp_path)
     assert list(found) == ["a.png"]
     for line, name in zip(left_out, ("b.png", "c.jpg"), strict=True):
-        assert f"{name}: cannot identify image file" in line
+        assert f"{name}: " in line
     (tmp_path / "a.png").unlink()
     with pytest.raises(
         OSError, match=r"none of the images in .* can be read; the first: .*b\.png: cannot identify image file"
