@@ -94,3 +94,71 @@ def test_missing_partners_are_named(tmp_path):
     np.save(depth / "b.npy", np.ones((1, 3)))
     with pytest.raises(ValueError, match=r"1 of 2 files have no image .*first \['b'\]"):
         load_pairs(rgb, depth, "depth", unit="m")
+
+
+# --- other formats
+
+
+METERS_OF_ROW = np.array([[1.5, 2.0, 4.0, 8.0]], dtype=np.float32).repeat(3, axis=0)
+
+
+def write_exr(path):
+    import OpenEXR
+
+    depth = METERS_OF_ROW.copy()
+    depth[0] = 1e10  # Blender's background
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, {"ViewLayer.Depth.Z": depth}).write(str(path))
+
+
+def write_pfm(path):
+    rows = METERS_OF_ROW[::-1].astype("<f4").tobytes()  # bottom-up
+    path.write_bytes(b"Pf\n4 3\n-1.0\n" + rows)
+
+
+def write_hdf5(path):
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file["depth"] = METERS_OF_ROW
+
+
+def write_tiff(path):
+    Image.fromarray(METERS_OF_ROW).save(path)
+
+
+@pytest.fixture
+def one_photo(tmp_path):
+    (tmp_path / "rgb").mkdir()
+    (tmp_path / "depth").mkdir()
+    Image.new("RGB", (4, 3)).save(tmp_path / "rgb" / "a.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("a.exr", write_exr), ("a.pfm", write_pfm), ("a.h5", write_hdf5), ("a.tif", write_tiff)]
+)
+def test_load_pairs__formats_of_renderers_and_cameras(one_photo, name, write):
+    write(one_photo / "depth" / name)
+    sample = decode_record(load_pairs(one_photo / "rgb", one_photo / "depth", "depth", unit="m")[0])
+    np.testing.assert_allclose(sample.values[1:], METERS_OF_ROW[1:], rtol=1e-4)
+    assert sample.mask[1:].all()
+    assert sample.mask[0].all() == (name != "a.exr")
+    assert (sample.sky is not None and sample.sky[0].all()) == (name == "a.exr")
+
+
+def test_load_pairs__invalid_codes_are_no_labels(one_photo):
+    codes = np.array([[1500, 65535, 0, 2000]] * 3, dtype=np.uint16)
+    Image.fromarray(codes).save(one_photo / "depth" / "a.png")
+    sample = decode_record(load_pairs(one_photo / "rgb", one_photo / "depth", "depth", unit="mm", invalid=65535)[0])
+    assert sample.mask[0].tolist() == [True, False, False, True]
+    assert sample.values[0, [0, 3]].tolist() == [1.5, 2.0]
+
+
+def test_load_pairs__map_of_a_sensor_keeps_its_pixels(one_photo):
+    np.save(one_photo / "depth" / "a.npy", np.float32([[1.0, 2.0]]))
+    Image.new("RGB", (8, 4)).save(one_photo / "rgb" / "a.png")
+    folders = one_photo / "rgb", one_photo / "depth", "depth"
+    with pytest.raises(ValueError, match="record a"):
+        decode_record(load_pairs(*folders, unit="m")[0])
+    sample = decode_record(load_pairs(*folders, unit="m", sensor_map=True)[0])
+    assert (sample.values.shape, sample.image.size) == ((1, 2), (8, 4))

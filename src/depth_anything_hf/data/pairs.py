@@ -1,22 +1,19 @@
-"""Read pairs of files, an image and its depth map with the same stem, as records."""
+"""Read pairs of files, an image and its depth map with the same stem, as records; `depth_files.py` has the formats."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from depth_anything_hf.data.codes import as_plane, depth_map_to_image, image_to_codes, open_image
-from depth_anything_hf.data.opening import reading
+from depth_anything_hf.data.codes import depth_map_to_image, open_image
+from depth_anything_hf.data.depth_files import DEPTH_EXTENSIONS, METERS, read_depth_file
 from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS, Photographs
 from depth_anything_hf.data.records import decode_record, encode_record
 from depth_anything_hf.maps.geometry import check_space
-
-DEPTH_EXTENSIONS = (".png", ".npy", ".npz")
-METERS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
 
 def load_pairs(
@@ -25,11 +22,15 @@ def load_pairs(
     space: str,
     depth_scale: float | None = None,
     unit: str | None = None,
+    key: str | None = None,
+    invalid: float | Iterable[float] = (),
+    sensor_map: bool = False,
 ) -> PairedFolder:
-    """Read plain pairs: an image and a 16-bit PNG, npy or npz file with the same stem (subfolders included).
+    """Read plain pairs: an image and a depth file with the same stem (subfolders included).
 
-    Stored values <= 0, nan and inf are not labels. PNG codes are kept; arrays are quantized to 16 bits over their own
-    range (`encode_depth_map`). npz: the array named as `space`, "depth" or "disparity", or the only array.
+    Depth files are OpenEXR, PFM, TIFF, HDF5, npy, npz and 16-bit PNG (`depth_files.read_depth_file`). Stored values <= 0, NaN
+    and infinity are not labels; a renderer's background is sky. 16-bit codes are kept; other values are quantized to 16 bits
+    over their own range (`encode_depth_map`).
 
     Args:
         images_dir: Folder of the images.
@@ -37,6 +38,9 @@ def load_pairs(
         space: "depth" or "disparity".
         depth_scale: Meters (or disparity units) per stored unit, > 0.
         unit: Stored unit of depth, "m", "cm" or "mm"; with space="depth" give exactly one of `depth_scale` and `unit`.
+        key: Channel (OpenEXR), dataset (HDF5) or array (npz); default: the only one, or one with a usual name.
+        invalid: Stored values that mean "no label", such as 65535.
+        sensor_map: Allow maps of another size, which cover the whole image, such as a LiDAR's; else another size is an error.
 
     Returns:
         A map-style set that reads one record at a time.
@@ -71,21 +75,31 @@ def load_pairs(
                 f"{len(alone)} of {len(have)} files have no {kind} with the same stem in {place}, first {alone[:3]}: "
                 "rename or remove them, so that every stem is in both folders."
             )
-    return PairedFolder([(stem, images[stem], depths[stem]) for stem in sorted(images)], space, scale)
+    pairs = [(stem, images[stem], depths[stem]) for stem in sorted(images)]
+    return PairedFolder(pairs, space, scale, key, invalid, sensor_map)
 
 
 class PairedFolder:
     """Read the records of image and label files when they are indexed (a map-style dataset for a `DataLoader`).
 
-    Each of `pairs` is a stem, an image file and a label file; `scale` is as in `load_pairs`.
+    Each of `pairs` is a stem, an image file and a label file; the other arguments are those of `load_pairs`.
 
     Example:
         >>> len(PairedFolder([], "depth", 1.0))
         0
     """
 
-    def __init__(self, pairs: Sequence[tuple[str, Path, Path]], space: str, scale: float):
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str, Path, Path]],
+        space: str,
+        scale: float,
+        key: str | None = None,
+        invalid: float | Iterable[float] = (),
+        sensor_map: bool = False,
+    ):
         self.pairs, self.space, self.scale = list(pairs), space, scale
+        self.key, self.invalid, self.sensor_map = key, invalid, sensor_map
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -93,14 +107,15 @@ class PairedFolder:
     def __getitem__(self, index: int) -> dict[str, Any]:
         stem, image_file, depth_file = self.pairs[index]
         try:
-            record = encode_record(open_image({"path": str(image_file)}, "image"), source=stem)
-            if depth_file.suffix.lower() != ".png":
-                values = _read_array(depth_file, self.space) * self.scale
-                usable = np.isfinite(values) & (values > 0)
-                return encode_record(record["image"], values, usable, self.space, source=stem)
-            codes = image_to_codes(open_image({"path": str(depth_file)}, "depth_map"))
-            label = {"depth_map": depth_map_to_image(codes), "depth_scale": self.scale, "depth_offset": 0.0}
-            record |= label | {"space": self.space}
+            image = open_image({"path": str(image_file)}, "image")
+            depth = read_depth_file(depth_file, self.space, self.scale, self.key, self.invalid)
+            extra: dict[str, Any] = {"sensor_map": True} if self.sensor_map else {}
+            sky = depth.far if depth.far is not None and depth.far.any() else None
+            if depth.codes is None:
+                return encode_record(image, depth.values, depth.mask, depth.space, sky, source=stem, **extra)
+            record = encode_record(image, source=stem, **extra)
+            label = {"depth_map": depth_map_to_image(depth.codes), "depth_scale": depth.scale, "depth_offset": 0.0}
+            record |= label | {"space": depth.space}
             decode_record(record)
             return record
         except (OSError, ValueError) as error:
@@ -133,12 +148,3 @@ def _pair_scale(space: str, depth_scale: float | None, unit: str | None) -> floa
     if not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"depth_scale={depth_scale!r}; it must be finite and > 0.")
     return scale
-
-
-def _read_array(path: Path, space: str) -> np.ndarray:
-    with reading(path):
-        data = np.load(path, allow_pickle=False)
-        arrays = dict(data) if path.suffix.lower() == ".npz" else {space: data}
-    if space not in arrays and len(arrays) != 1:
-        raise ValueError(f"arrays {list(arrays)}; needed: one named {space!r}, or a single array.")
-    return as_plane(arrays.get(space, next(iter(arrays.values())))).astype(np.float64)
