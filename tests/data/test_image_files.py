@@ -17,7 +17,7 @@ from depth_anything_hf.data import image_files
 from depth_anything_hf.data.codes import orientation_of, read_photograph, upright_rgb
 from depth_anything_hf.data.folder import load_folder, load_images
 from depth_anything_hf.data.image_files import ImageFileError, check_image_size, open_regular, opened_image
-from depth_anything_hf.data.loading import with_record_images
+from depth_anything_hf.data.record_images import with_record_images
 from depth_anything_hf.data.records import decode_record, encode_record, record_features
 
 FUZZED = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")

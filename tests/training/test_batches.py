@@ -15,7 +15,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import IterableDataset as TorchIterableDataset
 
 from depth_anything_hf.data.folder import stream_folder
-from depth_anything_hf.data.loading import RecordImage
+from depth_anything_hf.data.record_images import RecordImage
 from depth_anything_hf.data.records import DepthSample, decode_record, encode_record, record_features
 from depth_anything_hf.training.batches import (
     BatchCollator,

@@ -182,7 +182,7 @@ def _open(
     import datasets
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-    from depth_anything_hf.data.loading import CheckedParquet, RecordImage
+    from depth_anything_hf.data.record_images import CheckedParquet, RecordImage
 
     data_files = {"train": [glob.escape(str(file.absolute())) for file in files]}
     builder = {"imagefolder": ImageFolder, "parquet": CheckedParquet}[kind](data_files=data_files, features=features)
@@ -392,7 +392,7 @@ def load_images(path_or_glob: str | os.PathLike, extensions: Sequence[str] = IMA
     """
     from datasets import Dataset, Features, Value
 
-    from depth_anything_hf.data.loading import RecordImage
+    from depth_anything_hf.data.record_images import RecordImage
 
     photographs = Photographs(path_or_glob, extensions)
     files = list(photographs)

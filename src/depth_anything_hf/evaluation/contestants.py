@@ -19,8 +19,8 @@ from accelerate.utils import gather_object
 from PIL import Image
 from tqdm.auto import tqdm
 
-from depth_anything_hf.data.loading import with_record_images
 from depth_anything_hf.data.opening import reading
+from depth_anything_hf.data.record_images import with_record_images
 from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.prediction.predictor import DepthPredictor
 from depth_anything_hf.prediction.stream import read_ahead

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from depth_anything_hf.evaluation.scoring import SCORE_NAMES, score_prediction
 from depth_anything_hf.export.graph import INPUT, OUTPUT
-from depth_anything_hf.export.recipe import prepare
+from depth_anything_hf.export.preparation import prepare
 from depth_anything_hf.maps.resizing import resize_prediction
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
 from depth_anything_hf.model.modeling import DepthAnythingForDepthEstimation

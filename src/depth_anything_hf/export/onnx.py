@@ -92,7 +92,7 @@ def export_onnx(
 
     The input is `pixel_values` `(batch, 3, height, width)` float32, normalized, both sides multiples of the patch size. The
     output is `predicted_depth` `(batch, height, width)` float32: disparity or meters, as for the checkpoint. The metadata
-    store all that `export.recipe` needs to prepare images and to resize the depth, and the result of the check.
+    store all that `export.preparation` needs to prepare images and to resize the depth, and the result of the check.
 
     Args:
         name (`str`): Hub id or folder of a Depth Anything, or of a LoRA adapter, which is merged.

@@ -27,7 +27,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import BatchSampler, DataLoader, Dataset, get_worker_info
 from transformers import TrainingArguments
 
-from depth_anything_hf.data.loading import record_image, with_record_images
+from depth_anything_hf.data.record_images import record_image, with_record_images
 from depth_anything_hf.data.records import DepthSample
 from depth_anything_hf.prediction.stream import share
 

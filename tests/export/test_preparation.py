@@ -20,7 +20,7 @@ from depth_anything_hf import DepthAnythingImageProcessor, DepthPredictor
 from depth_anything_hf.export.check import LARGEST_SHIFT, prepare_as_said
 from depth_anything_hf.export.graph import open_session
 from depth_anything_hf.export.onnx import _metadata, export_onnx
-from depth_anything_hf.export.recipe import enlarge, prepare
+from depth_anything_hf.export.preparation import enlarge, prepare
 from depth_anything_hf.maps.resizing import resize_prediction
 
 pytestmark = pytest.mark.usefixtures("one_thread")
