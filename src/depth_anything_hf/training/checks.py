@@ -252,7 +252,8 @@ def check_helper(helper: nn.Module, role: str, processor: DepthAnythingImageProc
         if asked is not None and given is not None and not np.allclose(asked, given, atol=1e-4):
             advice = label if role == "teacher" else "Choose an encoder with the student's normalization"
             raise ValueError(
-                f"the {role} {name} was trained with {key} {asked}, and the student's images have {list(given) if isinstance(given, tuple) else given}: it would see wrong "
+                f"the {role} {name} was trained with {key} {asked}, and the student's images have "
+                f"{np.asarray(given).tolist()}: it would see wrong "
                 f"colors. {advice}."
             )
 
