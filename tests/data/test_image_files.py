@@ -5,6 +5,7 @@ import io
 import os
 import socket
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -316,3 +317,13 @@ def test_image_files__are_opened_nowhere_else():
         if "Image.open(" in line and "formats=" not in line and not line.strip().startswith(">>>")
     ]
     assert [one for one in opening if not one.startswith(OWN)] == []
+
+
+@pytest.mark.parametrize(("largest", "bits"), [(255, 0), (1023, 10), (4000, 12), (16383, 14), (65535, 0)])
+def test_upright_rgb__gray_of_fewer_bits_is_stretched_with_a_word(largest, bits):
+    image = Image.fromarray(np.array([[0, largest]], dtype=np.uint16))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        white = upright_rgb(image).getpixel((1, 0))[0]
+    assert white >= 248
+    assert [f"is taken for {bits} bits" in str(one.message) for one in caught] == [True] * bool(bits)

@@ -352,6 +352,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     if image.mode in GRAY_16:  # PIL would clip at 255
         codes = image_to_codes(image)
         top = next(top for top in _TOPS if codes.max() <= top)
+        if 255 < top < MAX_CODE:
+            warnings.warn(
+                f"16-bit gray without a value above {top} is taken for {top.bit_length()} bits: its white is {top}.",
+                stacklevel=2,
+            )
         grays = np.rint(np.minimum(np.arange(MAX_CODE + 1) / (top / 255), 255)).astype(np.uint8)
         image = Image.fromarray(grays[codes])
     if image.mode == "La":
