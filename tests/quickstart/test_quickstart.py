@@ -1,7 +1,10 @@
 """The quickstart in its smallest form: everything it promises exists and fits together."""
 
 import json
+import multiprocessing
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -45,6 +48,23 @@ def finished(tmp_path_factory):
     return out, run(out, SMALL)
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Let the stock pipeline run in a fork, which has imported what it needs; that of `finished` runs in a new process."""
+
+    def run_in_fork(command, **options):
+        def child():
+            sys.argv = command[1:]
+            exec(command[2], {"__name__": "__main__"})
+
+        process = multiprocessing.get_context("fork").Process(target=child)
+        process.start()
+        process.join()
+        return SimpleNamespace(returncode=process.exitcode, stdout="", stderr="its output is above")
+
+    monkeypatch.setattr("depth_anything_hf.export.stock.subprocess", SimpleNamespace(run=run_in_fork))
+
+
 @pytest.mark.slow
 def test_run__writes_everything_it_names(finished):
     out, metrics = finished
@@ -80,6 +100,7 @@ def test_run__pseudo_labels_are_the_teachers_in_the_record_schema(finished):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_run__photographs_and_real_ground_truth(real_data, tmp_path):
     plan = replace(SMALL, teacher_steps=2, student_steps=2)
     metrics = run(tmp_path / "out", plan, str(real_data / "unlabeled" / "images"), str(real_data))
@@ -138,6 +159,7 @@ def test_train__shows_its_progress_whatever_the_log_level(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_warm_start__begins_from_mini_and_says_so(tmp_path):
     plan = warm_plan(
         labeled=4, unlabeled=4, held_out=2, teacher_steps=1, student_steps=1, teacher_batch=2, student_batch=(1, 2)
@@ -212,6 +234,7 @@ def test_quickstart__what_cannot_be_used_stops_before_training(break_, more, mes
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_quickstart__names_bad_inputs_and_keeps_what_is_done(real, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("depth_anything_hf.quickstart.experiment.Plan", lambda **sizes: SMALL)
     Image.new("I;16", (7, 9), 500).save(real / "depth" / "000001.png")
