@@ -69,7 +69,7 @@ def weights_of(folder):
 def test_a_run_in_pieces_gives_the_weights_of_a_whole_one(
     mini, finished, monkeypatch, tmp_path, photographs, capsys, goes_on
 ):
-    options = ["--photographs", str(photographs)]
+    options = ["--photographs", str(photographs), "--teacher-steps", "2"]
     if goes_on:
         options += ["--start", str(finished / "mini")]
     assert start(mini, monkeypatch, tmp_path / "whole", *options) == 0
