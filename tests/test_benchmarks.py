@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,7 +70,16 @@ def test_training_input__says_how_long_the_step_waited(run):
 
 
 def test_mini_ablation__second_stage_goes_on_from_the_first(start, tmp_path, monkeypatch):
-    plan = {"small_worlds": 256, "small_world_size": [24, 32], "beginner_size": [24, 32], "beginner_steps": 2}
+    monkeypatch.syspath_prepend(BENCHMARKS.parent / "examples" / "mini")
+    import mini_data
+
+    def here(command, env):
+        start(Path(command[1]), *command[2:])  # as `run_all` says, in this process, which has imported what it needs
+        return SimpleNamespace(poll=lambda: 0, returncode=0)
+
+    monkeypatch.setattr("subprocess.Popen", here)
+    monkeypatch.setattr(mini_data, "CHUNK", 8)
+    plan = {"small_worlds": 8, "small_world_size": [24, 32], "beginner_size": [24, 32], "beginner_steps": 2}
     sizes = {
         "plan": plan | {"beginner_batch": 4, "hidden_size": 64, "layers": 4},
         "second_steps": 1,
@@ -80,7 +90,7 @@ def test_mini_ablation__second_stage_goes_on_from_the_first(start, tmp_path, mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     words = ["mini_ablation.py", "--out", tmp_path / "mini.json", "--work", tmp_path / "work"]
     words += ["--sizes", json.dumps(sizes)]
-    start(*words, "--variants", labels)  # two processes, the second one after the first
+    start(*words, "--variants", labels)  # two runs, the second one after the first
     start(*words, "--one", 0, "the quickstart's renderer")
     start(*words, "--variants", labels, "the quickstart's renderer")  # finished runs are kept
     found = json.loads((tmp_path / "mini.json").read_text())
