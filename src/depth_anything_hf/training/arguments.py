@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -108,8 +109,8 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        self.perturbation = StrongPerturbation(**(self.perturbation_kwargs or {}))
-        self.colors = None if self.color_ranges is None else ColorRanges(**self.color_ranges)
+        self.perturbation = _made("perturbation_kwargs", StrongPerturbation, self.perturbation_kwargs or {})
+        self.colors = None if self.color_ranges is None else _made("color_ranges", ColorRanges, self.color_ranges)
         ranges = {
             "zoom": (1, 16), "flip_probability": (0, 1), "cutmix_probability": (0, 1), "trim_fraction": (0, 0.99),
             "feature_alignment_margin": (-0.99, 1), "silog_variance_focus": (0, 1), "silog_weight": (0, 1e6),
@@ -195,3 +196,14 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
                 "unlabeled_batch_size."
             )
         return labeled, unlabeled
+
+
+def _made(name: str, cls: type, given: Any) -> Any:
+    """Make a dataclass of an argument's mapping; raise a `ValueError` that names its keys where it does not fit."""
+    try:
+        return cls(**given)
+    except TypeError as error:
+        known = ", ".join(f"{one.name} ({one.default})" for one in fields(cls))
+        raise ValueError(
+            f"{name} is {given!r}; it maps some of these names to values of this kind: {known}."
+        ) from error

@@ -291,7 +291,13 @@ class DepthAnythingTrainer(Trainer):
         if self.lr_scheduler is None and self.args.one_cycle_warmup is not None:
             optimizer = self.optimizer if optimizer is None else optimizer
             self.lr_scheduler = one_cycle(optimizer, num_training_steps, self.args.one_cycle_warmup)  # type: ignore[assignment]
-        return super().create_scheduler(num_training_steps, optimizer)
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        except TypeError as error:
+            raise ValueError(
+                f"lr_scheduler_kwargs is {self.args.lr_scheduler_kwargs!r}, which the schedule {self.args.lr_scheduler_type} does "
+                f"not take ({error}); correct it, or leave it out."
+            ) from error
 
     # The step
 
