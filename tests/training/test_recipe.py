@@ -507,6 +507,7 @@ def test_train__done_goes_on_to_a_later_end(to_its_end):
             r"color_ranges is .*; it maps some of these names .*brightness \(\(0\.9, 1\.1\)\)",
         ),
         ("color_ranges: {brightness: 0.2}", r"color_ranges is .*; it maps some of these names"),
+        ("color_ranges: '{bad'", r"color_ranges is '\{bad', which is no JSON"),
         ("color_ranges: hello", r"color_ranges is 'hello'; it maps some of these names"),
         ("perturbation_kwargs: {hues: 0.2}", r"perturbation_kwargs is .*; it maps some of these names .*hue \("),
         ("perturbation_kwargs: {hue: a}", r"perturbation_kwargs is .*; it maps some of these names"),
@@ -516,7 +517,7 @@ def test_train__done_goes_on_to_a_later_end(to_its_end):
 def test_parse_recipe__a_value_of_another_kind_is_named_with_its_line(tmp_path, line, said):
     data = "" if line.startswith("labeled") else "labeled: [d]\n"
     (tmp_path / "recipe.yaml").write_text(f"encoder: e\n{line}\n{data}")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((ValueError, TypeError), match=said):
         parse_recipe(tmp_path / "recipe.yaml", ["--use-cpu", "true"])
 
 
