@@ -166,3 +166,23 @@ def test_bf16__and_copies_that_do_not_block_are_a_gpus_defaults(tmp_path, monkey
         setattr(args, name, value)
     args._take_the_devices_defaults(on_gpu=True)
     assert (args.bf16, args.accelerator_config) == (bf16, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gradient_accumulation_steps", 0),
+        ("gradient_accumulation_steps", -1),  # no step was taken, and the run ended well
+        ("per_device_eval_batch_size", 0),
+        ("stream_block_size", 0),
+        ("weight_decay", -1.0),
+        ("weight_decay", math.nan),
+        ("max_grad_norm", math.nan),
+        ("max_grad_norm", -1.0),
+        ("save_steps", 0),
+        ("save_steps", -1),
+    ],
+)
+def test_arguments__numbers_that_would_break_a_run_or_have_no_effect(tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"^{name} is {value}; it must"):
+        arguments(tmp_path, **{name: value})

@@ -1,8 +1,11 @@
 """A fresh head starts inside its range, and a head that gets no gradient stops the run."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import Trainer, TrainingArguments
 
 from depth_anything_hf import DepthAnythingForDepthEstimation
@@ -154,3 +157,45 @@ def test_train__nothing_is_float64(make_trainer, make_model, labeled, photograph
         assert not [name for name, v in batches[0].items() if isinstance(v, torch.Tensor) and v.dtype == torch.float64]
         with NoDouble():
             one.compute_loss(one.model, batches[0], num_items_in_batch=counts).backward()
+
+
+@pytest.mark.parametrize("labeled", [0, 2, 3])
+def test_evaluate__images_without_a_label_in_range_are_said(make_trainer, make_model, labeled):
+    image, near, far = Image.new("RGB", (40, 32)), np.linspace(1, 9, 32 * 40).reshape(32, 40), np.full((32, 40), 500.0)
+    records = [encode_record(image, near if place < labeled else far) for place in range(3)]
+    trainer = make_trainer(make_model(max_depth=20), eval_dataset=records)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert trainer.evaluate()["eval_images"] == labeled
+    said = [
+        str(one.message) for one in caught if "images of the evaluation have no label in range" in str(one.message)
+    ]
+    assert [one.split(".")[0] for one in said] == {
+        0: ["3 of 3 images of the evaluation have no label in range and do not count: the scores are NaN"],
+        2: ["1 of 3 images of the evaluation have no label in range and do not count"],
+        3: [],
+    }[labeled]
+
+
+def test_init__an_eval_set_without_labels(make_trainer, make_model, labeled, photographs):
+    for data in (photographs, {"a": labeled, "b": photographs}):
+        with pytest.raises(ValueError, match="the first record of eval_dataset has no depth_map"):
+            make_trainer(make_model(), train_dataset=labeled, eval_dataset=data)
+
+
+@pytest.mark.parametrize(("warmup", "said"), [(4, 1), (2, 1), (0.9, 1), (1, 0), (0, 0)])
+def test_train__a_warmup_longer_than_the_run_is_said(make_trainer, make_model, labeled, warmup, said):
+    trainer = make_trainer(make_model(), {"max_steps": 2, "warmup_steps": warmup}, train_dataset=labeled)
+    trainer.create_optimizer()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.create_scheduler(2)
+    assert len([one for one in caught if "never reaches learning_rate" in str(one.message)]) == said
+
+
+def test_train__arguments_that_the_schedule_does_not_take(make_trainer, make_model, labeled):
+    trainer = make_trainer(make_model(), {"lr_scheduler_kwargs": {"bogus": 1}}, train_dataset=labeled)
+    with pytest.raises(
+        ValueError, match=r"lr_scheduler_kwargs is \{'bogus': 1\}, which lr_scheduler_type does not take"
+    ):
+        trainer.train()

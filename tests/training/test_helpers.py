@@ -1,5 +1,7 @@
 """Teachers and encoders that would see or say something else than the student."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -85,3 +87,32 @@ def test_train__skip_broken_goes_on(make_model, tmp_path, caplog):
     assert main(["train", str(recipe)]) == 1
     assert main(["train", str(recipe), "--skip-broken"]) == 0
     assert "record 1 is skipped, 1 so far" in caplog.text
+
+
+def test_init__a_teacher_that_is_a_name(make_trainer, make_model, photographs):
+    with pytest.raises(TypeError, match=r"teacher is 'mini'; pass a model: load_model\('mini'\)"):
+        make_trainer(make_model(), unlabeled_dataset=photographs, teacher="mini")
+
+
+def test_init__a_teacher_that_sees_farther_than_the_student(make_trainer, make_model, photographs):
+    student = {"feature_alignment_weight": 0.0}
+    with pytest.warns(UserWarning, match="the teacher's max_depth is 80 and the student's 20: what"):
+        make_trainer(
+            make_model(max_depth=20), student, unlabeled_dataset=photographs, teacher=make_model(max_depth=80)
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make_trainer(
+            make_model(max_depth=80), student, unlabeled_dataset=photographs, teacher=make_model(max_depth=20)
+        )
+
+
+def test_init__a_feature_encoder_that_is_a_depth_model(make_trainer, make_model, pseudo_labeled):
+    with pytest.raises(
+        TypeError, match="feature_encoder is a DepthAnythingForDepthEstimation, whose config has no hidden_size"
+    ):
+        make_trainer(make_model(), unlabeled_dataset=pseudo_labeled, feature_encoder=make_model())
+    with pytest.raises(
+        TypeError, match="feature_encoder is a Linear, whose config has no hidden_size and no patch_size"
+    ):
+        make_trainer(make_model(), unlabeled_dataset=pseudo_labeled, feature_encoder=torch.nn.Linear(1, 1))

@@ -17,7 +17,7 @@ from depth_anything_hf.data.folder import load_folder, write_image_folder
 from depth_anything_hf.data.records import encode_record
 from depth_anything_hf.model.bundled import MINI, checkpoint_folder
 from depth_anything_hf.scenes.simple import iter_synthetic_records
-from depth_anything_hf.training.recipe import RecipeArguments, start_processor
+from depth_anything_hf.training.recipe import RecipeArguments, loss_terms, start_processor
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
 ON_CPU = ["--bf16", "false", "--use_cpu", "true", "--image_height", "56", "--image_width", "56", "--report_to", "none"]
@@ -487,3 +487,61 @@ def test_train__done_goes_on_to_a_later_end(to_its_end):
     checkpoints, _, metrics, state = to_its_end("--max_steps", "3")
     assert (checkpoints, state["global_step"]) == (["checkpoint-2", "checkpoint-3"], 3)
     assert metrics["train_loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("model: [a, b]", r"line 2: model is \['a', 'b'\]; it must be text"),
+        ("labeled: [a, ~]", r"line 2: labeled is \['a', None\]; it must be a list of words"),
+        ("labeled: [3]", r"line 2: labeled is \[3\]; it must be a list of words"),
+        ("labeled: {a: b}", r"line 2: labeled is .*; it must be a list of words"),
+        ("skip_broken: [yes]", r"line 2: skip_broken is .*; it must be true or false"),
+        ("max_depth: true", r"line 2: max_depth is True; it must be a number"),
+        ("image_height: 32.5", r"line 2: image_height is 32\.5; it must be an integer"),
+        ("image_height: .nan", r"line 2: image_height is nan; it must be an integer"),
+        ("image_height: .inf", r"line 2: image_height is inf; it must be an integer"),
+        ("seed: 1.5", r"line 2: seed is 1\.5; it must be an integer"),
+        ("max_steps: [3]", r"line 2: max_steps is \[3\]; it must be an integer"),
+        ("learning_rate: {encoder: 1}", r"line 2: learning_rate is .*; it must be a number"),
+        ("lr_scheduler_kwargs: [1]", r"line 2: lr_scheduler_kwargs is \[1\]; it must be a mapping or text"),
+        ("preset: v1\npreset: v2", r"line 3: preset stands in line 2, too; keep one of them"),
+        (
+            "color_ranges: {brightnes: 0.2}",
+            r"color_ranges is .*; it maps some of these names .*brightness \(\(0\.9, 1\.1\)\)",
+        ),
+        ("color_ranges: {brightness: 0.2}", r"color_ranges is .*; it maps some of these names"),
+        ("color_ranges: '{bad'", r"color_ranges is '\{bad', which is no JSON"),
+        ("color_ranges: hello", r"color_ranges is 'hello'; it maps some of these names"),
+        ("perturbation_kwargs: {hues: 0.2}", r"perturbation_kwargs is .*; it maps some of these names .*hue \("),
+        ("perturbation_kwargs: {hue: a}", r"perturbation_kwargs is .*; it maps some of these names"),
+        ("a: " + 500 * "[", "is no YAML"),
+    ],
+)
+def test_parse_recipe__a_value_of_another_kind_is_named_with_its_line(tmp_path, line, said):
+    data = "" if line.startswith("labeled") else "labeled: [d]\n"
+    (tmp_path / "recipe.yaml").write_text(f"encoder: e\n{line}\n{data}")
+    with pytest.raises((ValueError, TypeError), match=said):
+        parse_recipe(tmp_path / "recipe.yaml", ["--use-cpu", "true"])
+
+
+@pytest.mark.parametrize("weight", ["lots", "", None, [1], {"weight": None}, float("nan"), -1])
+def test_loss_terms__a_weight_that_is_no_number(weight):
+    with pytest.raises(ValueError, match=r"weight is .*; it must be a finite number of at least 0"):
+        loss_terms({"silog": weight})
+
+
+def test_parse_recipe__words_and_numbers_are_those_of_yaml_1_2(tmp_path):
+    lines = ["model: m", "labeled: d", "losses: {gradient_matching: {weight: 1e-3, on: unlabeled}}", "max_steps: 1e3"]
+    lines += ["learning_rate: 1e-4", "save_strategy: no", "strong_perturbation: no", "skip_broken: yes", "seed: 7.0"]
+    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
+    recipe, args = parse_recipe(tmp_path / "recipe.yaml", ["--use-cpu", "true"])
+    (term,) = loss_terms(recipe.losses)
+    assert (term.name, term.weight, term.on) == ("gradient_matching", 1e-3, "unlabeled")
+    assert (args.learning_rate, args.max_steps, args.seed, type(args.max_steps)) == (1e-4, 1000, 7, int)
+    assert (args.save_strategy.value, args.strong_perturbation, recipe.skip_broken) == ("no", False, True)
+
+
+def test_parse_recipe__a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is a folder; give a recipe"):
+        parse_recipe(tmp_path, [])

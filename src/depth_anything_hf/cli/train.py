@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
+import types
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from depth_anything_hf.cli.options import Parser, add_fields
 from depth_anything_hf.training.fields import GROUPS, RecipeArguments, check_choices
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
 
     from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
 
+_WANTED = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    list: "a list of words",
+    dict: "a mapping",
+    str: "text",
+}
 PARTS = [part for parts in GROUPS.values() for part in parts]
 EXAMPLE = """A recipe is a YAML file with any of these fields, in snake_case. A field on the command line wins. Each field of
 transformers' TrainingArguments is an option, too: --max-steps, --num-train-epochs, --per-device-train-batch-size,
@@ -69,6 +79,8 @@ def parse_recipe(path: Path, words: list[str]) -> tuple[RecipeArguments, DepthAn
     parser = make_parser()
     given, rest = parser.parse_known_args([str(path), *words])
     lines = read_recipe(path)
+    for part in PARTS:
+        _check_kinds(path, lines, part)
     values = {name: value for name, (value, _) in lines.items()}
     for name, other in (("model", "encoder"), ("encoder", "model")):  # two answers to one question: where to start
         if name in given and other not in given:
@@ -83,6 +95,11 @@ def parse_recipe(path: Path, words: list[str]) -> tuple[RecipeArguments, DepthAn
         _check_names(parser, path, {name: lines[name][1] for name in stock_values}, own, rest)
     recipe = RecipeArguments(**_part(settled, {one.name for one in fields(RecipeArguments)}))
     stock = _stock_parser()
+    if stock_values:
+        from depth_anything_hf.training.arguments import DepthAnythingTrainingArguments
+
+        _check_kinds(path, lines, DepthAnythingTrainingArguments)
+        stock_values = {name: lines[name][0] for name in stock_values}
     stock.set_defaults(**stock_values, **_part(settled, {action.dest for action in stock._actions}))
     (args,) = stock.parse_args_into_dataclasses(rest, look_for_args_file=False)
     return recipe, args
@@ -92,21 +109,60 @@ def read_recipe(path: Path) -> dict[str, tuple[Any, int]]:
     """Read the fields of a YAML file: the value and the line number of each."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Read `on`, `no` and `yes` as words and 1e-4 as a number, as YAML 1.2 does."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012 - upstream's
+            first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool") or first in "tTfF"]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a recipe, such as examples/recipes/v2_student.yaml.")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}; give a recipe, such as examples/recipes/v2_student.yaml.")
     text = path.read_text(encoding="utf-8")
     try:
-        recipe, node = yaml.safe_load(text) or {}, yaml.compose(text, yaml.SafeLoader)
+        recipe, node = yaml.load(text, Loader) or {}, yaml.compose(text, Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path}{line}: {error.problem}; write each field as name: value.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML ({str(error).splitlines()[0]}); write it as UTF-8 text.") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} holds a {type(recipe).__name__}; a recipe is a mapping of field names to values.")
-    marks = {key.value: key.start_mark.line + 1 for key, _ in (node.value if node else ())}
+    marks: dict[str, int] = {}
+    for key, _ in node.value if node else ():
+        line = key.start_mark.line + 1
+        if key.value in marks:
+            raise ValueError(
+                f"{path}, line {line}: {key.value} stands in line {marks[key.value]}, too; keep one of them."
+            )
+        marks[key.value] = line
     return {str(name): (value, marks.get(str(name), 1)) for name, value in recipe.items()}
+
+
+def _check_kinds(path: Path, lines: dict[str, tuple[Any, int]], cls: type) -> None:
+    """Raise an error for a value of a recipe of another kind than the field of `cls`; text is read as an option's is."""
+    for name, hint in get_type_hints(cls).items():
+        value, line = lines.get(name, (None, 0))
+        union = get_origin(hint) in (Union, types.UnionType)
+        kinds = {get_origin(kind) or kind for kind in (get_args(hint) if union else (hint,))} - {type(None)}
+        if isinstance(value, float) and value.is_integer() and not kinds - {int}:
+            value = int(value)
+            lines[name] = value, line
+        fits = (
+            value is None or isinstance(value, str) or type(value) in kinds or (type(value) is int and float in kinds)
+        )
+        if not isinstance(value, (list, dict)):
+            fits = fits or not kinds & {int, float, list, dict}  # a word, or a member of an enumeration
+        elif isinstance(value, list):
+            fits = fits and all(isinstance(one, str) for one in value)
+        if not fits:
+            wanted = " or ".join(_WANTED.get(kind, "a word") for kind in sorted(kinds, key=str))
+            raise ValueError(f"{path}, line {line}: {name} is {value!r}; it must be {wanted}.")
 
 
 def _part(values: dict[str, Any], names: set[str]) -> dict[str, Any]:

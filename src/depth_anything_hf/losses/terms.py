@@ -67,9 +67,10 @@ class LossTerm:
             )
         if self.on not in IMAGES:
             raise ValueError(f"on is {self.on!r}; it must be one of {', '.join(IMAGES)}.")
-        if not callable(self.weight) and not 0 <= self.weight < float("inf"):
+        number = isinstance(self.weight, (int, float)) and 0 <= self.weight < float("inf")
+        if not callable(self.weight) and not number:
             raise ValueError(
-                f"weight is {self.weight}; it must be a finite number of at least 0, or a function of the step."
+                f"weight is {self.weight!r}; it must be a finite number of at least 0, or a function of the step."
             )
 
     def compute(

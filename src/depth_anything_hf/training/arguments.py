@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -108,19 +110,24 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        self.perturbation = StrongPerturbation(**(self.perturbation_kwargs or {}))
-        self.colors = None if self.color_ranges is None else ColorRanges(**self.color_ranges)
+        self.perturbation = _made("perturbation_kwargs", StrongPerturbation, self.perturbation_kwargs or {})
+        self.colors = None if self.color_ranges is None else _made("color_ranges", ColorRanges, self.color_ranges)
         ranges = {
             "zoom": (1, 16), "flip_probability": (0, 1), "cutmix_probability": (0, 1), "trim_fraction": (0, 0.99),
             "feature_alignment_margin": (-0.99, 1), "silog_variance_focus": (0, 1), "silog_weight": (0, 1e6),
             "gradient_matching_weight": (0, 1e6), "feature_alignment_weight": (0, 1e6), "labeled_weight": (0, 1e6),
-            "unlabeled_weight": (0, 1e6), "decoder_lr_multiplier": (0, 1e6),
+            "unlabeled_weight": (0, 1e6), "decoder_lr_multiplier": (0, 1e6), "weight_decay": (0, 1e6),
+            "max_grad_norm": (0, math.inf), "gradient_accumulation_steps": (1, 1e6), "stream_block_size": (1, 1e9),
+            "per_device_eval_batch_size": (1, 1e6),
         }  # fmt: skip
         if self.one_cycle_warmup is not None:
             ranges["one_cycle_warmup"] = (0, 0.999)
         for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [{low}, {high}].")
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} is {value}; it must lie in [{low}, {high}].")
+        if self.save_strategy == "steps" and not self.save_steps > 0:
+            raise ValueError(f"save_steps is {self.save_steps}; it must be above 0, or no checkpoint would be saved.")
 
     def _refuse_what_has_no_effect(self) -> None:
         """Raise an error for a stock argument that would have no effect, or a run without a step."""
@@ -128,6 +135,12 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
             value = getattr(self, name, accepted[0])  # some are missing in other versions of transformers
             if value not in accepted:
                 raise ValueError(f"{name} is {value!r}, but it would have no effect here: {reason}; leave it out.")
+        for name in self._VALID_DICT_FIELDS:
+            value = getattr(self, name)
+            try:
+                json.loads(value if isinstance(value, str) and value.startswith("{") else "{}")
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{name} is {value!r}, which is no JSON ({error}); correct it.") from error
         if self.do_eval and self.eval_strategy in ("no", False, None):
             raise ValueError("do_eval is True, but eval_strategy is 'no': set eval_strategy and eval_steps.")
         given = self.accelerator_config if isinstance(self.accelerator_config, dict) else {}
@@ -195,3 +208,14 @@ class DepthAnythingTrainingArguments(  # type: ignore[misc]  # bf16 may be None:
                 "unlabeled_batch_size."
             )
         return labeled, unlabeled
+
+
+def _made(name: str, cls: type, given: Any) -> Any:
+    """Make a dataclass of an argument's mapping; raise a `TypeError` that names its keys where it does not fit."""
+    try:
+        return cls(**given)
+    except TypeError as error:
+        known = ", ".join(f"{one.name} ({one.default})" for one in fields(cls))
+        raise TypeError(
+            f"{name} is {given!r}; it maps some of these names to values of this kind: {known}."
+        ) from error

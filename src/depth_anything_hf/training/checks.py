@@ -163,7 +163,7 @@ def check_data(train_dataset, unlabeled_dataset, eval_dataset) -> None:
 
     Raises:
         TypeError: A mapping of splits, such as a `DatasetDict`, or records that are no mappings.
-        ValueError: The first records of `train_dataset` have no label.
+        ValueError: The first records of `train_dataset` have no label, or the first one of `eval_dataset` has none.
     """
     for name, data in zip(SOURCE_NAMES, (train_dataset, unlabeled_dataset), strict=True):
         if isinstance(data, Mapping):
@@ -176,6 +176,11 @@ def check_data(train_dataset, unlabeled_dataset, eval_dataset) -> None:
             raise TypeError(
                 f"eval_dataset is a {type(data).__name__}, a stream; evaluation needs a set with a length and an index: "
                 "list(stream.take(500)), or load_dataset without streaming."
+            )
+        if data is not None and len(data) and not _has_label(as_record(data[0])):
+            raise ValueError(
+                "the first record of eval_dataset has no depth_map; evaluation needs ground truth for each. Pass labeled records "
+                "with the columns of docs/data_format.md."
             )
     _check_labels(train_dataset)
 
@@ -194,10 +199,16 @@ def check_best_metric(args: DepthAnythingTrainingArguments, eval_dataset) -> Non
         )
 
 
-def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabeled_dataset) -> nn.Module | None:
+def check_teacher(teacher: nn.Module | None, config: Any, unlabeled_dataset) -> nn.Module | None:
     """Return the teacher; raise an error if unlabeled images would get no labels, or labels of the student's other kind.
 
+    Args:
+        teacher (`nn.Module`, *optional*): Its config, if it has one, says what it predicts.
+        config: The student's config.
+        unlabeled_dataset: The images to label.
+
     Raises:
+        TypeError: The teacher is no model.
         ValueError: A teacher without images, photographs without a teacher, or a teacher of the other kind.
     """
     if teacher is None:
@@ -209,12 +220,23 @@ def check_teacher(teacher: nn.Module | None, depth_estimation_type: str, unlabel
         return None
     if unlabeled_dataset is None:
         raise ValueError("a teacher is passed without unlabeled_dataset; pass the images that it will label.")
-    teacher_config = getattr(teacher, "config", None)
+    if not isinstance(teacher, nn.Module):
+        raise TypeError(
+            f"teacher is {teacher!r}; pass a model: load_model({teacher!r})[0] of depth_anything_hf.prediction.predictor."
+        )
+    depth_estimation_type, teacher_config = config.depth_estimation_type, getattr(teacher, "config", None)
     teacher_type = getattr(teacher_config, "depth_estimation_type", depth_estimation_type)
     if teacher_type != depth_estimation_type:
         raise ValueError(
             f"the teacher is {teacher_type!r} and the student {depth_estimation_type!r}; both must predict the same. "
             "Label offline and convert, or choose another teacher."
+        )
+    reach = getattr(teacher_config, "max_depth", None)
+    if depth_estimation_type == "metric" and reach is not None and reach > config.max_depth:
+        warnings.warn(
+            f"the teacher's max_depth is {reach:g} and the student's {config.max_depth:g}: what the teacher sees beyond it "
+            "teaches nothing, and if that is all, no unlabeled image does. Choose a teacher of the student's range.",
+            stacklevel=3,
         )
     return teacher
 

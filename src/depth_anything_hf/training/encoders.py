@@ -30,6 +30,7 @@ def load_feature_encoder(encoder: nn.Module | str | None, width: int) -> nn.Modu
 
     Raises:
         ValueError: None is passed and no released DINOv2 has the width.
+        TypeError: It is no encoder of patches.
     """
     if encoder is None:
         if width not in DINOV2_OF_WIDTH:
@@ -38,7 +39,14 @@ def load_feature_encoder(encoder: nn.Module | str | None, width: int) -> nn.Modu
                 f"{tuple(DINOV2_OF_WIDTH)}. Pass feature_encoder=a model or id, or set feature_alignment_weight=0."
             )
         encoder = f"facebook/dinov2-{DINOV2_OF_WIDTH[width]}"
-    return load_checked(AutoModel.from_pretrained, encoder)[0] if isinstance(encoder, str) else encoder
+    model = load_checked(AutoModel.from_pretrained, encoder)[0] if isinstance(encoder, str) else encoder
+    lacking = [name for name in ("hidden_size", "patch_size") if not hasattr(getattr(model, "config", None), name)]
+    if lacking:
+        raise TypeError(
+            f"feature_encoder is a {type(model).__name__}, whose config has no {' and no '.join(lacking)}; pass an encoder of "
+            "patches, such as facebook/dinov2-small, or the backbone of a depth model."
+        )
+    return model
 
 
 def freeze(model: nn.Module, args: TrainingArguments) -> nn.Module:

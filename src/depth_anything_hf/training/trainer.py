@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -174,7 +175,7 @@ class DepthAnythingTrainer(Trainer):
                 f"data_collator makes labels for a {self.data_collator.depth_estimation_type} model, and the model is "
                 f"{config.depth_estimation_type}: pass DepthCollator(processor, model)."
             )
-        teacher = check_teacher(teacher, config.depth_estimation_type, unlabeled_dataset)
+        teacher = check_teacher(teacher, config, unlabeled_dataset)
         if teacher is not None:
             check_helper(teacher, "teacher", processing_class)
         self.teacher = None if teacher is None else freeze(teacher, args)
@@ -288,10 +289,22 @@ class DepthAnythingTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """Create the schedule of the learning rate: a stock one, or V1's one-cycle."""
+        if (warmup := self.args.get_warmup_steps(num_training_steps)) >= num_training_steps:
+            warnings.warn(
+                f"the run has {num_training_steps} steps and warmup_steps is {warmup}: the rate never reaches learning_rate. Set "
+                "warmup_steps lower.",
+                stacklevel=2,
+            )
         if self.lr_scheduler is None and self.args.one_cycle_warmup is not None:
             optimizer = self.optimizer if optimizer is None else optimizer
             self.lr_scheduler = one_cycle(optimizer, num_training_steps, self.args.one_cycle_warmup)  # type: ignore[assignment]
-        return super().create_scheduler(num_training_steps, optimizer)
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        except TypeError as error:
+            raise ValueError(
+                f"lr_scheduler_kwargs is {self.args.lr_scheduler_kwargs!r}, which lr_scheduler_type does not take "
+                f"({error}); correct it, or leave it out."
+            ) from error
 
     # The step
 
@@ -547,4 +560,12 @@ def score_batch(model: nn.Module, batch: dict, max_depth: float | None) -> torch
 def mean_scores(prediction: EvalPrediction) -> dict[str, float]:
     """Average the rows of `score_batch`."""
     rows = torch.as_tensor(prediction.predictions, dtype=torch.float64)
-    return summarize({name: rows[:, i] for i, name in enumerate(SCORE_NAMES)})
+    scores = summarize({name: rows[:, i] for i, name in enumerate(SCORE_NAMES)})
+    if left_out := int(scores["images_without_labels"]):
+        nan = "" if scores["images"] else ": the scores are NaN"
+        warnings.warn(
+            f"{left_out} of {len(rows)} images of the evaluation have no label in range and do not count{nan}. Check depth_scale "
+            "(0.001 for millimeters), depth_offset and space, and max_depth.",
+            stacklevel=2,
+        )
+    return scores
