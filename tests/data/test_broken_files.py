@@ -1,5 +1,8 @@
 """Whatever is broken in a file, the error names the file, and the record where that is known."""
 
+import io
+import json
+
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -141,3 +144,25 @@ def test_sound_records__go_on(tmp_path, caplog):
         (folder / name).write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"none of 5 records can be read; the first: .*depth/000002\.png"):
         SoundRecords(load_folder(folder))[2]
+
+
+@pytest.mark.parametrize("column", ["depth_scale", "depth_offset", "space"])
+@pytest.mark.parametrize("kind", ["metadata", "parquet"])
+def test_load_folder__a_record_with_wrong_numbers_is_named_by_its_image(column, kind, tmp_path):
+    records = [encode_record(photo(), depth()) for _ in range(3)]
+    records[1][column] = "no" if column == "space" else float("nan")
+    if kind == "parquet":
+        for place, record in enumerate(records):
+            record["image"].save(file := io.BytesIO(), "PNG")
+            record["image"] = {"bytes": file.getvalue(), "path": f"{place}.png"}
+        datasets.Dataset.from_list(records, features=record_features()).to_parquet(tmp_path / "a.parquet")
+    else:
+        write_image_folder([encode_record(photo(), depth()) for _ in range(3)], tmp_path)
+        lines = (tmp_path / "metadata.jsonl").read_text().splitlines()
+        lines[1] = json.dumps(json.loads(lines[1]) | {column: records[1][column]})
+        (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    data = load_folder(tmp_path)
+    decode_record(data[0])
+    name = "000001.png" if kind == "metadata" else "1.png"
+    with pytest.raises(ValueError, match=rf"^record .*{name}: {column}"):
+        decode_record(data[1])

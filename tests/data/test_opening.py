@@ -97,3 +97,8 @@ def test_check_shard__compares_with_the_manifest(below, tmp_path):
         check_shard(shard)
     (tmp_path / below / "other.parquet").write_bytes(b"not listed")
     check_shard(tmp_path / below / "other.parquet")
+
+
+def test_own_file__a_name_with_a_zero_byte(tmp_path):
+    with pytest.raises(ValueError, match=r"'a\\x00\.png' is no name of a file"):
+        own_file("a\0.png", [tmp_path])

@@ -52,6 +52,8 @@ def own_file(named: str | os.PathLike, folders: Sequence[Path], follow_links: bo
         ValueError: '../../home/me/a.png' lies outside of the set's folder; a record names files below it.
     """
     name = os.fspath(named)
+    if "\0" in name:
+        raise ValueError(f"{name!r} is no name of a file.")
     if is_address(name):
         raise ValueError(f"{name!r} is an address; a record names files below its set's folder.")
     inside = [folder for folder in folders if _is_below(os.path.abspath(folder / name), os.path.abspath(folder))]

@@ -259,7 +259,10 @@ def record_features(with_sky: bool = False, with_group: bool = False, **extra: A
 
 def _record_name(record: Mapping[str, Any]) -> str:
     image = record.get("image")
-    path = image.get("path") if isinstance(image, Mapping) else getattr(image, "filename", None)
+    if isinstance(image, Mapping):
+        path = image.get("path")
+    else:
+        path = getattr(image, "filename", None) or getattr(image, "info", {}).get("file")
     parts = [str(part) for part in (record.get("source"), path) if part]
     return f"record {' '.join(parts)}" if parts else "record without source"
 
