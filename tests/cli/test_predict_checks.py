@@ -48,6 +48,7 @@ def test_predict__tiles_that_cannot_be(options, message, refused):
         (["--fov", "190"], "fov is 190"),
         (["--fov", "60", "--edge-threshold", "0"], "--edge-threshold is 0.0; it must be above 0"),
         (["--fov", "60", "--view-depth", "5", "2"], "near is 5 and far 2; they must be 0 < near < far"),
+        (["--intrinsics", "1", "1", "inf", "1"], "intrinsics are [1.0, 1.0, inf, 1.0]; they must be"),
         (["--intrinsics", "0", "1", "1", "1"], "intrinsics are [0.0, 1.0, 1.0, 1.0]; they must be fx, fy, cx, cy"),
     ],
 )
@@ -75,3 +76,10 @@ def test_predict__out_below_the_home_folder(make_model, tiny_processor, noise_im
     # as a shell passes it on
     assert main(["predict", "~/photo.png", "--model", str(tmp_path / "model"), "--out=~/out"]) == 0
     assert (tmp_path / "out" / "photo_png.png").exists()
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "0", "-1"])
+def test_predict__megapixels_that_cannot_be(number, capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "photo.png", "--max-megapixels", number])
+    assert f"argument --max-megapixels: {number} is no number above 0" in capsys.readouterr().err

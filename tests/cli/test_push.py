@@ -90,3 +90,29 @@ def test_push__results_that_are_none(hub, student, tmp_path, capsys):
 def test_push__needs_a_repository(student):
     with pytest.raises(SystemExit):
         main(["push", str(student)])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("provenance.json", "[]", "provenance.json is no record of how a checkpoint came to be"),
+        ("provenance.json", '{"sources": [["base"]]}', "provenance.json is no record of how a checkpoint came to be"),
+        (
+            "provenance.json",
+            '{"sources": [], "more": 1}',
+            "provenance.json is no record of how a checkpoint came to be",
+        ),
+        ("picture.jpg", "no picture", "picture.jpg: cannot identify image file"),
+    ],
+)
+def test_push__files_that_are_not_what_their_names_say(name, content, message, student, capsys):
+    (student / name).write_text(content)
+    options = ["--picture", str(student / name)] if name.endswith("jpg") else []
+    assert main(["push", str(student), "--repo-id", "me/student", "--dry-run", *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_push__own_card_with_metadata_of_other_types(student, capsys):
+    (student / "README.md").write_text("---\nlicense: [mit, CC BY-NC 4.0]\nbase_model: 3\n---\nMy own words.\n")
+    assert main(["push", str(student), "--repo-id", "me/student", "--dry-run"]) == 0
+    assert "license cc-by-nc-4.0" in capsys.readouterr().out

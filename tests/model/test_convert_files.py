@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from depth_anything_hf.model.convert import convert_official, load_official
+from depth_anything_hf import DepthAnythingForDepthEstimation, config_for, config_for_encoder
+from depth_anything_hf.model.convert import convert_official, from_official, load_official, to_official
 
 WEIGHTS = {
     "pretrained.cls_token": torch.full((1, 1, 384), 2.0),
@@ -172,3 +173,30 @@ def test_convert_official__a_copy_of_a_metric_file_is_metric(name, tmp_path):
         convert_official(tmp_path / name, "small", "v2")
     with pytest.raises(FileNotFoundError):
         convert_official(tmp_path / "my_depth_anything_v2_vits_rooms.pth", "small", "v2", 30)  # of one's own
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.to(torch.int8),
+        lambda values: values.bool(),
+        lambda values: values.to(torch.complex64),
+        lambda values: values.to_sparse(),
+        lambda values: values.to("meta"),
+    ],
+)
+def test_from_official__weights_that_are_no_numbers_of_floating_point(change, tiny_encoder_config):
+    model = DepthAnythingForDepthEstimation(config_for_encoder(tiny_encoder_config))
+    official = to_official(model.state_dict(), model.config)
+    name = "depth_head.scratch.output_conv2.2.weight"
+    with pytest.raises(ValueError, match=f"1 of no numbers of floating point: {name}"):
+        from_official(official | {name: change(official[name])}, model.config)
+
+
+@pytest.mark.slow  # the smallest official network
+def test_convert_official__nan_is_refused(tmp_path):
+    model = DepthAnythingForDepthEstimation(config_for("small"))
+    model.head.conv3.bias.data.fill_(float("nan"))
+    torch.save(to_official(model.state_dict(), model.config), tmp_path / "f.pth")
+    with pytest.raises(ValueError, match=r"f\.pth holds NaN or infinite weights, in head\.conv3\.bias"):
+        convert_official(tmp_path / "f.pth", "small", "v2")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +96,17 @@ def without_a_shard_in_the_index(folder):
     path.write_text(json.dumps(index))
 
 
+def move_shard_out(folder):
+    path, shard = folder / "model.safetensors.index.json", shard_of(folder)
+    shard.rename(folder.parent / "a.safetensors")
+    path.write_text(path.read_text().replace(shard.name, "../a.safetensors"))
+
+
+def edit_outer(**changes):
+    """`edit` of config.json, where the encoder has a setting of the same name."""
+    return lambda f: write("config.json", json.dumps(json.loads((f / "config.json").read_text()) | changes))(f)
+
+
 NEW = "head.conv2.weight"
 DAMAGES = {
     "renamed": (
@@ -159,6 +171,53 @@ DAMAGES = {
         "it must be {'height': pixels",
     ),
     "multiple 0": ("whole", edit("preprocessor_config.json", ensure_multiple_of=0), "ensure_multiple_of is 0"),
+    "integers": ("whole", weights(lambda w: w.update({NEW: w[NEW].to(torch.int8)})), f"stores {NEW} as I8"),
+    "bool": ("whole", weights(lambda w: w.update({NEW: w[NEW].bool()})), f"stores {NEW} as BOOL"),
+    "float8": (
+        "whole",
+        weights(lambda w: w.update({NEW: w[NEW].to(torch.float8_e4m3fn)})),
+        f"stores {NEW} as F8_E4M3",
+    ),
+    "shard outside": (
+        "shards",
+        lambda f: move_shard_out(f),
+        "index.json names ../a.safetensors, outside of its folder",
+    ),
+    "index empty": ("shards", write("model.safetensors.index.json", "{}"), "index.json has no weight_map"),
+    "index null": (
+        "shards",
+        write("model.safetensors.index.json", '{"weight_map": null}'),
+        "index.json has no weight_map",
+    ),
+    "patches of head": ("whole", edit_outer(patch_size=16), "patch_size is 16, and that of the encoder 14"),
+    "patches 0": ("whole", edit_outer(patch_size=0), "patch_size is 0"),
+    "max_depth 0": ("whole", edit("config.json", max_depth=0, depth_estimation_type="metric"), "max_depth is 0"),
+    "max_depth -1": ("whole", edit("config.json", max_depth=-1, depth_estimation_type="metric"), "max_depth is -1"),
+    "max_depth null": (
+        "whole",
+        edit("config.json", max_depth=None, depth_estimation_type="metric"),
+        "max_depth is None",
+    ),
+    "max_depth text": ("whole", edit("config.json", max_depth="80"), "describe no model .*max_depth"),
+    "misspelled": (
+        "whole",
+        edit("config.json", depth_estimation_type="metrik"),
+        "describe no model .*'relative', 'metric'",
+    ),
+    "no encoder": ("whole", edit("config.json", backbone_config={}), "the settings of .* describe no model"),
+    "factors 0": ("whole", edit("config.json", reassemble_factors=[0, 0, 0, 0]), "describe no model"),
+    "dtype unknown": ("whole", edit("config.json", dtype="foo"), "describe no model .*no attribute 'foo'"),
+    "size null": ("whole", edit("preprocessor_config.json", size=None), "it must be {'height': pixels"),
+    "size huge": (
+        "whole",
+        edit("preprocessor_config.json", size={"height": 10**6, "width": 10**6}),
+        "positive numbers of pixels, at most 16384",
+    ),
+    "multiple text": (
+        "whole",
+        edit("preprocessor_config.json", ensure_multiple_of="14"),
+        "ensure_multiple_of is '14'",
+    ),
     "processor list": ("whole", write("preprocessor_config.json", "[]"), "preprocessor_config.json holds a list"),
 }
 
@@ -175,6 +234,33 @@ def test_load_model__refuses_what_is_not_as_its_files_say(damage, copied):
     load = DepthAnythingImageProcessor if "preprocessor" in str(caught.value) else DepthAnythingForDepthEstimation
     with pytest.raises(ValueError, match=message):
         load.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"do_rescale": False}, "black and white are 1.11e+03 apart"),
+        ({"do_rescale": False, "do_normalize": False}, "black and white are 255 apart"),
+        ({"rescale_factor": 1}, "black and white are 1.11e+03 apart"),
+        ({"image_std": [58.395, 57.12, 57.375]}, "black and white are 0.0171 apart"),
+        ({"ensure_multiple_of": 7}, "a multiple of the model's patch size 14"),
+        ({"ensure_multiple_of": 13}, "a multiple of the model's patch size 14"),
+        ({"ensure_multiple_of": 14.0}, "a multiple of the model's patch size 14"),
+        ({"do_normalize": False}, None),
+        ({"do_rescale": False, "image_mean": [123.675, 116.28, 103.53], "image_std": [58.395, 57.12, 57.375]}, None),
+        ({"rescale_factor": 1 / 127.5}, None),
+        ({"ensure_multiple_of": 28}, None),
+    ],
+)
+def test_load_model__processor_that_makes_what_no_network_sees(changes, message, copied):
+    folder = copied("whole")
+    edit("preprocessor_config.json", **changes)(folder)
+    if message is None:
+        load_model(str(folder))
+        return
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load_model(str(folder))
+    assert str(folder / "preprocessor_config.json").replace("/pre", ", pre") in str(caught.value)
 
 
 def test_load_model__takes_what_no_image_reaches_as_missing(copied):

@@ -248,6 +248,12 @@ def test_check_prediction__a_constant_one_is_said():
     [
         (lambda f: edit_config(f, base_model_name_or_path=str(f)), "which is the adapter itself"),
         (lambda f: edit_config(f, base_model_name_or_path=f"{f}/../{f.name}/"), "which is the adapter itself"),
+        (lambda f: edit_config(f, base_model_name_or_path="/no/where", auto_mapping=None), "which is no folder here"),
+        (lambda f: edit_config(f, base_model_name_or_path=3), "does not say which model the adapter belongs to"),
+        (lambda f: edit_config(f, r="8"), "does not fit"),
+        (lambda f: edit_config(f, r=4), "does not fit .*size mismatch"),
+        (lambda f: edit_config(f, target_modules="(("), "does not fit .*unterminated subpattern"),
+        (lambda f: edit_config(f, auto_mapping=[1]), "describe no model"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "and no adapter_model.safetensors"),
         (lambda f: (f / "adapter_model.safetensors").write_text("version https://git-lfs"), "pointer of Git LFS"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 100), "is cut or damaged"),
@@ -262,6 +268,7 @@ def test_load_model__adapter_that_is_not_what_its_files_say(damage, message, mak
     with pytest.raises((ValueError, OSError), match=message) as caught:
         load_model(str(folder))
     assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_load_model__adapters_that_name_each_other(make_adapter, tmp_path):

@@ -227,3 +227,25 @@ def test_check_base__out_of_reach(monkeypatch):
 
 def test_check_base__folder(tmp_path):
     check_base(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "https://huggingface.co/depth-anything/Depth-Anything-V2-Large-hf",
+        "facebook/dinov2-small/",
+        "facebook/dinov2-small@main",
+        "facebook/dinov2-small/tree/main",
+    ],
+)
+def test_check_base__address_or_id_with_more_after_it(base):
+    with pytest.raises(ValueError, match="neither a folder here nor an id of the Hub, owner/name"):
+        check_base(base)
+
+
+def test_check_base__any_file(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ValueError, match="neither a folder here"):
+        check_base(str(tmp_path / "a.jpg"))
+    (tmp_path / "depth_anything_v2_vitl.pth").touch()
+    check_base(str(tmp_path / "depth_anything_v2_vitl.pth"))

@@ -23,6 +23,7 @@ _BY_NUMBER = {
     errno.ENOENT: "check the path",
     errno.ENOSPC: _FULL_DISK,
     errno.EDQUOT: _FULL_DISK,
+    errno.EEXIST: "a file has the name of a folder that is to be made: give another name",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "choose a file or folder that you may read and write, or change its permissions",
     errno.EPERM: "choose a file or folder that you may read and write, or change its permissions",

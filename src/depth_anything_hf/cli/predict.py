@@ -70,7 +70,7 @@ def make_parser() -> Parser:
     )
     add(
         "--max-megapixels",
-        type=float,
+        type=_above_zero,
         default=179.0,
         metavar="N",
         help="refuse larger images, which may be made to fill the memory (default: %(default)g)",
@@ -102,6 +102,12 @@ def make_parser() -> Parser:
         help="for relative models: squeeze the disparity between these depths; a cloud to look at, of distorted shape",
     )
     return parser
+
+
+def _above_zero(word: str) -> float:
+    if not 0 < (number := float(word)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{word} is no number above 0")
+    return number
 
 
 def main(arguments: list[str]) -> int:

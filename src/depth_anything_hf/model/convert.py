@@ -14,6 +14,7 @@ from transformers import DepthAnythingConfig, Dinov2Config
 
 from depth_anything_hf.data.stand_ins import stand_in
 from depth_anything_hf.model.configuration import SIZE_PRESETS, config_for
+from depth_anything_hf.model.loading import check_finite
 from depth_anything_hf.model.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
 
 # Official name -> name on disk, in both directions by `name_table`. Source: the authors' `dpt.py` and `dinov2.py`.
@@ -212,7 +213,9 @@ def convert_official(
         raise ValueError(
             f"{path} is a checkpoint of metric training; pass its `max_depth` (the authors': 20 Hypersim, 80 VKITTI2)."
         )
-    return model_from_official(_weights(checkpoint, path), config)
+    model = model_from_official(_weights(checkpoint, path), config)
+    check_finite(model, path)
+    return model
 
 
 def official_kind(config: DepthAnythingConfig) -> tuple[str, str, int | None]:
@@ -382,6 +385,9 @@ def _check(state_dict: Mapping[str, torch.Tensor], shapes: dict[str, tuple[int, 
     found = {
         "missing": [name for name in shapes if name not in state_dict],
         "unexpected": [name for name in state_dict if name not in shapes],
+        "of no numbers of floating point": [
+            name for name in shapes if name in state_dict and not _is_weight(state_dict[name])
+        ],
         "of another shape": [f"{name} {tuple(state_dict[name].shape)}, not {shapes[name]}" for name in wrong],
     }
     found = {kind: names for kind, names in found.items() if names}
@@ -391,6 +397,11 @@ def _check(state_dict: Mapping[str, torch.Tensor], shapes: dict[str, tuple[int, 
             for kind, names in found.items()
         ]
         raise ValueError("\n".join([f"the weights do not fit. {hint}".strip(), *lines]))
+
+
+def _is_weight(values: torch.Tensor) -> bool:
+    dense = values.layout == torch.strided and not values.is_quantized
+    return values.dtype.is_floating_point and dense and not values.is_meta
 
 
 def _hint(state_dict: Mapping[str, torch.Tensor], config: DepthAnythingConfig) -> str:

@@ -64,7 +64,7 @@ class DepthAnythingImageProcessor(StockProcessor):
             raise ValueError(f"resize_method is {resize_method!r}; it must be one of {RESIZE_METHODS}.")
         self.resize_method = resize_method
         check_processor(self)
-        given = {side: length for side, length in dict(self.size).items() if length is not None}
+        given = {side: length for side, length in dict(self.size or {}).items() if length is not None}
         if not {"height", "width"} <= given.keys():
             raise ValueError(f"size is {given}; it must be {{'height': pixels, 'width': pixels}}.")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from torch import nn
 from transformers.integrations import is_fsdp_enabled
@@ -32,7 +33,12 @@ _HARMLESS = (
     *UNUSED_PARAMETERS, "embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias",
     "position_ids", "relative_position_index", "num_batches_tracked",
 )  # fmt: skip
+_OF_SETTINGS = (AttributeError, IndexError, KeyError, TypeError, ZeroDivisionError, StrictDataclassError)
+_STORED = ("F16", "BF16", "F32", "F64")
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # not those of quantized models
+
+
+LARGEST_SIDE = 1 << 14  # pixels of a network's input, by a processor's file: more would only fill the memory
 
 
 def load_checked(from_pretrained: Callable[..., Any], name: str | os.PathLike, *args: Any, **kwargs: Any) -> tuple:
@@ -55,6 +61,9 @@ def load_checked(from_pretrained: Callable[..., Any], name: str | os.PathLike, *
     if not is_read:
         _check_names(name, model, loading, any_shape)
     check_finite(model, name)
+    folder = _folder_of(name, kwargs.get("revision"))
+    if folder is not None and getattr(model.config, "quantization_config", None) is None:
+        _check_stored(folder)
     return model, loading
 
 
@@ -87,6 +96,26 @@ def _check_names(name: str | os.PathLike, model: nn.Module, loading: dict[str, A
             )
 
 
+def _check_stored(folder: Path) -> None:
+    """Raise a `ValueError` for weights stored as integers, which transformers takes for weights, or in another folder."""
+    index = folder / "model.safetensors.index.json"
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
+    for shard in set(shards):
+        if os.path.isabs(shard) or ".." in Path(shard).parts:
+            raise ValueError(
+                f"{index} names {shard}, outside of its folder; copy the file there, and correct the name."
+            )
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            names = [key for key in file.keys() if not key.endswith(_HARMLESS)]  # noqa: SIM118
+            kinds = {key: file.get_slice(key).get_dtype() for key in names}
+        if strange := min((key for key, kind in kinds.items() if kind not in _STORED), default=None):
+            raise ValueError(
+                f"{path} stores {strange} as {kinds[strange]}, and weights are one of {', '.join(_STORED)}: its values were "
+                "rounded, or it belongs to a quantized model. Save or download the model again."
+            )
+
+
 def check_finite(model: nn.Module, name: str | os.PathLike) -> None:
     """Raise a `ValueError` if a weight of a model is NaN or infinite."""
     if is_fsdp_enabled() and os.environ.get("LOCAL_RANK", "0") != "0":  # filled from the first process, later
@@ -105,7 +134,7 @@ def check_processor(processor: Any) -> None:
     """Raise a `ValueError` if the settings of an image processor would make NaN, or no image at all."""
 
     def refuse(setting: str, value: Any, rule: str) -> None:
-        raise ValueError(f"{setting} is {value}; it must be {rule}.")
+        raise ValueError(f"{setting} is {value!r}; it must be {rule}.")
 
     for setting in ("image_mean", "image_std"):
         values = getattr(processor, setting, None)
@@ -124,8 +153,35 @@ def check_processor(processor: Any) -> None:
     sides = {
         side: length for side, length in dict(getattr(processor, "size", None) or {}).items() if length is not None
     }
-    if any(not (_is_finite(length) and length >= 1) for length in sides.values()):
-        refuse("size", sides, "of positive numbers of pixels")
+    if any(not (_is_finite(length) and 1 <= length <= LARGEST_SIDE) for length in sides.values()):
+        refuse("size", sides, f"of positive numbers of pixels, at most {LARGEST_SIDE}")
+
+
+def check_input(processor: Any, config: Any) -> None:
+    """Raise a `ValueError` if a processor makes colors of images that no model was trained with, or sides that its patches do
+    not fill.
+
+    Example:
+        >>> from transformers import DPTImageProcessorPil
+        >>> check_input(DPTImageProcessorPil(do_rescale=False), None)
+        Traceback (most recent call last):
+        ...
+        ValueError: black and white are 510 apart in the network's input, and mostly 1 to 5: check do_rescale, ...
+    """
+    factor = getattr(processor, "rescale_factor", 1) if getattr(processor, "do_rescale", False) else 1
+    std = getattr(processor, "image_std", None) if getattr(processor, "do_normalize", False) else None
+    for one in std or (1,):
+        if not 0.2 <= (span := 255 * factor / one) <= 25:
+            raise ValueError(
+                f"black and white are {span:.3g} apart in the network's input, and mostly 1 to 5: check do_rescale, "
+                "rescale_factor, do_normalize and image_std."
+            )
+    patch: Any = getattr(config, "patch_size", None)
+    multiple = getattr(processor, "ensure_multiple_of", None)
+    if getattr(config, "model_type", "") == "depth_anything" and not (
+        isinstance(multiple, int) and multiple % patch == 0
+    ):
+        raise ValueError(f"ensure_multiple_of is {multiple}; it must be a multiple of the model's patch size {patch}.")
 
 
 @contextmanager
@@ -134,16 +190,27 @@ def named_damage(name: str | os.PathLike, revision: str | None = None) -> Iterat
     try:
         yield
     except Exception as error:  # a damaged file raises a dozen kinds
-        path = os.fspath(name)
-        if not os.path.isdir(path):
-            with suppress(OSError, ValueError):
-                path = os.path.dirname(
-                    cached_file(path, "config.json", revision=revision, local_files_only=True) or ""
-                )
-        problem = _damage(Path(path)) if os.path.isdir(path) else None
+        folder = _folder_of(name, revision)
+        problem = _damage(folder) if folder is not None else None
+        if problem is None and isinstance(error, _OF_SETTINGS):
+            what = " ".join(str(error).split())
+            problem = (
+                f"the settings of {name} describe no model ({type(error).__name__}: {what}): correct its config.json"
+            )
+        if problem is None and type(error) is ValueError and os.fspath(name) not in str(error):
+            raise ValueError(f"{name}: {error}") from error
         if problem is None:
             raise
         raise ValueError(f"{problem}.") from error
+
+
+def _folder_of(name: str | os.PathLike, revision: str | None) -> Path | None:
+    """Find the folder of a checkpoint, or of its files in the cache; None if it has none."""
+    path = os.fspath(name)
+    if not os.path.isdir(path):
+        with suppress(OSError, ValueError):
+            path = os.path.dirname(cached_file(path, "config.json", revision=revision, local_files_only=True) or "")
+    return Path(path) if os.path.isdir(path) else None
 
 
 def _damage(folder: Path) -> str | None:
@@ -162,6 +229,8 @@ def _damage(folder: Path) -> str | None:
                 content = json.loads(path.read_text(encoding="utf-8"))
                 if not isinstance(content, dict):
                     return f"{path} holds a {type(content).__name__}, not names and values: download it again"
+                if path.name.endswith(".index.json") and not isinstance(content.get("weight_map"), dict):
+                    return f"{path} has no weight_map, the names of weights and their files: download it again"
                 lost = {shard for shard in content.get("weight_map", {}).values() if not (folder / shard).is_file()}
                 if lost:
                     return f"{path} names {min(lost)}, which is not there: download or copy the missing file"

@@ -72,6 +72,8 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
                 f"max_depth is {config.max_depth} with depth_estimation_type='relative'; the head multiplies by it, "
                 "so it must be 1. Set config.max_depth = 1, or depth_estimation_type='metric' if the output is meters."
             )
+        if not (config.max_depth and config.max_depth > 0):
+            raise ValueError(f"max_depth is {config.max_depth}; it must be a positive number of meters.")
         super().__init__(config)
         self.freeze_unused_parameters()
 
@@ -104,6 +106,11 @@ class DepthAnythingForDepthEstimation(StockDepthAnything):
         with_info = kwargs.get("output_loading_info", False)
         folder = checkpoint_folder(pretrained_model_name_or_path)
         model, loading = load_checked(super().from_pretrained, folder, *args, **kwargs)
+        patch, config = getattr(model.config.backbone_config, "patch_size", None), model.config
+        if patch is not None and config.patch_size != patch:
+            raise ValueError(
+                f"{folder}, config.json: patch_size is {config.patch_size}, and that of the encoder {patch}; write the encoder's."
+            )
         model.freeze_unused_parameters()
         return (model, loading) if with_info else model
 

@@ -116,9 +116,9 @@ def point_cloud(
             f"depth has shape {tuple(values.shape)}{''.join(f', {one}' for one in wrong)}; all must be one (height, "
             "width): resize the image to the depth map, or the depth map to the image."
         )
-    if camera.shape not in ((4,), (1, 4)) or not (camera.flatten()[:2] > 0).all():
+    if camera.shape not in ((4,), (1, 4)) or not (camera.isfinite().all() and (camera.flatten()[:2] > 0).all()):
         raise ValueError(
-            f"intrinsics are {camera.tolist()}; they must be fx, fy, cx, cy in pixels of the depth map, fx and fy "
+            f"intrinsics are {camera.tolist()}; they must be fx, fy, cx, cy in pixels of the depth map, finite, fx and fy "
             "above 0: see intrinsics_from_fov."
         )
     valid = valid_mask(values, None if mask is None else torch.tensor(np.asarray(mask, dtype=bool)))

@@ -7,7 +7,8 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, overload
@@ -24,7 +25,7 @@ from depth_anything_hf.maps.geometry import check_space
 from depth_anything_hf.maps.resizing import check_resolution, fixed_aspect, resize_prediction, shaped_size
 from depth_anything_hf.model.bundled import checkpoint_folder
 from depth_anything_hf.model.image_processing import DepthAnythingImageProcessor
-from depth_anything_hf.model.loading import check_finite, check_processor, load_checked, named_damage
+from depth_anything_hf.model.loading import check_finite, check_input, check_processor, load_checked, named_damage
 from depth_anything_hf.model.modeling import NAMES_ON_DISK, DepthAnythingForDepthEstimation
 from depth_anything_hf.prediction.devices import choose_device
 from depth_anything_hf.prediction.stream import ShapeBatches
@@ -184,7 +185,10 @@ def _load_named(name: str, revision: str | None, on_top: tuple[str, ...], **kwar
     config = AutoConfig.from_pretrained(name, revision=revision)
     if config.model_type == "depth_anything":
         model = DepthAnythingForDepthEstimation.from_pretrained(name, revision=revision, **kwargs)
-        return model, DepthAnythingImageProcessor.from_pretrained(name, revision=revision or "main")
+        processor = DepthAnythingImageProcessor.from_pretrained(name, revision=revision or "main")
+        with _named_settings(name):
+            check_input(processor, config)
+        return model, processor
     if type(config) not in AutoModelForDepthEstimation._model_mapping:
         raise ValueError(
             f"{name} is of type {config.model_type!r}, which estimates no depth; choose a checkpoint that "
@@ -192,11 +196,18 @@ def _load_named(name: str, revision: str | None, on_top: tuple[str, ...], **kwar
         )
     model, _ = load_checked(AutoModelForDepthEstimation.from_pretrained, name, revision=revision, **kwargs)
     processor = AutoImageProcessor.from_pretrained(name, revision=revision)
-    try:
+    with _named_settings(name):
         check_processor(processor)
+        check_input(processor, config)
+    return model, processor
+
+
+@contextmanager
+def _named_settings(name: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"{name}, preprocessor_config.json: {error}") from error
-    return model, processor
 
 
 _SPACE_OF = {"dpt": "disparity", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth", "tipsv2_dpt": "depth"}
@@ -274,6 +285,11 @@ def _load_merged(
             f"{path} names {base} as base_model_name_or_path, which is the adapter itself, or one that lies on it; write the "
             "Hub id or folder of the model that it was trained on."
         )
+    if os.path.isabs(base) and not os.path.isdir(base):
+        raise FileNotFoundError(
+            f"{path} names {base} as base_model_name_or_path, which is no folder here; write the Hub id or folder of the model "
+            "that it was trained on."
+        )
     if os.path.isdir(name) and not list(Path(name).glob("adapter_model.*")):
         raise FileNotFoundError(
             f"{name} holds {os.path.basename(path)} and no adapter_model.safetensors; copy that, too."
@@ -291,8 +307,8 @@ def _load_merged(
         adapted = PeftModel.from_pretrained(model, name, key_mapping=names, revision=revision)
         strangers = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
         strangers ^= load_peft_weights(name, device="cpu", key_mapping=names, revision=revision).keys()
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"the adapter {name} does not fit {base}: {error}") from error
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, re.error) as error:
+        raise ValueError(f"the adapter {name} does not fit {base}: {' '.join(str(error).split())[:300]}") from error
     if strangers:
         raise ValueError(
             f"the adapter {name} does not fit {base}: {len(strangers)} of their weights have no counterpart, such as "

@@ -53,7 +53,7 @@ def adapter_base(name: str, revision: str | None = None) -> str | None:
     if found is None:
         return None
     path, config = found
-    if not config.get("base_model_name_or_path"):
+    if not isinstance(config.get("base_model_name_or_path") or None, str):
         raise ValueError(
             f"{path} does not say which model the adapter belongs to; write its Hub id or folder there, as "
             "base_model_name_or_path."

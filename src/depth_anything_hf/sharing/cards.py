@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from depth_anything_hf.data.image_files import readable_formats
+from depth_anything_hf.data.image_files import opened_image
 from depth_anything_hf.data.markdown import escaped, table
 from depth_anything_hf.data.whole_files import replacing, write_whole
 from depth_anything_hf.pictures.visualization import prediction_row, sheet
@@ -84,12 +84,19 @@ class Provenance:
         if not path.is_file():
             return cls()
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["weights"] != files_digest(folder):
+        try:
+            record = cls(**found | {"sources": [Source(*source) for source in found["sources"]]})
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no record of how a checkpoint came to be ({type(error).__name__}: {error}); remove it to share the "
+                "weights without one."
+            ) from error
+        if record.weights != files_digest(folder):
             raise ValueError(
                 f"{path} describes other weights than those beside it. Call the trainer's create_model_card after saving "
                 "the weights, or remove the file to share them without a record."
             )
-        return cls(**found | {"sources": [Source(*source) for source in found["sources"]]})
+        return record
 
     def save(self, folder: Path) -> None:
         """Write the record to a checkpoint folder."""
@@ -197,7 +204,7 @@ def put_picture(target: Path, picture: Path | None, model: nn.Module, processor:
     if picture is None:
         page = draw_scenes(model, processor)
     else:
-        with Image.open(picture, formats=readable_formats()) as opened:
+        with opened_image(picture) as opened:
             page = opened.convert("RGB")
     page.thumbnail((WIDEST, 4 * WIDEST))
     with replacing(target) as partial:

@@ -45,6 +45,7 @@ from depth_anything_hf.sharing.licenses import (
     license_id,
     settle_license,
     source_of,
+    stated_license,
 )
 from depth_anything_hf.sharing.upload import check_token, plain_errors, upload_files
 
@@ -312,8 +313,8 @@ def _check_own_card(folder: Path, provenance: Provenance, given: Sequence[Any]) 
         )
     data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
     names = data.get("base_model") or []
-    bases = [source_of(BASE, name) for name in ([names] if isinstance(names, str) else names)]
-    return settle_license(data.get("license") or UNKNOWN, [*bases, *provenance.sources])
+    bases = [source_of(BASE, str(name)) for name in (names if isinstance(names, list) else [names])]
+    return settle_license(stated_license(data), [*bases, *provenance.sources])
 
 
 def _check_private(repo_id: str, repo_type: str) -> None:

@@ -77,7 +77,7 @@ def license_of(name: str, kind: str = "model") -> str:
         return UNKNOWN
     try:
         ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
-        return _stated(ask(name, timeout=5).card_data)
+        return stated_license(ask(name, timeout=5).card_data)
     except Exception:  # no network, no such repository, or one that this user may not read
         return UNKNOWN
 
@@ -180,7 +180,8 @@ def check_base(base: str) -> None:
     A base is a folder on this machine; or an id of the Hub that is the official name of a model, is in the cache, or that the
     Hub knows.
     """
-    if os.path.exists(checkpoint_folder(base)) or license_of(base) != UNKNOWN:
+    is_one_name = is_hub_id(base) or "/" not in base or os.path.isfile(base)  # no address, no id with more after it
+    if os.path.isdir(checkpoint_folder(base)) or (is_one_name and license_of(base) != UNKNOWN):
         return
     if not is_hub_id(base):
         raise ValueError(f"base is {base!r}, which is neither a folder here nor an id of the Hub, owner/name.")
@@ -225,8 +226,8 @@ def _license_of_folder(folder: Path, kind: str) -> str:
             data = (ModelCard if kind == "model" else DatasetCard).load(card, ignore_metadata_errors=True).data
         except Exception:  # no card, but some other README
             data = None
-        if _stated(data) != UNKNOWN:
-            return _stated(data)
+        if stated_license(data) != UNKNOWN:
+            return stated_license(data)
     if (folder / "adapter_config.json").is_file():
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
         return most_restrictive([UNKNOWN, license_of(base) if base else UNKNOWN])
@@ -235,7 +236,7 @@ def _license_of_folder(folder: Path, kind: str) -> str:
     return _OFFICIAL[0][1] if known else UNKNOWN
 
 
-def _stated(data) -> str:
+def stated_license(data) -> str:
     """Return the license on a card, by its id if the Hub has one; "unknown" without."""
     stated = (data and data.get("license")) or UNKNOWN
     ids = []
