@@ -47,3 +47,9 @@ def test_main__help_does_not_import_torch():
         "import sys; from depth_anything_hf.cli.main import main; main(['--help']); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_main__closed_output_is_no_error(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)  # as after `>&-`
+    monkeypatch.setattr("depth_anything_hf.cli.predict.main", lambda words: 0)
+    assert main(["predict", "a.png"]) == 0

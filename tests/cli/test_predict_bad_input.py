@@ -212,3 +212,27 @@ def test_alone_in__the_second_waits_for_the_first(tmp_path):
         other.start()
         assert not entered.wait(0.2)
     assert entered.wait(10)
+
+
+def test_predict__names_stay_on_their_lines(checkpoint, tmp_path, capsys):
+    (tmp_path / "a\nb\x1b[31m.jpg").write_bytes(b"")
+    assert (
+        main(["predict", str(tmp_path / "a\nb\x1b[31m.jpg"), "--model", checkpoint, "--out", str(tmp_path / "out")])
+        == 1
+    )
+    error = capsys.readouterr().err
+    assert "a\\nb\\x1b[31m.jpg: cannot identify image file" in error
+    assert "\x1b[31m" not in error
+
+
+def test_predict__no_name_is_not_this_folder(checkpoint, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(photos)
+    assert main(["predict", "", "--model", checkpoint, "--out", str(tmp_path / "out")]) == 1
+    assert "'' does not exist; check the path" in capsys.readouterr().err
+
+
+def test_predict__model_that_is_a_file(photos, tmp_path, capsys):
+    (tmp_path / "depth_anything_v2_vits.pth").write_bytes(b"x")
+    options = ["--model", str(tmp_path / "depth_anything_v2_vits.pth"), "--out", str(tmp_path / "out")]
+    assert main(["predict", str(photos / "a.png"), *options]) == 1
+    assert "vits.pth is a file; a checkpoint is a folder with config.json" in capsys.readouterr().err

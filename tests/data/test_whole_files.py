@@ -135,3 +135,15 @@ def test_save_depth__is_whole_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="Expecting value"):
         save_depth(tmp_path / "a", np.ones((2, 3)))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_replacing__array_on_a_full_disk(tmp_path):
+    script = (
+        "import resource, sys, numpy as np; from pathlib import Path; from depth_anything_hf.data.whole_files import replacing\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "with replacing(Path(sys.argv[1])) as partial, partial.open('wb') as stream:\n"
+        "    np.save(stream, np.zeros(4000))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path / "a.npy"], capture_output=True, text=True)
+    assert f"No space left on device: '{tmp_path / 'a.npy'}'" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

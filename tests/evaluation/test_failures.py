@@ -13,7 +13,7 @@ from PIL import Image
 
 from depth_anything_hf.cli.main import main
 from depth_anything_hf.data.folder import load_folder, write_image_folder
-from depth_anything_hf.data.records import encode_record
+from depth_anything_hf.data.records import DepthSample, encode_record
 from depth_anything_hf.evaluation.compare import PRIOR, compare, open_samples, score_models
 from depth_anything_hf.evaluation.contestants import Contestant, KeptPredictions
 from depth_anything_hf.evaluation.evaluate_metric import DepthEstimationMetric
@@ -281,3 +281,23 @@ def test_metric__broken_prediction_is_named_by_its_place():
             predictions=[torch.rand(SIZE), torch.full(SIZE, math.nan)], references=[torch.rand(SIZE) + 1] * 2
         )
     assert scorer.compute()["images"] == 2  # nothing of the broken batch
+
+
+@pytest.mark.parametrize("card", ["[]", "{}", "null"])
+def test_kept_predictions__card_that_is_none(card, tmp_path):
+    (tmp_path / "red").mkdir()
+    (tmp_path / "red" / "contestant.json").write_text(card)
+    with pytest.raises(ValueError, match=r"contestant\.json is no card of kept predictions"):
+        KeptPredictions("red", tmp_path)
+
+
+def test_kept_predictions__of_another_shape(tmp_path):
+    (tmp_path / "red").mkdir()
+    (tmp_path / "red" / "contestant.json").write_text('{"sources": ["", ""], "metric": true, "revision": "a"}')
+    for index, shape in enumerate(((30, 40), (40, 30))):
+        np.save(tmp_path / "red" / f"{index:06d}.npy", np.ones(shape, np.float32))
+    samples = [DepthSample(Image.new("RGB", (80, 60)))] * 2
+    kept = KeptPredictions("red", tmp_path)
+    assert kept.predictions([0], samples[:1])[0].shape == (30, 40)
+    with pytest.raises(ValueError, match=r"000001\.npy is 30 x 40, and its image 80 x 60"):
+        kept.predictions([1], samples[1:])

@@ -50,6 +50,18 @@ def going_on(file: Path, problems: dict[Path, str], what: str = "could not read 
         problems[file] = what + (str(error) if str(error).startswith(str(file)) else f"{file}: {error}")
 
 
+def on_one_line(text: str) -> str:
+    r"""Escape what would move or color a terminal's text, or fake a line of its own: a file may have any name.
+
+    Example:
+        >>> print(on_one_line("a\nb\x1b[31m.jpg"))
+        a\nb\x1b[31m.jpg
+    """
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text
+    )
+
+
 class Kind(NamedTuple):
     """The inputs of a command: their name in the singular, and the endings for searching folders."""
 
@@ -84,13 +96,13 @@ def find_inputs(
     for name in names:
         search = Photographs(name, kind.extensions)
         named = search.given.exists() and not search.given.is_dir()  # a pipe is named when it is opened
-        files = [search.given] if named else list(search)
+        files = [search.given] if named else list(search) if name else []  # "" is an unset variable, not this folder
         if skipped := search.describe_skipped():
             print(f"{name}: {skipped}")
         if not files:
-            if not search.given.exists() and not glob.has_magic(name):
+            if not name or (not search.given.exists() and not glob.has_magic(name)):
                 advice = f"check the path, and give {kind.name} files, folders or a glob in quotes."
-                raise FileNotFoundError(f"{name} does not exist; {advice}")
+                raise FileNotFoundError(f"{name or repr(name)} does not exist; {advice}")
             raise FileNotFoundError(
                 f"{name} {'holds' if search.given.exists() else 'matches'} no {kind.name} ({', '.join(kind.extensions)}); "
                 "give folders or a glob in quotes that do, or name the files themselves, whatever their endings."

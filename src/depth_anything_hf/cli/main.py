@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     module = import_module(f"depth_anything_hf.cli.{name.replace('-', '_')}")
     try:
         code = module.main(rest) or 0
-        sys.stdout.flush()  # the error of a closed pipe comes here, not when Python ends
+        print(end="", flush=True)  # the error of a closed pipe comes here, not when Python ends
         return code
     except KeyboardInterrupt:
         print(f"depth-anything-hf {name}: stopped.{KEPT.get(name, '')}", file=sys.stderr)

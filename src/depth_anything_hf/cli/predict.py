@@ -143,7 +143,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
-    from depth_anything_hf.cli.inputs import Kind, find_inputs, name_outputs, open_predictor, output_files
+    from depth_anything_hf.cli.inputs import Kind, find_inputs, name_outputs, on_one_line, open_predictor, output_files
     from depth_anything_hf.data.image_files import RAISE_LIMIT
     from depth_anything_hf.data.photographs import IMAGE_EXTENSIONS
 
@@ -170,9 +170,9 @@ def _run(options: argparse.Namespace) -> int:
         written_of = f"{len(found) - len(problems)} of {len(found)} images written to {options.out}"
         print(f"{written_of} ({predictor.space})")
         for line in dict.fromkeys([*hint_at_better(options.model), *writer.notes]):  # each once
-            print(line)
+            print(on_one_line(line))
     for problem in problems.values():
-        print(problem.replace(RAISE_LIMIT, "raise --max-megapixels"), file=sys.stderr)
+        print(on_one_line(problem.replace(RAISE_LIMIT, "raise --max-megapixels")), file=sys.stderr)
     return 1 if problems else 0
 
 

@@ -66,7 +66,15 @@ def main(arguments: list[str]) -> int:
     """Parse and run; broken clips are listed at the end, and the exit code is 1."""
     options = make_parser().parse_args(arguments)
 
-    from depth_anything_hf.cli.inputs import Kind, check_out, find_inputs, going_on, name_outputs, open_predictor
+    from depth_anything_hf.cli.inputs import (
+        Kind,
+        check_out,
+        find_inputs,
+        going_on,
+        name_outputs,
+        on_one_line,
+        open_predictor,
+    )
     from depth_anything_hf.prediction.video import OUTPUTS, save_video_depth
 
     out = options.out.expanduser()  # shells leave the ~ in --out=~/depth
@@ -82,13 +90,13 @@ def main(arguments: list[str]) -> int:
             report = save_video_depth(file, stem, predictor, options.outputs, options.smoothing, options.batch_size)
             cuts = f", scene cuts at {', '.join(f'{time:.2f} s' for time in report.cuts)}" if report.cuts else ""
             written = ", ".join(map(str, report.files.values()))
-            print(f"{file}: {report.frames} frames ({predictor.space}){cuts}: {written}")
+            print(on_one_line(f"{file}: {report.frames} frames ({predictor.space}){cuts}: {written}"))
             if report.problems:
                 problems[file] = f"{file} is broken: {'; '.join(report.problems)}; what could be decoded is written"
     for line in hint_at_better(options.model):
         print(line)
     for problem in problems.values():
-        print(problem, file=sys.stderr)
+        print(on_one_line(problem), file=sys.stderr)
     return 1 if problems else 0
 
 

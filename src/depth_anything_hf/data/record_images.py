@@ -38,9 +38,8 @@ class RecordImage(datasets.Image):
         if self.folders is None and value.get("bytes") is None and is_address(value.get("path") or ""):
             return super().decode_example(value, token_per_repo_id)
         image = upright(open_image(value, "image", self.folders))
-        image.info["file"] = value.get(
-            "path"
-        )  # named by errors; `datasets` would write an image's filename in its place
+        # Named by errors; `datasets` would write an image's `filename` in its place.
+        image.info["file"] = value.get("path")
         if self.squeezed:
             image.info["squeezed"] = True
         return image

@@ -6,6 +6,7 @@ import errno
 import functools
 import hashlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -60,6 +61,12 @@ def replacing(file: Path, flush: bool = True) -> Iterator[Path]:
     try:
         yield partial
         put_in_place(partial, file, flush)
+    except OSError as error:
+        if error.errno is None and re.search(
+            r"requested and \d+ written", str(error)
+        ):  # NumPy's words for a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

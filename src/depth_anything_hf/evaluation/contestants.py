@@ -83,8 +83,13 @@ class KeptPredictions:
                 "under the same name of the model."
             )
         card = json.loads(path.read_text(encoding="utf-8"))
-        self.folder, self.sources = folder, card["sources"]
-        self.metric, self.revision = card["metric"], card["revision"]
+        try:
+            self.folder, self.sources = folder, card["sources"]
+            self.metric, self.revision = card["metric"], card["revision"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no card of kept predictions; make them again with `save_predictions`."
+            ) from error
 
     def predictions(self, indices: Sequence[int], samples: Sequence[Any]) -> list[torch.Tensor]:
         """Read the predictions of samples; raise a `ValueError` if they are of other images, or broken."""
@@ -95,9 +100,9 @@ class KeptPredictions:
                     f"prediction {index} in {self.folder} is of {kept}, and the image is {sample.source}; "
                     "score them on the dataset and split they were made on."
                 )
-        return [self._read(_kept(self.folder, index)) for index in indices]
+        return [self._read(_kept(self.folder, i), sample.image) for i, sample in zip(indices, samples, strict=True)]
 
-    def _read(self, path: Path) -> torch.Tensor:
+    def _read(self, path: Path, image: Image.Image) -> torch.Tensor:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is no file; the prediction was not kept, or was removed.")
         with reading(path):
@@ -105,6 +110,12 @@ class KeptPredictions:
         if values.ndim != 2 or values.dtype.kind != "f" or not values.size:
             raise ValueError(
                 f"{path} has {values.dtype} of shape {values.shape}; a prediction is float (height, width)."
+            )
+        height, width = values.shape
+        if not 0.9 < (height * image.width) / (width * image.height) < 1.1:
+            raise ValueError(
+                f"{path} is {width} x {height}, and its image {image.width} x {image.height} (width x height): it is of another "
+                "image, or turned."
             )
         return torch.from_numpy(values).float()
 

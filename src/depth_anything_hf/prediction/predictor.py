@@ -179,6 +179,11 @@ def _load_named(name: str, revision: str | None, on_top: tuple[str, ...], **kwar
     name = checkpoint_folder(name)
     if not os.path.exists(name) and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
         raise FileNotFoundError(f"{name} does not exist; give a folder, or the id of a model on the Hub.")
+    if os.path.isfile(name):
+        raise NotADirectoryError(
+            f"{name} is a file; a checkpoint is a folder with config.json. One of the authors' files becomes such a folder by "
+            "depth-anything-hf convert."
+        )
     base = adapter_base(name, revision)
     if base is not None:
         return _load_merged(name, base, revision, on_top, **kwargs)

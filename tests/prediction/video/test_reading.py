@@ -194,3 +194,13 @@ def test_reader__refuses_a_video_without_a_frame_that_can_be_decoded(write_clip,
 def test_reader__missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no\.mp4: no such file"):
         VideoReader(tmp_path / "no.mp4")
+
+
+@pytest.mark.parametrize(
+    "text", ["ffconcat version 1.0\nfile 'clip.mp4'\n", "#EXTM3U\n#EXTINF:1,\nclip.mp4\n#EXT-X-ENDLIST\n"]
+)
+def test_reader__text_that_names_other_files_opens_none(text, write_clip, corners, tmp_path):
+    clip = write_clip("clip.mp4", [corners] * 3)
+    (clip.parent / "list.mp4").write_text(text)
+    with pytest.raises(ValueError, match="cannot be opened as a video"):
+        VideoReader(clip.parent / "list.mp4")

@@ -16,6 +16,12 @@ from depth_anything_hf.data.image_files import check_image_size
 
 _MISSING_END = 0.5  # seconds that a whole file may lack: the length of another stream, rounded
 
+# FFmpeg reads more, but some of those open further files, which a text in the place of a video names (concat, HLS, DASH).
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpegtsraw,mpeg,mpegvideo,flv,live_flv,kux,asf,ogg,mxf,mxg,gxf,dv,nut,nuv,rm,"
+    "ivf,obu,h261,h263,h264,hevc,vvc,m4v,mjpeg,gif,apng,webp,wtv,dhav,yuv4mpegpipe,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+)
+
 
 class Frame(NamedTuple):
     """A frame of a video."""
@@ -61,7 +67,7 @@ class VideoReader:
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file, or a folder, pipe or device; check the path.")
         try:
-            self._container = av.open(str(self.path))
+            self._container = av.open(str(self.path), options={"format_whitelist": _FORMATS})
         except Exception as error:  # FFmpeg's errors have many classes, and its texts any encoding
             raise ValueError(
                 f"{self.path} cannot be opened as a video ({error}); it is none, or it was cut off: an MP4 whose "
