@@ -29,7 +29,9 @@ class ImageFileError(OSError, ValueError):
 
 
 @contextlib.contextmanager
-def opened_image(source: str | os.PathLike | bytes, name: str | os.PathLike | None = None) -> Iterator[Image.Image]:
+def opened_image(
+    source: str | os.PathLike | bytes, name: str | os.PathLike | None = None, any_shape: bool = False
+) -> Iterator[Image.Image]:
     """Open an image in a `with` statement, and make each failure to decode it, there or inside the block, an `ImageFileError`.
 
     Size and aspect are checked before a pixel is decoded.
@@ -37,6 +39,7 @@ def opened_image(source: str | os.PathLike | bytes, name: str | os.PathLike | No
     Args:
         source: A regular file, or the bytes of one.
         name: For messages; default: the file.
+        any_shape: Allow any ratio of the sides, for an image that no network sees.
 
     Raises:
         ImageFileError: It is no regular file, none of `FORMATS`, broken, too large or too narrow.
@@ -56,7 +59,8 @@ def opened_image(source: str | os.PathLike | bytes, name: str | os.PathLike | No
             io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as stream,
             Image.open(stream, formats=readable_formats()) as image,
         ):
-            check_image_size(image.height, image.width)
+            if not any_shape:
+                check_image_size(image.height, image.width)
             yield image
     except ImageFileError:
         raise

@@ -204,7 +204,7 @@ def put_picture(target: Path, picture: Path | None, model: nn.Module, processor:
     if picture is None:
         page = draw_scenes(model, processor)
     else:
-        with opened_image(picture) as opened:
+        with opened_image(picture, any_shape=True) as opened:
             page = opened.convert("RGB")
     page.thumbnail((WIDEST, 4 * WIDEST))
     with replacing(target) as partial:
