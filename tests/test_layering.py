@@ -110,6 +110,7 @@ def import_graph() -> dict[str, set[str]]:
     return graph
 
 
+@pytest.mark.slow
 def test_imports__have_no_circle():
     graph, done = import_graph(), set()
 

@@ -45,6 +45,7 @@ def test_predict__threads_do_not_mix_up_their_resolutions(save_checkpoint, noise
         np.testing.assert_array_equal(depth, right[resolution])
 
 
+@pytest.mark.slow
 def test_predict__keeps_the_last_two_checkpoints(save_checkpoint, noise_image, monkeypatch):
     loaded = []
 

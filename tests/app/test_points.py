@@ -109,6 +109,7 @@ def test_draw_points__on_the_prediction_that_is_seen(make_session):
     assert not np.array_equal(seen, np.asarray(draw_points(session)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 4), (700, 480)])
 def test_hover_maps__give_the_nearest_pixels(shape, make_session):
     depth = np.random.default_rng(0).uniform(1, 9, shape).astype(np.float32)

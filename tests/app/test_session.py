@@ -40,6 +40,7 @@ def predict(save_checkpoint, tmp_path):
     return predict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_predict_files__writes_what_the_predict_command_writes(count, predict, photos, tmp_path):
     session, _ = predict(photos[:2], count)

@@ -120,6 +120,7 @@ def test_convert__version_is_required_and_says_why(official_file, tmp_path, caps
     assert "--size is required" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -219,6 +219,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.slow
 def test_every_option_that_a_text_names_exists():
     """In the texts of a subcommand, one of its own; in the library's and in command lines, one of any subcommand."""
     options = {

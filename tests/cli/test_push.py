@@ -17,6 +17,7 @@ def student(make_model, tiny_processor, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_push__says_what_goes_where(hub, student, capsys):
     picture = student / "card_image.png"
     options = ["--base", "facebook/dinov2-small", "--training-data", "me/rooms", "--training-data", "NYU Depth V2"]

@@ -59,6 +59,7 @@ def test_video__takes_a_file_of_any_name(checkpoint, clip, tmp_path):
         assert len(list(reader)) == 6
 
 
+@pytest.mark.slow
 def test_video__names_broken_clips_and_goes_on(checkpoint, clip, tmp_path, capsys):
     (clip.parent / "a.mp4").write_bytes(b"no video")
     noise = np.random.default_rng(0).integers(0, 255, (50, 48, 64, 3), dtype=np.uint8)

@@ -76,6 +76,7 @@ def test_load_images__names_the_file(damage, tmp_path):
         photographs[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("broken", ["images/000001.png", "depth/000001.png"])
 @pytest.mark.parametrize("workers", [0, 1])

@@ -176,6 +176,7 @@ def test_any_folder_name(tmp_path, name):
     assert load_folder(save_by_hand(tmp_path / name, ["0.png"]))[0]["depth_map"].mode == "I;16"
 
 
+@pytest.mark.slow
 def test_types_do_not_depend_on_the_first_rows(tmp_path):
     folder = save_by_hand(tmp_path, ["0.png"], source=["2024-01-31"])
     line = json.loads((folder / "metadata.jsonl").read_text()) | {"notes": "x" * 4000}

@@ -63,6 +63,7 @@ def test_a_metric_model_learns_nothing_from_a_disparity_record():
         label(decode([[1, 2]], space="disparity"), "metric")
 
 
+@pytest.mark.slow
 def test_real_data(real_data):
     for row in load_folder(real_data).select(range(0, 52, 4)):
         sample = decode_record(row)

@@ -132,6 +132,7 @@ def test_open_contestant__metric_model_is_not_aligned(make_model, tiny_processor
     assert scores["scores"]["m"]["abs_rel"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "metric"),
     [("dpt", False), ("zoedepth", True), ("glpn", True), ("depth_pro", True), ("prompt_depth_anything", True)],

@@ -185,6 +185,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("break_", "message"), FILES.values(), ids=FILES)
 def test_kept_predictions__broken_file_costs_only_its_own_score(break_, message, kept, tmp_path):
     folder, records = kept
@@ -209,6 +210,7 @@ def test_compare__failed_images_are_known_to_the_kept_predictions(tmp_path):
     assert [line["source"] for line in lines[:4]] == ["image 0", "", "image 2", "image 3"]
 
 
+@pytest.mark.slow
 def test_compare__killed_run_leaves_no_card_for_predictions_of_two_runs(kept):
     folder, records = kept
     with pytest.raises(KeyboardInterrupt):
@@ -245,6 +247,7 @@ def test_compare__broken_photograph_of_da2k_costs_only_its_own_pairs(tmp_path):
     assert "3 images could not be scored" in (tmp_path / "out" / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_evaluate__names_what_is_broken_and_ends_with_1(make_model, tiny_processor, tmp_path, capsys):
     for part in (make_model(), tiny_processor):
         part.save_pretrained(tmp_path / "model")

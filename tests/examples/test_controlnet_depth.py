@@ -131,6 +131,7 @@ def test_depth_decides_the_picture(script, painters, kind):
     assert np.array_equal(paint(slope, scale=0.0), paint(slope.T, scale=0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "resolution", "expected"),
     [((80, 60), 32, (32, 48)), ((60, 80), 32, (48, 32)), ((64, 64), None, (64, 64)), ((100, 101), 48, (48, 48))],
@@ -140,6 +141,7 @@ def test_generated_size(script, painters, size, resolution, expected):
     assert script.generated_size(Image.new("RGB", size), pipe, resolution) == expected
 
 
+@pytest.mark.slow
 def test_errors(script, arguments, painters, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"32 numbers a token, and .*sd writes 16: it was trained for another base"):
         script.load_pipeline(painters["sd"][0], painters["sdxl"][1], "cpu")

@@ -403,6 +403,7 @@ def test_make_optimizer__two_rates_and_what_does_not_decay(example, build, decod
         assert of["model.pixel_level_module.decoder.input_projections.0.1.weight"] == pytest.approx((0.03, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["mask2former", "upernet"])
 def test_models__accumulated_gradients_are_means(example, build, tmp_path, decoder):
     """The Trainer must divide the loss by the accumulation steps, though the models' forward takes any keyword."""

@@ -154,6 +154,7 @@ def test_training_lowers_the_loss_of_a_fixed_batch(script, bases, batch, kind):
     assert history[-1] < 0.9 * history[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_the_target_by_its_formula(script, batch, tmp_path, prediction_type):
     pipe = script.load_pipeline(save_base(tmp_path, "sd", prediction_type), None, CPU, torch.float32)

@@ -49,6 +49,7 @@ def test_example__shows_the_clip_and_its_depth_before_and_after(
     assert "scale corrected by" in printed
 
 
+@pytest.mark.slow
 def test_example__says_what_is_broken(load_example, make_model, tiny_processor, tmp_path, capsys):
     for part in (make_model(), tiny_processor):
         part.save_pretrained(tmp_path / "model")

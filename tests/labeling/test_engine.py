@@ -83,6 +83,7 @@ def test_label_images__reference_keeps_the_path(label, labeled, photos, tmp_path
         np.testing.assert_array_equal(sample.image, originals[source].image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parquet", "tar"])
 def test_label_images__same_labels_from_shards(kind, label, labeled, photos, tmp_path):
     files = sorted(path for path in photos.rglob("*.*"))

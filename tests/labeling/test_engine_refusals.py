@@ -142,6 +142,7 @@ def say(save_teacher, tmp_path):
     return save
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weight", "bias", "max_depth"), [(0, 0.5, None), (0, -1, None), (0, 0, None), (0, 99, 10.0)])
 def test_pseudo_label__a_constant_teacher_labels_nothing(
     weight, bias, max_depth, say, photos, rejects, tmp_path, capsys

@@ -11,6 +11,7 @@ from depth_anything_hf.labeling import engine
 from depth_anything_hf.sharing.hub import push_to_hub
 
 
+@pytest.mark.slow
 def test_push_folder__uploads_the_set_alone(hub, label, tmp_path):
     out = tmp_path / "out"
     label(out, push_to_hub="me/labels")
@@ -29,6 +30,7 @@ def test_push_folder__set_is_read_from_the_hub(hub, label, tmp_path):
     assert [row["source"] for row in found] == list(load_folder(tmp_path / "out")["source"])
 
 
+@pytest.mark.slow
 def test_push_folder__failure_is_made_good_by_the_same_command(hub, label, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
@@ -62,6 +64,7 @@ def test_push_folder__shards_of_an_older_set_go(hub, label, tmp_path):
     assert len(kept) == 2
 
 
+@pytest.mark.slow
 def test_push_to_hub__set_with_the_license_of_its_teacher(hub, label, teacher, tmp_path):
     bound = tmp_path / "Depth-Anything-V2-Large-hf"
     shutil.copytree(teacher, bound)

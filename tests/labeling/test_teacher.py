@@ -100,6 +100,7 @@ def test_own_resolution__of_a_processor_that_takes_images_as_large_as_they_are(s
     assert own_resolution(processor, preparation_of(processor)) == 518
 
 
+@pytest.mark.slow
 def test_label_images__resolution_left_out_is_that_of_a_prediction(label, photos, tmp_path):
     """A squeezed shape and another patch: mini's labels are mini's predictions."""
     manifest = label(tmp_path / "out", model=MINI, resolution=None, limit=3)

@@ -380,6 +380,7 @@ def test_loss__same_value_and_gradient_when_repeated_on_ties(loss):
     assert torch.equal(*gradients)
 
 
+@pytest.mark.slow
 @every_loss
 def test_loss__traces_as_one_graph(loss):
     torch._dynamo.reset()

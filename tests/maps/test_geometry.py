@@ -100,6 +100,7 @@ def test_masked_median__equal_value_outside_the_mask_gets_no_gradient():
     assert values.grad.tolist() == [[[0.0, 0.0, 1.0, 0.0]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_kth_smallest__selects_what_sorting_finds(dtype):
     generator = torch.Generator().manual_seed(0)

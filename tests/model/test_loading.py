@@ -349,6 +349,7 @@ def test_resume__of_the_stock_trainer_leaves_no_weight_out(names, make_model, tm
 # --- precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_load_model__half_precision_is_float32_on_a_cpu_unless_asked_for(dtype, folders, tmp_path):
     model = DepthAnythingForDepthEstimation.from_pretrained(folders / "whole").to(dtype)

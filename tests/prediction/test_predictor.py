@@ -243,6 +243,7 @@ def test_check_prediction__a_constant_one_is_said():
 # --- adapters that are not what their files say
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

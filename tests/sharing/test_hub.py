@@ -95,6 +95,7 @@ def test_push_to_hub__model_loads_by_its_id(hub, student, noise_image):
     assert depth.shape == (40, 60)
 
 
+@pytest.mark.slow
 def test_push_to_hub__snippet_of_the_card_runs(hub, student, noise_image, tmp_path, monkeypatch):
     push_to_hub(student, "me/student")
     (snippet,) = re.findall(r"```python\n(.*?)```", hub.model("me/student").files["README.md"].decode(), re.DOTALL)
@@ -105,6 +106,7 @@ def test_push_to_hub__snippet_of_the_card_runs(hub, student, noise_image, tmp_pa
     assert names["depth"].shape == (40, 60)
 
 
+@pytest.mark.slow
 def test_push_to_hub__private_repository_needs_the_token(hub, student, monkeypatch):
     push_to_hub(student, "me/secret", private=True)
     monkeypatch.setenv("HF_TOKEN", "hf_ofSomebodyElse")
@@ -155,6 +157,7 @@ def _token(monkeypatch):
 # --- again, and after a break
 
 
+@pytest.mark.slow
 def test_push_to_hub__again_sends_nothing(hub, student):
     push_to_hub(student, "me/student")
     commits, uploads = len(hub.model("me/student").commits), list(hub.uploads)
@@ -162,6 +165,7 @@ def test_push_to_hub__again_sends_nothing(hub, student):
     assert (len(hub.model("me/student").commits), hub.uploads) == (commits, uploads)
 
 
+@pytest.mark.slow
 def test_push_to_hub__again_sends_what_changed(hub, student):
     push_to_hub(student, "me/student")
     hub.uploads.clear()
@@ -173,6 +177,7 @@ def test_push_to_hub__again_sends_what_changed(hub, student):
     assert ModelCard(after["README.md"].decode()).data.datasets == ["me/rooms"]
 
 
+@pytest.mark.slow
 def test_push_to_hub__upload_that_breaks_once_is_taken_up_by_the_client(hub, student):
     hub.breaks["upload"] = 1
     push_to_hub(student, "me/student")
@@ -180,6 +185,7 @@ def test_push_to_hub__upload_that_breaks_once_is_taken_up_by_the_client(hub, stu
     assert hub.model("me/student").files.keys() >= PUSHED
 
 
+@pytest.mark.slow
 def test_push_to_hub__upload_that_keeps_breaking_is_finished_by_the_same_call(hub, student):
     hub.breaks["upload"] = 100
     with pytest.raises(OSError, match=r"me/student was not uploaded .*; repeat the same command: what arrived is not"):
@@ -191,6 +197,7 @@ def test_push_to_hub__upload_that_keeps_breaking_is_finished_by_the_same_call(hu
     assert hub.model("me/student").files.keys() >= PUSHED
 
 
+@pytest.mark.slow
 def test_push_to_hub__what_arrived_before_the_break_is_not_sent_again(hub, student):
     hub.breaks["commit"] = 1
     with pytest.raises(OSError, match="repeat the same command"):
@@ -202,6 +209,7 @@ def test_push_to_hub__what_arrived_before_the_break_is_not_sent_again(hub, stude
     assert hub.model("me/student").files.keys() >= PUSHED
 
 
+@pytest.mark.slow
 def test_push_to_hub__commit_whose_answer_is_lost_is_not_made_twice(hub, student):
     hub.breaks["answer"] = 1
     with pytest.raises(OSError, match="repeat the same command"):
@@ -211,6 +219,7 @@ def test_push_to_hub__commit_whose_answer_is_lost_is_not_made_twice(hub, student
     assert len(hub.model("me/student").commits) == commits
 
 
+@pytest.mark.slow
 def test_from_pretrained__download_that_breaks_goes_on(hub, student):
     hub.add("me/student", student)
     hub.breaks["download"] = 2
@@ -263,6 +272,7 @@ def test_push_to_hub__adapter_of_a_folder_needs_a_base_that_others_have(hub, ada
 # --- license and results
 
 
+@pytest.mark.slow
 def test_push_to_hub__license_of_the_base_is_inherited_and_cannot_be_freed(hub, student):
     with pytest.raises(ValueError, match=r"license is 'apache-2.0', but depth-.*-Large-hf \(base weights\)"):
         push_to_hub(student, "me/student", base=LARGE, license="apache-2.0")
@@ -273,6 +283,7 @@ def test_push_to_hub__license_of_the_base_is_inherited_and_cannot_be_freed(hub, 
     assert (card.data.license, card.data.base_model) == ("cc-by-nc-4.0", LARGE)
 
 
+@pytest.mark.slow
 def test_push_to_hub__license_goes_on_to_the_next_generation(hub, student, save):
     push_to_hub(student, "me/student", base=LARGE)
     assert prepare_push(save("grandchild"), "me/grandchild", base=str(student)).license == "cc-by-nc-4.0"
@@ -305,6 +316,7 @@ def test_push_to_hub__scores_must_be_of_these_weights(hub, student, save, tmp_pa
     assert ModelCard.load("me/other").data.eval_results[0].dataset_name == "da2k"
 
 
+@pytest.mark.slow
 def test_push_to_hub__card_of_the_users_own_stays(hub, student):
     own = "---\nlicense: mit\nbase_model: somebody/thing\n---\n\n# My words\n"
     (student / "README.md").write_text(own)
@@ -375,6 +387,7 @@ def test_kind_of__says_what_is_meant(tmp_path):
         kind_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_push_to_hub__public_repository_takes_nothing_private(hub, student):
     hub.add("me/student", {})
     with pytest.raises(ValueError, match="me/student exists and is public; nothing was sent"):
@@ -503,6 +516,7 @@ def test_push__in_a_process_of_its_own(hub, student, noise_image, tmp_path):
     assert hub.token not in run.stdout + run.stderr
 
 
+@pytest.mark.slow
 def test_push_to_hub__bfloat16_breaks_the_stock_pipeline(hub, student):
     DepthAnythingForDepthEstimation.from_pretrained(student).bfloat16().save_pretrained(student)
     with pytest.raises(ValueError, match=r"bfloat16 weights, with which pipeline\(.* fails on a CPU"):
@@ -519,6 +533,7 @@ def test_push_to_hub__what_no_card_may_say(options, hub, student):
     assert not (student / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_push_to_hub__license_in_another_spelling(hub, student):
     push_to_hub(student, "me/student", license="Apache 2.0")
     assert ModelCard.load("me/student").data.license == "apache-2.0"

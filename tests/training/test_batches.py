@@ -158,6 +158,7 @@ def test_reader__a_sample_is_tagged_like_a_record():
     assert record["sample"] is sample
 
 
+@pytest.mark.slow
 def test_reader__seeds_are_unlike_in_all_shares():
     drawn_by_all = [drawn(make(from_tables(4), from_tables(4), rank=rank, world_size=2), 20, 2) for rank in (0, 1)]
     seeds = [seed for batches in drawn_by_all for batch in batches for _, _, seed in batch]
@@ -326,6 +327,7 @@ def test_reader__every_record_of_a_stream_once_a_sweep(source, shards, world_siz
         assert all(found[sweep] for found in ranks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (2, 1), (2, 2), (1, 3), (13, 0)])
 def test_reader__every_record_of_a_indexed_set_once_a_sweep(world_size, workers):
     count = math.ceil(2 * len(UNLABELED) / world_size)
@@ -544,6 +546,7 @@ def test_reader__parquet_records_decode_in_workers(shards):
     assert values == {f"{shard}-{i}": 1.0 + 4 * shard + i for shard in range(3) for i in range(4)}
 
 
+@pytest.mark.slow
 def test_reader__parquet_resumed_at_every_batch(shards):
     def batches():
         return make(None, stream_folder(shards), (0, 3), block_size=5)

@@ -73,6 +73,7 @@ def test_train__accumulation_equals_the_one_large_batch(make_trainer, make_model
             assert parts.keeper.logs[0][name] == pytest.approx(value, rel=1e-5, abs=2e-6), name
 
 
+@pytest.mark.slow
 def test_train__images_without_a_label_are_counted_and_said(make_trainer, make_model):
     records = [record(i, kind) for i, kind in enumerate(MIXES["missing"])]
     trainer = make_trainer(make_model(), {"max_steps": 2, "per_device_train_batch_size": 4}, train_dataset=records)

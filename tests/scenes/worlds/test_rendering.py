@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 HEIGHT, WIDTH_OF_IMAGE = 48, 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_every_kind_of_world_is_seen_sharp_and_labeled(kind):
     scenes = render_worlds(range(4), HEIGHT, WIDTH_OF_IMAGE, WorldStyle(kinds={kind: 1.0}))

@@ -27,6 +27,7 @@ def even_light():
     return Light(none, none, none[..., 0], grey, torch.zeros(1), dark, dark, torch.zeros(1), torch.zeros(1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("focal", [(0.5, 0.02), (0.02, 0.5)])
 def test_textures_finer_than_a_pixel_are_averaged_along_either_axis(focal):
     size = (32, 32)
