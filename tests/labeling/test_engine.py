@@ -182,6 +182,7 @@ def test_label_images__metric_teacher_gives_depth(label, photos, save_teacher, t
 @pytest.mark.slow
 def test_label_images__adapter_teacher(label, labeled, photos, teacher, tmp_path):
     model, processor = load_model(teacher)
+    torch.manual_seed(0)
     adapted = get_peft_model(model, depth_lora_config(rank=2))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
