@@ -13,8 +13,9 @@ from PIL import Image
 
 from depth_anything_hf.cli import inputs
 from depth_anything_hf.cli.main import main
-from depth_anything_hf.cli.predict import _Listing
+from depth_anything_hf.cli.predict import _Listing, _predict_together
 from depth_anything_hf.data.whole_files import alone_in
+from depth_anything_hf.prediction.predictor import DepthPredictor
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -236,3 +237,21 @@ def test_predict__model_that_is_a_file(photos, tmp_path, capsys):
     options = ["--model", str(tmp_path / "depth_anything_v2_vits.pth"), "--out", str(tmp_path / "out")]
     assert main(["predict", str(photos / "a.png"), *options]) == 1
     assert "vits.pth is a file; a checkpoint is a folder with config.json" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_predict__image_that_the_network_cannot_take_is_named(checkpoint, noise_image, tmp_path, capsys):
+    settings = Path(checkpoint) / "preprocessor_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"do_resize": False}))
+    files = {tmp_path / name: noise_image(side, 56) for name, side in (("a.png", 56), ("odd.png", 57), ("z.png", 70))}
+    for file, image in files.items():
+        image.save(file)
+    assert main(["predict", *map(str, files), "--model", checkpoint, "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert "2 of 3 images written" in printed.out
+    assert f"could not predict {tmp_path}/odd.png: " in printed.err
+
+    problems: dict[Path, str] = {}
+    together = _predict_together(list(files.items()), DepthPredictor(checkpoint), problems)
+    assert [None if depth is None else tuple(depth.shape) for depth in together] == [(56, 56), None, (70, 56)]
+    assert list(problems) == [tmp_path / "odd.png"]

@@ -8,7 +8,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -262,12 +262,28 @@ def _predict_whole(images: list[tuple[Path, Path]], predictor: DepthPredictor, w
     ):
         pairs = zip(images, decoded, strict=True)
         while batch := list(islice(pairs, size)):
-            readable = [image for _, image in batch if image is not None]
-            depths = iter(predictor(readable) if readable else [])
+            readable = [(file, image) for (file, _), image in batch if image is not None]
+            depths = iter(_predict_together(readable, predictor, writer.problems))
             for (file, stem), image in batch:
-                if image is not None and writer.check(file, depth := next(depths)):
+                depth = None if image is None else next(depths)
+                if depth is not None and writer.check(file, depth):
                     behind.submit(writer.write, file, stem, image, depth)
                 yield file
+
+
+def _predict_together(
+    readable: list[tuple[Path, Image]], predictor: DepthPredictor, problems: dict[Path, str]
+) -> list[torch.Tensor | None]:
+    """Predict images; if they cannot be predicted together, each alone, None for one that cannot be, which is noted."""
+    if len(readable) > 1:
+        with suppress(ValueError):
+            return [*predictor([image for _, image in readable])]
+        return [depth for one in readable for depth in _predict_together([one], predictor, problems)]
+    for file, image in readable:
+        with going_on(file, problems, "could not predict "):
+            return [*predictor([image])]
+        return [None]
+    return []
 
 
 def _predict_tiled(images: list[tuple[Path, Path]], predictor: DepthPredictor, writer: _Writer) -> Iterator[Path]:
