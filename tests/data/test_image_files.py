@@ -290,6 +290,19 @@ def test_images_of_sets__no_program_is_started_and_the_file_is_named(tmp_path, m
         with_record_images(strangers)[0]
 
 
+def test_images_of_sets__an_address_is_opened_by_the_same_rule(tmp_path, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("a program is started"))
+    (tmp_path / "photo.jpg").write_bytes(EPS)
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "good.png")
+    names = [f"file://{tmp_path}/{name}" for name in ("photo.jpg", "good.png")]
+    features = datasets.Features({"image": datasets.Image()})
+    data = datasets.Dataset.from_dict({"image": [{"bytes": None, "path": name} for name in names]}, features=features)
+    opened = with_record_images(data)
+    with pytest.raises(OSError, match=r"photo\.jpg: cannot identify image file"):
+        opened[0]
+    assert opened[1]["image"].getpixel((0, 0)) == (255, 0, 0)
+
+
 def test_with_record_images__leaves_other_sets_alone(tmp_path):
     records = [{"image": 1}]
     assert with_record_images(records) is records

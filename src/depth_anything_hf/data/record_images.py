@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 from datasets.packaged_modules.parquet.parquet import Parquet
 from PIL import Image
 
@@ -36,7 +37,8 @@ class RecordImage(datasets.Image):
         if not (self.decode and isinstance(value, Mapping)):
             return value
         if self.folders is None and value.get("bytes") is None and is_address(value.get("path") or ""):
-            return super().decode_example(value, token_per_repo_id)
+            with fsspec.open(value["path"], "rb") as file:
+                value = {"bytes": file.read(), "path": value["path"]}
         image = upright(open_image(value, "image", self.folders))
         # Named by errors; `datasets` would write an image's `filename` in its place.
         image.info["file"] = value.get("path")
